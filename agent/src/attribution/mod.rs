@@ -1,0 +1,3 @@
+//! Whose process it was. Never fails: at worst the owner is unknown, and says why.
+
+pub mod container;

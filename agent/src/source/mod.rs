@@ -1,0 +1,5 @@
+//! Where kills come from: the kernel's BTF gives the offsets, aya loads the probe, the ring buffer delivers.
+
+pub mod btf;
+pub mod layout;
+pub mod probe;

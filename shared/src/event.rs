@@ -1,0 +1,176 @@
+//! An OOM kill as the probe saw it, and the counters it keeps.
+//!
+//! What the kernel did not tell is marked as absent: by a missing flag in [`OomEvent::present`] or by [`ABSENT`], never by 0.
+
+use core::mem::{offset_of, size_of};
+
+/// Levels of the victim's memory cgroup that are captured, the root among them. Deeper paths carry [`present::PATH_CUT`].
+///
+/// The deepest path seen in the field has 7 separators (a kind node inside docker).
+pub const LEVELS: usize = 20;
+
+/// The same for the trigger, whose cgroup only says which container it was in: its own end of the path is enough for that.
+pub const TRIGGER_LEVELS: usize = 6;
+
+/// Bytes kept of a cgroup's name with its final NUL. The kernel allows 255 (`NAME_MAX`), so nothing is cut.
+pub const NAME: usize = 256;
+
+/// Bytes of a command name with its final NUL: the kernel's `TASK_COMM_LEN`.
+pub const COMM: usize = 16;
+
+/// What stands for a number that the kernel did not tell.
+pub const ABSENT: u64 = u64::MAX;
+
+/// [`Name::len`] of a name that could not be read: reading strings is refused under lockdown=confidentiality.
+pub const NAME_ABSENT: u64 = u64::MAX;
+
+/// The bits of [`OomEvent::present`].
+pub mod present {
+    /// `start_boot_ns` was read.
+    pub const START: u64 = 1;
+    /// `oom_score_adj` was read.
+    pub const OOM_SCORE_ADJ: u64 = 1 << 1;
+    /// `ns_tgid` was read: the victim's pid in its own pid namespace.
+    pub const NS_TGID: u64 = 1 << 2;
+    /// The victim has more cgroup levels than [`super::LEVELS`]; the outermost are missing.
+    pub const PATH_CUT: u64 = 1 << 3;
+    /// The trigger has more cgroup levels than [`super::TRIGGER_LEVELS`]; the outermost are missing.
+    pub const TRIGGER_PATH_CUT: u64 = 1 << 4;
+    /// The trigger is in the same memory cgroup as the victim; the event ends after the victim's levels.
+    pub const SAME_CGROUP: u64 = 1 << 5;
+    /// The victim had been dying already when it was chosen: `signal_generate` reported anything but "delivered".
+    pub const ALREADY_DYING: u64 = 1 << 6;
+    /// `uid` was read.
+    pub const UID: u64 = 1 << 7;
+}
+
+/// A cgroup's own name: the last part of its path.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Name {
+    /// Bytes of `bytes` that are the name, without the final NUL; 0 for the root; [`NAME_ABSENT`].
+    pub len: u64,
+    /// The name and a NUL; what follows is not meaningful.
+    pub bytes: [u8; NAME],
+}
+
+/// One memory cgroup on the way from the victim's own to the root. Counts are pages, as `struct page_counter` keeps them; each may be [`ABSENT`].
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Level {
+    /// `kernfs_node.id`: on 64-bit kernels the inode number of the cgroup's directory. [`ABSENT`] if there was no kernfs node.
+    pub id: u64,
+    /// `mem_cgroup.memory.usage`
+    pub usage: u64,
+    /// `mem_cgroup.memory.max`: v2 `memory.max`, v1 `memory.limit_in_bytes`. "No limit" is a number beyond any machine's memory.
+    pub max: u64,
+    /// v2: `memory.swap.current`; v1: memory and swap together.
+    pub swap_usage: u64,
+    /// v2: `memory.swap.max`; v1: `memory.memsw.limit_in_bytes`.
+    pub swap_max: u64,
+    /// 1 if `memory.oom.group` is set, 0 if not, or [`ABSENT`].
+    pub oom_group: u64,
+    /// Its name.
+    pub name: Name,
+}
+
+/// A cgroup that the trigger is in.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct TriggerLevel {
+    /// As [`Level::id`].
+    pub id: u64,
+    /// Its name.
+    pub name: Name,
+}
+
+/// One process that the OOM killer killed.
+///
+/// The probe submits only the used part: up to the end of the last used level if the trigger shares the victim's cgroup, everything otherwise.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct OomEvent {
+    /// Counts confirmed kills from 1, before room in the ring buffer is asked for: a gap is a lost event.
+    pub seq: u64,
+    /// When the victim was signalled: `CLOCK_BOOTTIME`, nanoseconds.
+    pub time_boot_ns: u64,
+    /// When the victim's thread group was started: `CLOCK_BOOTTIME`, nanoseconds. See [`present::START`].
+    pub start_boot_ns: u64,
+    /// Flags, see [`present`].
+    pub present: u64,
+    /// Pages of address space. [`ABSENT`] if the victim's memory was gone.
+    pub total_vm: u64,
+    /// Resident file pages, or [`ABSENT`]. The kernel's approximate counters; a negative reading is given as 0, as the kernel itself does.
+    pub file_rss: u64,
+    /// Resident anonymous pages, or [`ABSENT`].
+    pub anon_rss: u64,
+    /// Swap entries in pages, or [`ABSENT`].
+    pub swap: u64,
+    /// Resident shared-memory pages, or [`ABSENT`].
+    pub shmem_rss: u64,
+    /// Page tables in bytes, or [`ABSENT`].
+    pub pgtables_bytes: u64,
+    /// Thread group id of the victim: what user space calls the pid.
+    pub tgid: u32,
+    /// Thread id of the task that was signalled; differs from `tgid` when the main thread is gone.
+    pub pid: u32,
+    /// The victim's pid in its own pid namespace. See [`present::NS_TGID`].
+    pub ns_tgid: u32,
+    /// Depth of the victim's pid namespace: 0 is the host's.
+    pub pid_ns_level: u32,
+    /// Real user id of the victim in the initial user namespace. See [`present::UID`].
+    pub uid: u32,
+    /// See [`present::OOM_SCORE_ADJ`].
+    pub oom_score_adj: i32,
+    /// Thread group id of the task whose allocation started it.
+    pub trigger_tgid: u32,
+    /// Thread id of that task.
+    pub trigger_pid: u32,
+    /// Used elements of `cgroups`, the victim's own first.
+    pub levels: u32,
+    /// Used elements of `trigger_cgroups`; 0 if unknown or with [`present::SAME_CGROUP`].
+    pub trigger_levels: u32,
+    /// The command name of the victim's thread group leader, with a NUL.
+    pub comm: [u8; COMM],
+    /// The command name of the triggering thread, with a NUL.
+    pub trigger_comm: [u8; COMM],
+    /// The victim's memory cgroup and its ancestors.
+    pub cgroups: [Level; LEVELS],
+    /// The trigger's memory cgroup and its ancestors.
+    pub trigger_cgroups: [TriggerLevel; TRIGGER_LEVELS],
+}
+
+impl OomEvent {
+    /// Bytes before the first level.
+    pub const HEADER: usize = offset_of!(OomEvent, cgroups);
+    /// Bytes up to the trigger's levels.
+    pub const WITHOUT_TRIGGER: usize = offset_of!(OomEvent, trigger_cgroups);
+}
+
+/// Places in the probe's counter map, one number per CPU each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Counter {
+    /// Kills confirmed by `mark_victim`.
+    Kills = 0,
+    /// Kills whose event found no room in the ring buffer.
+    RingFull = 1,
+    /// Marks of a task that the same context had not just killed: a dying task that got memory reserves (from 6.16 on; see docs/architecture.md).
+    MarkWithoutKill = 2,
+    /// The kernel's SIGKILLs that no mark followed: members of a dead pid namespace, processes that share the victim's memory.
+    SignalWithoutMark = 3,
+}
+
+impl Counter {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Kills, Self::RingFull, Self::MarkWithoutKill, Self::SignalWithoutMark];
+}
+
+// No implicit padding: each size is the sum of its fields.
+const _: () = assert!(size_of::<Name>() == 8 + NAME);
+const _: () = assert!(size_of::<Level>() == 6 * 8 + size_of::<Name>());
+const _: () = assert!(size_of::<TriggerLevel>() == 8 + size_of::<Name>());
+const _: () = assert!(OomEvent::HEADER == 10 * 8 + 10 * 4 + 2 * COMM);
+const _: () = assert!(OomEvent::WITHOUT_TRIGGER == OomEvent::HEADER + LEVELS * size_of::<Level>());
+const _: () = assert!(size_of::<OomEvent>() == OomEvent::WITHOUT_TRIGGER + TRIGGER_LEVELS * size_of::<TriggerLevel>());
+const _: () = assert!(OomEvent::HEADER.is_multiple_of(8));
