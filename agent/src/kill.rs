@@ -86,7 +86,7 @@ pub struct Memory {
 impl Memory {
     /// Resident size: anonymous, file and shared memory. Absent if any of them is.
     pub fn resident(&self) -> Option<u64> {
-        Some(self.anon_rss? + self.file_rss? + self.shmem_rss?)
+        Some(self.anon_rss?.saturating_add(self.file_rss?).saturating_add(self.shmem_rss?))
     }
 }
 

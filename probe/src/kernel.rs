@@ -19,9 +19,14 @@ static LAYOUT: KernelLayout = KernelLayout::UNSET;
 
 macro_rules! layout {
     ($field:ident) => {
-        // SAFETY: a static; volatile, because its value here is not the one it will have.
-        unsafe { read_volatile(&raw const LAYOUT.$field) }
+        frozen(&raw const LAYOUT.$field)
     };
+}
+
+#[inline(always)]
+fn frozen(field: *const u32) -> u32 {
+    // SAFETY: only ever called with a field of LAYOUT. Volatile, because its value in this source is not the one it will have.
+    unsafe { read_volatile(field) }
 }
 
 #[inline(always)]

@@ -126,11 +126,7 @@ unsafe fn submit(event: *mut OomEvent) {
         (*event).seq = *sequence;
         let used = read_volatile(&raw const (*event).levels) as usize & 31;
         let used = if used > LEVELS { LEVELS } else { used };
-        let size = if (*event).present & present::SAME_CGROUP != 0 {
-            OomEvent::HEADER + used * size_of::<Level>()
-        } else {
-            size_of::<OomEvent>()
-        };
+        let size = if (*event).present & present::SAME_CGROUP != 0 { OomEvent::HEADER + used * size_of::<Level>() } else { size_of::<OomEvent>() };
         generated::bpf_ringbuf_output((&raw const EVENTS).cast_mut().cast(), event.cast(), size as u64, FORCE_WAKEUP)
     };
     if sent != 0 {
