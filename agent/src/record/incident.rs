@@ -1,1 +1,298 @@
-//! (not written yet)
+//! Which kills belong to one decision of the OOM killer, and whose limit it was about.
+//!
+//! The kernel tells neither: both are inferred from the cgroups above the victim and from the thread that triggered the kill.
+
+use std::collections::VecDeque;
+use std::time::{Duration, SystemTime};
+
+use crate::kill::{Incident, Kill, LimitHit, Owner, Scope};
+use crate::record::levels::{self, Hit};
+
+/// How the scope was found: the value of `oom_watcher.scope.method`.
+pub const SCOPE_METHOD: &str = "headroom";
+
+/// How long after its first kill an incident may still get others. The kernel kills a group in one go, within milliseconds.
+pub const JOIN_WITHIN: Duration = Duration::from_secs(1);
+
+/// Group kills that are remembered. The kernel decides one at a time (`oom_lock`), so one would do; the oldest makes room.
+pub const REMEMBERED: usize = 16;
+
+/// Whose limit was hit, and that limit.
+///
+/// By headroom: of the cgroups above the victim that have a limit, the one with the least room left is taken for hit if there is no more than one huge
+/// page (2 MiB) left; of equal ones the one nearest to the victim. If none is that full, the machine ran out: [`Scope::Node`].
+///
+/// This misreads two cases. A victim of a machine that ran out, whose own cgroup happens to be full as well, is put down to that cgroup. And if others
+/// freed memory of the cgroup between the decision and the signal, it no longer looks full and the kill is put down to another level, or to the node.
+///
+/// A limit without a scope ([`Scope::Unknown`]): the cgroup's name cannot be read. Neither: no limit can be read.
+pub fn limit_hit(kill: &Kill, owner: &Owner) -> (Scope, Option<LimitHit>) {
+    match levels::hit(kill) {
+        Hit::Level { level, usage, limit } => (scope_of(kill, owner, level), Some(LimitHit { cgroup_path: levels::path(kill, level), usage, limit })),
+        Hit::Nobody => (Scope::Node, None),
+        Hit::Unknown => (Scope::Unknown, None),
+    }
+}
+
+/// The decisions of the last moments, to find the one that a kill is part of.
+#[derive(Debug, Default)]
+pub struct Incidents {
+    groups: VecDeque<Group>,
+}
+
+impl Incidents {
+    /// The incident that `kill` is part of, with it counted.
+    ///
+    /// A kill joins an earlier one if the same thread triggered both, within [`JOIN_WITHIN`], and both victims are below the same cgroup whose
+    /// `memory.oom.group` makes the kernel kill all its processes. Any other kill is a decision of its own. Scope and limit are those of the first kill:
+    /// by the next one its memory may be free already.
+    pub fn assign(&mut self, kill: &Kill, owner: &Owner) -> Incident {
+        if let Some(group) = self.groups.iter_mut().find(|group| group.contains(kill)) {
+            group.incident.kills = group.incident.kills.saturating_add(1);
+            return group.incident.clone();
+        }
+        let (scope, limit) = limit_hit(kill, owner);
+        let incident = Incident { id: kill.id, time: kill.time, kills: 1, scope, limit };
+        if let Some(cgroup) = levels::group(kill).and_then(|level| CgroupKey::of(kill, level)) {
+            if self.groups.len() >= REMEMBERED {
+                self.groups.pop_front();
+            }
+            self.groups.push_back(Group { trigger: trigger(kill), cgroup, incident: incident.clone() });
+        }
+        incident
+    }
+}
+
+/// A group kill that may not be complete yet.
+#[derive(Debug)]
+struct Group {
+    trigger: (u32, u32),
+    cgroup: CgroupKey,
+    incident: Incident,
+}
+
+impl Group {
+    fn contains(&self, kill: &Kill) -> bool {
+        self.trigger == trigger(kill) && apart(self.incident.time, kill.time) <= JOIN_WITHIN && self.has_cgroup_of(kill)
+    }
+
+    // Any level with the setting will do: the first victim's death may have made room, so that another limit looks hit now.
+    fn has_cgroup_of(&self, kill: &Kill) -> bool {
+        let set = kill.cgroups.iter().enumerate().filter(|(_, cgroup)| cgroup.oom_group == Some(true));
+        set.filter_map(|(level, _)| CgroupKey::of(kill, level)).any(|cgroup| cgroup == self.cgroup)
+    }
+}
+
+/// What a cgroup is recognised by: its inode, or its path where that is absent.
+#[derive(Debug, PartialEq, Eq)]
+enum CgroupKey {
+    Id(u64),
+    Path(String),
+}
+
+impl CgroupKey {
+    fn of(kill: &Kill, level: usize) -> Option<Self> {
+        let id = kill.cgroups.get(level)?.id;
+        id.map(Self::Id).or_else(|| levels::path(kill, level).map(Self::Path))
+    }
+}
+
+fn trigger(kill: &Kill) -> (u32, u32) {
+    (kill.trigger.pid, kill.trigger.tid)
+}
+
+// Wall time may be set back between two kills.
+fn apart(a: SystemTime, b: SystemTime) -> Duration {
+    a.duration_since(b).unwrap_or_else(|error| error.duration())
+}
+
+fn scope_of(kill: &Kill, owner: &Owner, level: usize) -> Scope {
+    if levels::container(kill, owner).is_some_and(|container| level <= container) {
+        return Scope::Container;
+    }
+    let name = |level: usize| kill.cgroups.get(level).and_then(|cgroup| cgroup.name.as_deref());
+    match name(level) {
+        None => Scope::Unknown,
+        Some(own) if is_pod(own, owner) => Scope::Pod,
+        Some(own) if is_kubepods(own) => Scope::Kubepods,
+        Some("burstable" | "besteffort") if name(level.saturating_add(1)).is_some_and(is_kubepods) => Scope::Kubepods,
+        Some(_) => Scope::Cgroup,
+    }
+}
+
+// kubelet: `pod<uid>` with its cgroupfs driver, `kubepods[-<qos>]-pod<uid, - as _>.slice` with systemd's.
+fn is_pod(name: &str, owner: &Owner) -> bool {
+    let by_uid = match owner {
+        Owner::Kubernetes(owner) => {
+            name.contains(&format!("pod{}", owner.pod_uid)) || name.contains(&format!("pod{}", owner.pod_uid.replace('-', "_")))
+        }
+        _ => false,
+    };
+    by_uid || (is_kubepods(name) && name.contains("-pod"))
+}
+
+fn is_kubepods(name: &str) -> bool {
+    name.starts_with("kubepods") || name.starts_with("kubelet-kubepods")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kill::Why;
+    use crate::record::levels::SLACK;
+    use crate::record::sample::{self, CONTAINER_ID, MIB, POD_UID, level};
+
+    const UNKNOWN: Owner = Owner::Unknown { why: Why::MalformedId };
+
+    /// A chain of names, innermost first; the level `full` has used up its limit, the others have room.
+    fn chain(names: &[&str], full: usize) -> Kill {
+        let mut kill = sample::kill();
+        kill.cgroups = names.iter().map(|name| level(name, 100 * MIB, Some(900 * MIB))).collect();
+        kill.cgroups[full].usage = Some(900 * MIB);
+        kill.cgroup_path = Some(names.iter().rev().skip(1).fold(String::new(), |path, name| format!("{path}/{name}")));
+        kill
+    }
+
+    #[test]
+    fn the_scope_is_the_level_that_is_full() {
+        let uid_ = POD_UID.replace('-', "_");
+        let pod_slice = format!("kubepods-burstable-pod{uid_}.slice");
+        let kind_pod = format!("kubelet-kubepods-besteffort-pod{uid_}.slice");
+        let scope = format!("cri-containerd-{CONTAINER_ID}.scope");
+        let crio = format!("crio-{CONTAINER_ID}.scope");
+        let pod_dir = format!("pod{POD_UID}");
+        let colon = format!("{pod_slice}:cri-containerd:{CONTAINER_ID}");
+        let systemd = [scope.as_str(), &pod_slice, "kubepods-burstable.slice", "kubepods.slice", ""];
+        let crio = ["container", crio.as_str(), &pod_slice, "kubepods-burstable.slice", "kubepods.slice", ""];
+        let cgroupfs = [CONTAINER_ID, &pod_dir, "burstable", "kubepods", ""];
+        let kind = [scope.as_str(), &kind_pod, "kubelet-kubepods-besteffort.slice", "kubelet-kubepods.slice", "kubelet.slice", ""];
+        let rows: &[(&[&str], &[Scope])] = &[
+            (&systemd, &[Scope::Container, Scope::Pod, Scope::Kubepods, Scope::Kubepods]),
+            (&crio, &[Scope::Container, Scope::Container, Scope::Pod, Scope::Kubepods, Scope::Kubepods]),
+            (&cgroupfs, &[Scope::Container, Scope::Pod, Scope::Kubepods, Scope::Kubepods]),
+            (&kind, &[Scope::Container, Scope::Pod, Scope::Kubepods, Scope::Kubepods, Scope::Cgroup]),
+            (&[&colon, "containerd.service", "podruntime.slice", ""], &[Scope::Container, Scope::Cgroup, Scope::Cgroup]),
+            (&["burstable", "nginx.service", "system.slice", ""], &[Scope::Cgroup, Scope::Cgroup, Scope::Cgroup]),
+        ];
+        for (names, scopes) in rows {
+            for (full, scope) in scopes.iter().enumerate() {
+                let kill = chain(names, full);
+                assert_eq!(limit_hit(&kill, &sample::container("app")).0, *scope, "{} in {names:?}", names[full]);
+            }
+        }
+        assert_eq!(limit_hit(&chain(&systemd, 1), &UNKNOWN).0, Scope::Pod, "a pod's slice says so by itself");
+    }
+
+    #[test]
+    fn the_limit_is_the_one_of_the_level_that_is_full() {
+        let names = [CONTAINER_ID, "pod8d6e2c1a-3f4b-4c5d-9e6f-7a8b9c0d1e2f", "kubepods", ""];
+        let hit = LimitHit { cgroup_path: Some(format!("/kubepods/pod{POD_UID}")), usage: 900 * MIB, limit: 900 * MIB };
+        assert_eq!(limit_hit(&chain(&names, 1), &sample::container("app")), (Scope::Pod, Some(hit)));
+    }
+
+    #[test]
+    fn of_equally_full_levels_the_innermost_is_hit() {
+        let mut kill = chain(&[CONTAINER_ID, "kubepods", ""], 1);
+        kill.cgroups[0].usage = kill.cgroups[0].limit;
+        assert_eq!(limit_hit(&kill, &sample::container("app")).0, Scope::Container);
+        kill.cgroups[0].usage = kill.cgroups[0].usage.map(|usage| usage - 1);
+        assert_eq!(limit_hit(&kill, &sample::container("app")).0, Scope::Kubepods);
+    }
+
+    #[test]
+    fn a_level_with_room_for_more_than_a_huge_page_is_not_hit() {
+        let mut kill = chain(&["a.service", ""], 0);
+        kill.cgroups[0].usage = Some(900 * MIB - SLACK);
+        assert_eq!(limit_hit(&kill, &UNKNOWN).0, Scope::Cgroup);
+        kill.cgroups[0].usage = Some(900 * MIB - SLACK - 1);
+        assert_eq!(limit_hit(&kill, &UNKNOWN), (Scope::Node, None));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_unknown() {
+        let mut kill = sample::without_names();
+        let (scope, limit) = limit_hit(&kill, &Owner::Unknown { why: Why::NoPath });
+        let hit = LimitHit { cgroup_path: None, usage: 256 * MIB - 4096, limit: 256 * MIB };
+        assert_eq!((scope, limit), (Scope::Unknown, Some(hit)), "the limit itself was read");
+        for cgroup in &mut kill.cgroups {
+            (cgroup.limit, cgroup.limit_known) = (None, false);
+        }
+        assert_eq!(limit_hit(&kill, &UNKNOWN), (Scope::Unknown, None));
+        kill.cgroups.clear();
+        assert_eq!(limit_hit(&kill, &UNKNOWN), (Scope::Unknown, None));
+    }
+
+    fn member(pid: u32, milliseconds: u64) -> Kill {
+        let mut kill = sample::kill_of(pid, 0);
+        kill.time += Duration::from_millis(milliseconds);
+        kill.cgroups[0].oom_group = Some(true);
+        kill
+    }
+
+    #[test]
+    fn the_kills_of_a_group_are_one_incident() {
+        let (mut incidents, owner) = (Incidents::default(), sample::container("app"));
+        let first = incidents.assign(&member(1, 0), &owner);
+        let mut second = member(2, 1000);
+        second.cgroups[0].usage = Some(0);
+        let second = incidents.assign(&second, &owner);
+        assert_eq!(first.kills, 1);
+        assert_eq!(second, Incident { kills: 2, ..first }, "id, time, scope and limit are the first kill's");
+    }
+
+    #[test]
+    fn other_kills_are_decisions_of_their_own() {
+        let check = |what: &str, other: Kill| {
+            let (mut incidents, owner) = (Incidents::default(), sample::container("app"));
+            incidents.assign(&member(1, 0), &owner);
+            let incident = incidents.assign(&other, &owner);
+            assert_eq!((incident.id, incident.kills), (other.id, 1), "{what}");
+        };
+        check("later than a second", member(2, 1001));
+        let mut other = member(2, 1);
+        other.trigger.tid += 1;
+        check("another thread", other);
+        let mut other = member(2, 1);
+        other.cgroups[0].id = Some(1);
+        check("another cgroup", other);
+        check("no group", sample::kill_of(2, 0));
+    }
+
+    #[test]
+    fn without_a_group_each_kill_is_an_incident() {
+        let (mut incidents, owner) = (Incidents::default(), sample::container("app"));
+        let ids: Vec<_> =
+            (1..4).map(|pid| incidents.assign(&sample::kill_of(pid, 0), &owner)).map(|incident| (incident.id, incident.kills)).collect();
+        assert_eq!(ids, [(sample::id(1), 1), (sample::id(2), 1), (sample::id(3), 1)]);
+    }
+
+    #[test]
+    fn a_group_is_recognised_by_its_path_if_it_has_no_inode() {
+        let (mut incidents, owner) = (Incidents::default(), sample::container("app"));
+        let mut kills = [member(1, 0), member(2, 0)];
+        for kill in &mut kills {
+            kill.cgroups[0].id = None;
+        }
+        assert_eq!(kills.map(|kill| incidents.assign(&kill, &owner).kills), [1, 2]);
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let mut incidents = Incidents::default();
+        for pid in 0..100 {
+            let mut kill = member(pid, 0);
+            kill.trigger.pid = pid;
+            incidents.assign(&kill, &UNKNOWN);
+        }
+        assert_eq!(incidents.groups.len(), REMEMBERED);
+        let check = |incidents: &mut Incidents, trigger: u32, kills: u32| {
+            let mut late = member(200, 0);
+            late.trigger.pid = trigger;
+            assert_eq!(incidents.assign(&late, &UNKNOWN).kills, kills, "triggered by {trigger}");
+        };
+        let oldest = 100 - REMEMBERED as u32;
+        check(&mut incidents, 99, 2);
+        check(&mut incidents, oldest, 2);
+        check(&mut incidents, oldest - 1, 1);
+    }
+}

@@ -1,7 +1,14 @@
 //! What we write down about a kill: the counts per owner, the log record, the span. Pure: no I/O, no clock, no global state.
 
+pub mod attributes;
 pub mod incident;
+mod iso_8601;
+mod levels;
 pub mod log_record;
 pub mod schema;
+mod sentence;
 pub mod series;
 pub mod span;
+
+#[cfg(test)]
+mod sample;
