@@ -1,6 +1,7 @@
 //! What we write down about a kill: the counts per owner, the log record, the span. Pure: no I/O, no clock, no global state.
 
 pub mod attributes;
+pub mod duplicates;
 pub mod incident;
 mod iso_8601;
 mod levels;
