@@ -180,7 +180,7 @@ pub struct PodNames {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Runtime {
-    /// containerd by its CRI plugin.
+    /// containerd, by its CRI plugin or nerdctl.
     Containerd,
     /// CRI-O.
     CriO,
@@ -235,7 +235,7 @@ impl Qos {
 pub enum Why {
     /// The kernel gave no cgroup path: names cannot be read under lockdown=confidentiality.
     NoPath,
-    /// The path lacks its beginning and what is left names nobody.
+    /// The path lacks its beginning and what is left names no container.
     PathCut,
     /// The process was in the root cgroup.
     RootCgroup,
@@ -243,7 +243,7 @@ pub enum Why {
     PodLevel,
     /// The process that watches over a container (conmon), not the container.
     ContainerMonitor,
-    /// What looks like a container has no id of 64 hexadecimal digits.
+    /// What looks like a container has no id of 64 lower-case hexadecimal digits, or what looks like a pod has no uid.
     MalformedId,
     /// A mount unit.
     Mount,
