@@ -4,6 +4,7 @@
 
 pub mod container;
 pub mod proc_cgroup;
+pub mod report;
 
 use crate::kill::{Kill, KubernetesOwner, Owner, PodNames};
 
