@@ -1,1 +1,252 @@
-//! (not written yet)
+//! The way out of one signal: a bounded queue and the task that empties it. Whoever pushes never waits for the network.
+//!
+//! An item stays at the front until the collector has taken it, so what is lost is always the newest, and always counted.
+
+use std::collections::VecDeque;
+use std::collections::hash_map::RandomState;
+use std::future::Future;
+use std::hash::{BuildHasher, Hasher};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use super::settings::QueueLimits;
+use crate::stats::{Export, Signal, Stats};
+
+/// The pause after the first failure; doubled by each further one.
+const FIRST_DELAY: Duration = Duration::from_millis(200);
+/// The longest pause between two attempts.
+const MAX_DELAY: Duration = Duration::from_secs(5);
+/// How often in a row the collector may call a request wrong before its items are given up: one wrong item must not hold up all others for ever.
+const MAX_REFUSALS: u32 = 3;
+
+/// Why a request failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The collector called the request wrong: the same request will fail again.
+    pub permanent: bool,
+    /// What happened, with its causes. For people.
+    pub cause: String,
+}
+
+/// Items of one signal that wait for the collector.
+#[derive(Debug)]
+pub struct Queue<T> {
+    signal: Signal,
+    limits: QueueLimits,
+    stats: Arc<Stats>,
+    waiting: Mutex<Waiting<T>>,
+    arrived: Notify,
+    /// When the agent ends: the moment after which nothing is tried any more.
+    closing: watch::Sender<Option<Instant>>,
+}
+
+#[derive(Debug)]
+struct Waiting<T> {
+    /// Oldest first. Those of the request under way are still there.
+    items: VecDeque<T>,
+    ended: bool,
+}
+
+impl<T: Clone + Send + 'static> Queue<T> {
+    /// A queue, and the task that sends its items with `send`: at once when idle, several in one request while others are on their way.
+    ///
+    /// A failed request is repeated without end while the agent runs, half as large each time: a request may fail because of its size. `send` has to
+    /// give up by itself after a time. Must be called inside a Tokio runtime.
+    pub fn start<F, Fut>(signal: Signal, limits: QueueLimits, stats: &Arc<Stats>, send: F) -> (Arc<Self>, JoinHandle<()>)
+    where
+        F: Fn(Vec<T>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<(), Failure>> + Send + 'static,
+    {
+        let queue = Arc::new(Self {
+            signal,
+            limits,
+            stats: stats.clone(),
+            waiting: Mutex::new(Waiting { items: VecDeque::new(), ended: false }),
+            arrived: Notify::new(),
+            closing: watch::Sender::new(None),
+        });
+        let worker = tokio::spawn(deliver(queue.clone(), send));
+        (queue, worker)
+    }
+
+    /// Adds an item; never waits. When the queue is full the item is lost, and counted.
+    pub fn push(&self, item: T) {
+        let mut waiting = self.lock();
+        if waiting.ended {
+            self.export().lost_shutdown.add(1);
+        } else if waiting.items.len() >= self.limits.items {
+            self.export().lost_queue_full.add(1);
+        } else {
+            waiting.items.push_back(item);
+            self.export().queued.set(waiting.items.len() as u64);
+            drop(waiting);
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Sends what waits, until `deadline` or the first failure; what is left is lost, and counted. The pause after a failure ends at once, with one last attempt.
+    pub async fn shutdown(&self, mut worker: JoinHandle<()>, deadline: Instant) {
+        self.closing.send_replace(Some(deadline));
+        // The worker keeps the deadline itself; this is for a worker that cannot.
+        if tokio::time::timeout_at(deadline, &mut worker).await.is_err() {
+            worker.abort();
+        }
+        let mut waiting = self.lock();
+        let lost = waiting.items.len() as u64;
+        waiting.ended = true;
+        waiting.items.clear();
+        self.export().lost_shutdown.add(lost);
+        self.export().queued.set(0);
+        drop(waiting);
+        if lost > 0 {
+            warn!(signal = self.signal.as_str(), lost, "the agent ends before the collector took everything");
+        }
+    }
+
+    fn front(&self, count: usize) -> Vec<T> {
+        self.lock().items.iter().take(count).cloned().collect()
+    }
+
+    fn remove(&self, count: usize) {
+        let mut waiting = self.lock();
+        let count = count.min(waiting.items.len());
+        waiting.items.drain(..count);
+        self.export().queued.set(waiting.items.len() as u64);
+    }
+
+    fn export(&self) -> &Export {
+        self.stats.export(self.signal)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Waiting<T>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn deliver<T, F, Fut>(queue: Arc<Queue<T>>, send: F)
+where
+    T: Clone + Send + 'static,
+    F: Fn(Vec<T>) -> Fut,
+    Fut: Future<Output = Result<(), Failure>>,
+{
+    let mut closing = queue.closing.subscribe();
+    let outage = Outage::new(queue.signal);
+    let full_batch = queue.limits.batch.max(1);
+    let (mut batch, mut delay, mut refusals) = (full_batch, FIRST_DELAY, 0);
+    loop {
+        let items = queue.front(batch);
+        let count = items.len();
+        let ending = closing.borrow().is_some();
+        if count == 0 {
+            if ending {
+                return;
+            }
+            tokio::select! {
+                () = queue.arrived.notified() => {}
+                _ = closing.changed() => {}
+            }
+            continue;
+        }
+
+        let Err(failure) = within_deadline(send(items), &mut closing).await else {
+            queue.remove(count);
+            queue.export().sent.add(count as u64);
+            outage.ended();
+            (batch, delay, refusals) = (full_batch, FIRST_DELAY, 0);
+            continue;
+        };
+        queue.export().failures.add(1);
+        outage.failed(&failure);
+        refusals = if failure.permanent { refusals + 1 } else { 0 };
+        if refusals >= MAX_REFUSALS {
+            queue.remove(count);
+            queue.export().lost_rejected.add(count as u64);
+            (batch, delay, refusals) = (full_batch, FIRST_DELAY, 0);
+        } else if ending {
+            return;
+        } else {
+            batch = (batch / 2).max(1);
+            pause(delay, &mut closing).await;
+            delay = (delay * 2).min(MAX_DELAY);
+        }
+    }
+}
+
+/// Waits for an attempt; once the agent ends, no longer than its deadline.
+async fn within_deadline(attempt: impl Future<Output = Result<(), Failure>>, closing: &mut watch::Receiver<Option<Instant>>) -> Result<(), Failure> {
+    let mut attempt = pin!(attempt);
+    loop {
+        let deadline = *closing.borrow_and_update();
+        match deadline {
+            Some(deadline) => {
+                let late = || Failure { permanent: false, cause: "the agent ended before the collector answered".to_owned() };
+                return tokio::time::timeout_at(deadline, attempt).await.unwrap_or_else(|_| Err(late()));
+            }
+            None => tokio::select! {
+                result = &mut attempt => return result,
+                _ = closing.changed() => {}
+            },
+        }
+    }
+}
+
+/// Waits between half of `delay` and all of it, so that the agents of a cluster do not come back in step; less if the agent ends.
+async fn pause(delay: Duration, closing: &mut watch::Receiver<Option<Instant>>) {
+    if closing.borrow().is_some() {
+        return;
+    }
+    let random = RandomState::new().build_hasher().finish() as f64 / u64::MAX as f64;
+    tokio::select! {
+        () = tokio::time::sleep(delay.mul_f64(0.5 + random / 2.0)) => {}
+        _ = closing.changed() => {}
+    }
+}
+
+/// Says once that a signal's export fails, and once that it works again.
+#[derive(Debug)]
+pub(super) struct Outage {
+    signal: Signal,
+    state: Mutex<State>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Working,
+    Failing,
+    Refused,
+}
+
+impl Outage {
+    pub(super) fn new(signal: Signal) -> Self {
+        Self { signal, state: Mutex::new(State::Working) }
+    }
+
+    pub(super) fn failed(&self, failure: &Failure) {
+        let (signal, cause) = (self.signal.as_str(), failure.cause.as_str());
+        if failure.permanent {
+            if self.change(State::Refused) {
+                warn!(signal, cause, "the collector refuses what the agent sends, it is lost");
+            }
+        } else if self.change(State::Failing) {
+            warn!(signal, cause, "export fails, the agent goes on trying");
+        }
+    }
+
+    pub(super) fn ended(&self) {
+        if self.change(State::Working) {
+            info!(signal = self.signal.as_str(), "export works again");
+        }
+    }
+
+    /// Whether it was another state before.
+    fn change(&self, to: State) -> bool {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut *state, to) != to
+    }
+}
