@@ -1,0 +1,265 @@
+//! One destination: the exporter that speaks to it, one attempt at sending, and the question whether it can be reached at all.
+//!
+//! Everything comes from the settings. The exporters also look at the `OTEL_EXPORTER_OTLP_*` variables by themselves; what they would add is taken away again.
+
+use std::future::Future;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::connect::HttpConnector;
+use opentelemetry_http::hyper::HyperClient;
+use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
+use opentelemetry_otlp::{Compression, LogExporter, MetricExporter, RetryPolicy, SpanExporter, WithExportConfig, WithHttpConfig, WithTonicConfig};
+use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::logs::{LogBatch, LogExporter as _};
+use opentelemetry_sdk::metrics::Temporality;
+use opentelemetry_sdk::metrics::data::ResourceMetrics;
+use opentelemetry_sdk::metrics::exporter::PushMetricExporter;
+use opentelemetry_sdk::trace::SpanExporter as _;
+use tonic::metadata::MetadataMap;
+use tonic::transport::Channel;
+
+use super::tls;
+use crate::export::queue::Failure;
+use crate::export::settings::{Endpoint, Protocol};
+use crate::stats::Signal;
+
+/// The longest wait for a connection; a shorter limit of the request applies too.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// After this long without a word from the collector, a request makes the connection be tested: a peer that vanished is else noticed after a quarter of an hour.
+const PING_INTERVAL: Duration = Duration::from_secs(20);
+/// How long the test may take.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Who we say we are.
+const AGENT: &str = concat!("oom-watcher/", env!("CARGO_PKG_VERSION"));
+
+/// gRPC codes and HTTP statuses with which a collector says that the same request will never do. Not among them: missing or wrong credentials
+/// (somebody will mend them) and all that speaks of the collector's own state. `Unimplemented` and 404 come from a collector without a pipeline for the signal.
+const PERMANENT_CODES: [&str; 2] = ["InvalidArgument", "Unimplemented"];
+const PERMANENT_STATUSES: [&str; 9] = ["400", "404", "405", "406", "411", "414", "415", "422", "501"];
+
+/// Says whether a collector takes requests of `signal` there, by sending one with nothing in it. Must be called inside a Tokio runtime.
+///
+/// # Errors
+/// What is wrong, with all its causes.
+pub async fn reach(signal: Signal, endpoint: &Endpoint) -> Result<(), String> {
+    let transport = Transport::new(endpoint).map_err(|error| format!("{error:#}"))?;
+    let result = match signal {
+        Signal::Logs => match Outlet::logs(endpoint, &transport) {
+            Ok(outlet) => outlet.attempt(outlet.exporter.export(LogBatch::new(&[]))).await,
+            Err(error) => return Err(format!("{error:#}")),
+        },
+        Signal::Traces => match Outlet::spans(endpoint, &transport) {
+            Ok(outlet) => outlet.attempt(outlet.exporter.export(Vec::new())).await,
+            Err(error) => return Err(format!("{error:#}")),
+        },
+        Signal::Metrics => match Outlet::metrics(endpoint, &transport) {
+            Ok(outlet) => outlet.attempt(outlet.exporter.export(&ResourceMetrics::default())).await,
+            Err(error) => return Err(format!("{error:#}")),
+        },
+    };
+    result.map_err(|failure| failure.cause)
+}
+
+/// A connection, made when it is first needed and again when it broke. Signals with the same destination share one.
+#[derive(Clone)]
+pub(super) enum Transport {
+    Grpc(Channel),
+    Http(HyperClient<HttpsConnector<HttpConnector>>),
+}
+
+impl Transport {
+    /// Must be called inside a Tokio runtime.
+    ///
+    /// # Errors
+    /// A malformed address, unusable certificates.
+    pub(super) fn new(endpoint: &Endpoint) -> anyhow::Result<Self> {
+        let connect = CONNECT_TIMEOUT.min(endpoint.timeout);
+        let https = endpoint.url.starts_with("https://");
+        match endpoint.protocol {
+            Protocol::Grpc => {
+                let mut channel = tonic::transport::Endpoint::from_shared(endpoint.url.clone())
+                    .context("reading the address")?
+                    .user_agent(AGENT)?
+                    .connect_timeout(connect)
+                    .tcp_nodelay(true)
+                    .http2_keep_alive_interval(PING_INTERVAL)
+                    .keep_alive_timeout(PING_TIMEOUT);
+                if https {
+                    let tls = tls::grpc(&endpoint.tls)?.timeout(connect);
+                    // Not `context(…)` alone: tonic's error is only "transport error", what went wrong is its cause.
+                    channel = channel.tls_config(tls).context("setting up TLS")?;
+                }
+                Ok(Self::Grpc(channel.connect_lazy()))
+            }
+            Protocol::HttpProtobuf => {
+                let mut tcp = HttpConnector::new();
+                tcp.enforce_http(false);
+                tcp.set_nodelay(true);
+                tcp.set_connect_timeout(Some(connect));
+                // Plain HTTP needs no roots; a minimal image has none.
+                let tls = if https { tls::http(&endpoint.tls)? } else { tls::nobody()? };
+                let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
+                // The limit that counts is that of `Outlet::attempt`; it is the same for both transports.
+                Ok(Self::Http(HyperClient::new(connector, endpoint.timeout.saturating_mul(2), None)))
+            }
+        }
+    }
+}
+
+/// One signal's exporter.
+pub(super) struct Outlet<E> {
+    pub(super) exporter: E,
+    timeout: Duration,
+    network_error: NetworkError,
+}
+
+/// Why the last HTTP request did not reach the collector: the exporter says "network error" only.
+type NetworkError = Arc<Mutex<Option<String>>>;
+
+impl Outlet<LogExporter> {
+    pub(super) fn logs(endpoint: &Endpoint, transport: &Transport) -> anyhow::Result<Self> {
+        Self::new(endpoint, |error| match transport {
+            Transport::Grpc(channel) => Ok(grpc(LogExporter::builder().with_tonic(), endpoint, channel)?.build()?),
+            Transport::Http(client) => Ok(http(LogExporter::builder().with_http(), endpoint, client, error)?.build()?),
+        })
+    }
+}
+
+impl Outlet<SpanExporter> {
+    pub(super) fn spans(endpoint: &Endpoint, transport: &Transport) -> anyhow::Result<Self> {
+        Self::new(endpoint, |error| match transport {
+            Transport::Grpc(channel) => Ok(grpc(SpanExporter::builder().with_tonic(), endpoint, channel)?.build()?),
+            Transport::Http(client) => Ok(http(SpanExporter::builder().with_http(), endpoint, client, error)?.build()?),
+        })
+    }
+}
+
+impl Outlet<MetricExporter> {
+    /// Cumulative, whatever the environment says: a delta that is lost is lost for good.
+    pub(super) fn metrics(endpoint: &Endpoint, transport: &Transport) -> anyhow::Result<Self> {
+        let builder = || MetricExporter::builder().with_temporality(Temporality::Cumulative);
+        Self::new(endpoint, |error| match transport {
+            Transport::Grpc(channel) => Ok(grpc(builder().with_tonic(), endpoint, channel)?.build()?),
+            Transport::Http(client) => Ok(http(builder().with_http(), endpoint, client, error)?.build()?),
+        })
+    }
+}
+
+impl<E> Outlet<E> {
+    fn new(endpoint: &Endpoint, exporter: impl FnOnce(NetworkError) -> anyhow::Result<E>) -> anyhow::Result<Self> {
+        let network_error = NetworkError::default();
+        let exporter = exporter(network_error.clone())?;
+        Ok(Self { exporter, timeout: endpoint.timeout, network_error })
+    }
+
+    /// Waits for one request, no longer than the endpoint's timeout.
+    ///
+    /// # Errors
+    /// Why it failed.
+    pub(super) async fn attempt(&self, request: impl Future<Output = OTelSdkResult>) -> Result<(), Failure> {
+        let Ok(answer) = tokio::time::timeout(self.timeout, request).await else {
+            return Err(Failure { permanent: false, cause: format!("no answer within {:?}", self.timeout) });
+        };
+        answer.map_err(|error| {
+            let text = error.to_string();
+            let network_error = self.network_error.lock().unwrap_or_else(PoisonError::into_inner).take();
+            Failure { permanent: is_permanent(&text), cause: network_error.unwrap_or(text) }
+        })
+    }
+}
+
+/// Whether an exporter's error says that the collector will never take the request. The code is in the error's text only.
+fn is_permanent(error: &str) -> bool {
+    let word_after = |mark: &str| {
+        let (_, rest) = error.split_once(mark)?;
+        rest.split(|c: char| !c.is_ascii_alphanumeric()).next()
+    };
+    let code = word_after("gRPC code: ").is_some_and(|code| PERMANENT_CODES.contains(&code));
+    code || word_after("status code: ").is_some_and(|status| PERMANENT_STATUSES.contains(&status))
+}
+
+fn grpc<B: WithExportConfig + WithTonicConfig>(builder: B, endpoint: &Endpoint, channel: &Channel) -> anyhow::Result<B> {
+    let metadata = MetadataMap::from_headers(headers(endpoint)?);
+    let builder = builder
+        .with_endpoint(&endpoint.url)
+        .with_timeout(endpoint.timeout)
+        .with_retry_policy(RetryPolicy::disabled())
+        .with_channel(channel.clone())
+        .with_interceptor(move |mut request: tonic::Request<()>| {
+            *request.metadata_mut() = metadata.clone();
+            Ok(request)
+        });
+    Ok(if endpoint.gzip { builder.with_compression(Compression::Gzip) } else { builder })
+}
+
+fn http<B: WithExportConfig + WithHttpConfig>(
+    builder: B,
+    endpoint: &Endpoint,
+    client: &HyperClient<HttpsConnector<HttpConnector>>,
+    network_error: NetworkError,
+) -> anyhow::Result<B> {
+    let mut headers = headers(endpoint)?;
+    headers.entry(USER_AGENT).or_insert(HeaderValue::from_static(AGENT));
+    let builder = builder
+        .with_endpoint(&endpoint.url)
+        .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
+        .with_timeout(endpoint.timeout)
+        .with_retry_policy(RetryPolicy::disabled())
+        .with_http_client(Client { client: client.clone(), headers, network_error });
+    Ok(if endpoint.gzip { builder.with_compression(Compression::Gzip) } else { builder })
+}
+
+fn headers(endpoint: &Endpoint) -> anyhow::Result<HeaderMap> {
+    let mut headers = HeaderMap::new();
+    for (name, value) in &endpoint.headers {
+        let key = HeaderName::from_str(name).map_err(|_| anyhow!("{name:?} cannot be the name of a header"))?;
+        // Not the value: it may be a secret.
+        let mut value = HeaderValue::from_str(value).map_err(|_| anyhow!("the value of header {name:?} has characters that a header cannot have"))?;
+        value.set_sensitive(true);
+        headers.append(key, value);
+    }
+    Ok(headers)
+}
+
+/// Sends with our headers only, and keeps what went wrong.
+#[derive(Debug)]
+struct Client {
+    client: HyperClient<HttpsConnector<HttpConnector>>,
+    headers: HeaderMap,
+    network_error: NetworkError,
+}
+
+#[tonic::async_trait]
+impl HttpClient for Client {
+    async fn send_bytes(&self, mut request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        let made = std::mem::replace(request.headers_mut(), self.headers.clone());
+        for name in [CONTENT_TYPE, CONTENT_ENCODING] {
+            if let Some(value) = made.get(&name) {
+                request.headers_mut().insert(name, value.clone());
+            }
+        }
+        self.client.send_bytes(request).await.inspect_err(|error| {
+            *self.network_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(chain(error.as_ref()));
+        })
+    }
+}
+
+/// An error and all its causes, but nothing twice: the libraries repeat themselves.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        next = cause.source();
+    }
+    text
+}
