@@ -1,1 +1,229 @@
-//! (not written yet)
+//! `/metrics`: the OpenTelemetry Prometheus bridge, and the HTTP server in front of it with the agent's health.
+//!
+//! The bridge writes the text format 0.0.4 only: no OpenMetrics, no times of creation, no exemplars.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use opentelemetry_sdk::metrics::SdkMeterProvider;
+use prometheus::{Encoder, Registry, TextEncoder};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tracing::{info, warn};
+
+use super::instruments;
+use crate::stats::Stats;
+
+/// Connections open at once. Prometheus and the kubelet need a handful; more are closed at once, and counted.
+pub const MAX_CONNECTIONS: usize = 64;
+/// The longest wait for a whole request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest life of a connection, from its first byte to the last of the answer: Prometheus itself waits for 10 s unless told otherwise. One
+/// connection, one request: to connect again costs nothing here, and so one limit holds for clients that do not send, do not read or do not leave.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes of a request's head; the least that hyper allows.
+const MAX_HEAD: usize = 8 * 1024;
+/// Headers of a request.
+const MAX_HEADERS: usize = 64;
+/// The pause after a connection could not be accepted. Most likely there are no file descriptors left, which does not pass at once.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const INDEX: &str = "oom-watcher\n\n/metrics  what the kernel's OOM killer killed\n/healthz  is the agent alive\n/readyz   does it see kills\n";
+
+/// The way from instruments to the text that Prometheus reads.
+#[derive(Debug)]
+pub struct Bridge {
+    registry: Registry,
+    provider: SdkMeterProvider,
+}
+
+impl Bridge {
+    /// An empty one, with room for a table of `owners` rows.
+    ///
+    /// A provider of its own: with two readers on one, a series that is gone would be told once more by the other.
+    ///
+    /// # Errors
+    /// None in practice: the registry is new.
+    pub fn new(owners: usize) -> anyhow::Result<Self> {
+        let registry = Registry::new();
+        let reader = opentelemetry_prometheus::exporter()
+            .with_registry(registry.clone())
+            .scope_info_enabled(false)
+            .without_target_info()
+            .build()
+            .context("setting up the Prometheus bridge")?;
+        let provider = SdkMeterProvider::builder().with_view(instruments::limit(owners)).with_reader(reader).build();
+        Ok(Self { registry, provider })
+    }
+
+    /// Where the instruments are registered.
+    pub fn provider(&self) -> &SdkMeterProvider {
+        &self.provider
+    }
+
+    /// What `/metrics` shows now. Runs the callbacks of all instruments.
+    ///
+    /// # Errors
+    /// There is nothing to show: a callback panicked, now or earlier. Prometheus must not take that for a node without kills.
+    pub fn text(&self) -> anyhow::Result<Vec<u8>> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text).context("writing the metrics")?;
+        anyhow::ensure!(!text.is_empty(), "there are no metrics: an instrument's callback panicked");
+        Ok(text)
+    }
+}
+
+/// Whether the agent does what it is for. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Health(Arc<Mutex<Option<String>>>);
+
+impl Health {
+    /// Not ready, because of `reason`.
+    pub fn not_ready(reason: impl Into<String>) -> Self {
+        Self(Arc::new(Mutex::new(Some(reason.into()))))
+    }
+
+    /// From now on ready, or not because of `reason`.
+    pub fn set(&self, reason: Option<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+    }
+
+    fn reason(&self) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Takes the address, for [`serve`]. Before anything else: a port that is taken must not cost a missed kill.
+///
+/// # Errors
+/// The address cannot be had.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let listener = TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Answers requests until dropped. `before_scrape` is called before each look at the instruments, on a thread that may block.
+///
+/// # Errors
+/// The listener is not of [`bind`].
+pub async fn serve(
+    listener: TcpListener,
+    bridge: Arc<Bridge>,
+    health: Health,
+    stats: Arc<Stats>,
+    before_scrape: impl Fn() + Send + Sync + 'static,
+) -> io::Result<()> {
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    let site = Arc::new(Site { bridge, health, before_scrape, one_at_a_time: Arc::default() });
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut failing = false;
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                if !std::mem::replace(&mut failing, true) {
+                    warn!(%error, "cannot accept connections to the metrics port");
+                }
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        if std::mem::replace(&mut failing, false) {
+            info!("connections to the metrics port are accepted again");
+        }
+        match places.clone().try_acquire_owned() {
+            Ok(place) => {
+                let site = site.clone();
+                tokio::spawn(async move {
+                    converse(stream, site).await;
+                    drop(place);
+                });
+            }
+            Err(_) => stats.connections_refused.add(1),
+        }
+    }
+}
+
+/// One request and its answer. Whatever goes wrong is the client's trouble.
+async fn converse<F: Fn() + Send + Sync + 'static>(stream: TcpStream, site: Arc<Site<F>>) {
+    let service = service_fn(move |request| {
+        let site = site.clone();
+        async move { Ok::<_, Infallible>(site.answer(&request).await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(REQUEST_TIMEOUT)
+        .keep_alive(false)
+        .max_buf_size(MAX_HEAD)
+        .max_headers(MAX_HEADERS)
+        .serve_connection(TokioIo::new(stream), service);
+    let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connection).await;
+}
+
+struct Site<F> {
+    bridge: Arc<Bridge>,
+    health: Health,
+    before_scrape: F,
+    /// The registry lets in one at a time anyway; the others wait here, where they take no thread.
+    one_at_a_time: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl<F: Fn() + Send + Sync + 'static> Site<F> {
+    async fn answer(self: &Arc<Self>, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        let path = request.uri().path();
+        if !matches!(path, "/" | "/metrics" | "/healthz" | "/readyz") {
+            return reply(StatusCode::NOT_FOUND, TEXT, "not found, try /metrics\n");
+        }
+        // For HEAD, hyper leaves out the body.
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let mut refusal = reply(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n");
+            refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return refusal;
+        }
+        match path {
+            "/metrics" => self.metrics().await,
+            "/healthz" => reply(StatusCode::OK, TEXT, "ok\n"),
+            "/readyz" => match self.health.reason() {
+                None => reply(StatusCode::OK, TEXT, "ready\n"),
+                Some(reason) => reply(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("not ready: {reason}\n")),
+            },
+            _ => reply(StatusCode::OK, TEXT, INDEX),
+        }
+    }
+
+    async fn metrics(self: &Arc<Self>) -> Response<Full<Bytes>> {
+        let turn = self.one_at_a_time.clone().lock_owned().await;
+        let site = self.clone();
+        let text = tokio::task::spawn_blocking(move || {
+            (site.before_scrape)();
+            let text = site.bridge.text();
+            drop(turn);
+            text
+        });
+        match text.await {
+            Ok(Ok(text)) => reply(StatusCode::OK, prometheus::TEXT_FORMAT, text),
+            Ok(Err(error)) => reply(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error:#}\n")),
+            Err(error) => reply(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
+        }
+    }
+}
+
+fn reply(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
