@@ -1,0 +1,37 @@
+# The verbs of this project; `make` alone prints them. Each does first what it needs, and is quick when that is done already.
+.PHONY: help setup probe build demo test lint deny clean
+.DEFAULT_GOAL := help
+# Where things land must not depend on the caller's settings, and a Rust of rustup is found before its user logs in again.
+unexport CARGO_TARGET_DIR CARGO_BUILD_TARGET
+export PATH := $(PATH):$(HOME)/.cargo/bin
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install what the build needs and this machine lacks (Debian, as root; elsewhere it says what)
+	@.ci/setup
+
+probe: setup ## build the eBPF programs
+	@probe/build.sh
+
+build: probe ## build target/release/oom-watcher, the eBPF programs inside
+	cargo build --locked --release
+
+demo: build ## a real OOM kill in a cgroup of its own, followed to the outputs (as root)
+	target/release/oom-watcher selftest --show
+
+test: build ## all tests that this machine can run; says which it cannot
+	@.ci/test
+
+lint: ## formatting and lints of the Rust code and of the scripts
+	@.ci/setup lint
+	cargo fmt --all --check
+	cargo clippy --locked --all-targets -- -D warnings
+	probe/build.sh clippy
+	git grep -lE '^#!.*\bbash$$|^# shellcheck shell=' | xargs shellcheck -x
+
+deny: ## licences, sources and known faults of the dependencies (needs cargo-deny)
+	cargo deny --locked check
+
+clean: ## remove everything that was built
+	rm -rf target
