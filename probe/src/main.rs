@@ -142,7 +142,7 @@ fn panic(_: &core::panic::PanicInfo) -> ! {
     loop {}
 }
 
-/// The kernel lets only programs of a GPL-compatible licence use the tracing helpers; see LICENSE for what this means for the rest.
+/// The kernel lets only programs of a GPL-compatible licence use the tracing helpers; see probe/README.md for what this means for the rest.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 4] = *b"GPL\0";
