@@ -1,0 +1,3 @@
+//! A real kill in a scratch cgroup, followed to the outputs.
+
+pub mod scratch;
