@@ -1,0 +1,132 @@
+//! The agent as a child process: the release binary, on free ports, ended with the test.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+
+use crate::support::exposition::{Sample, parse_exposition};
+use crate::support::{PATIENCE, eventually};
+
+/// What `NODE_NAME` is.
+pub(crate) const NODE: &str = "test-node";
+
+/// A running agent. Dropping it kills it.
+pub(crate) struct Agent {
+    child: Child,
+    metrics_address: SocketAddr,
+    log: Arc<Mutex<String>>,
+}
+
+/// The log line that tells that the agent works.
+struct Ready {
+    metrics_address: SocketAddr,
+    probe_attached: bool,
+}
+
+impl Agent {
+    /// Starts the agent and waits until its probe is attached.
+    ///
+    /// Of this process's environment it gets nothing that it reads: `environment` is added to `NODE_NAME`, `flags` to where it listens and how it logs.
+    pub(crate) fn start(environment: &[(&str, &str)], flags: &[&str]) -> Self {
+        let program = program();
+        let mut command = Command::new(&program);
+        let inherited = std::env::vars_os().filter(|(name, _)| name == "PATH" || name == "HOME");
+        command.env_clear().envs(inherited).env("NODE_NAME", NODE).envs(environment.iter().copied());
+        command.args(["--listen", "127.0.0.1:0", "--log-format", "json"]).args(flags);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("starting {}: {error}", program.display()));
+        let (ready, log) = (mpsc::channel(), Arc::new(Mutex::new(String::new())));
+        let (lines, copy) = (BufReader::new(child.stderr.take().unwrap()).lines(), Arc::clone(&log));
+        thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                let found = ready_line(&line);
+                copy.lock().unwrap().push_str(&(line + "\n"));
+                // Nobody listens to a second one.
+                let _ = found.map(|found| ready.0.send(found));
+            }
+        });
+        let mut agent = Self { child, metrics_address: SocketAddr::from(([0, 0, 0, 0], 0)), log };
+        let Ok(ready) = ready.1.recv_timeout(PATIENCE) else { panic!("the agent does not become ready: {}", agent.log()) };
+        assert!(ready.probe_attached, "the probe is not attached: {}", agent.log());
+        agent.metrics_address = ready.metrics_address;
+        agent
+    }
+
+    /// What `/metrics` says now.
+    pub(crate) fn metrics(&self) -> Vec<Sample> {
+        parse_exposition(&self.get("/metrics"))
+    }
+
+    /// The body of a page, which must be there.
+    pub(crate) fn get(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(self.metrics_address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        // HTTP/1.0: the answer ends with the connection, and is not chunked.
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", self.metrics_address).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{path}: {answer}"));
+        assert_eq!(head.split(' ').nth(1), Some("200"), "{path}: {answer}");
+        body.to_owned()
+    }
+
+    /// What it logged so far.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal, if it has not ended.
+    pub(crate) fn signal(&mut self, number: i32) {
+        if self.child.try_wait().unwrap().is_none() {
+            // SAFETY: no memory is involved; the child was not waited for, so the pid is still its own.
+            assert_eq!(unsafe { libc::kill(self.child.id().cast_signed(), number) }, 0);
+        }
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        eventually("end of the agent", || self.child.try_wait().unwrap())
+    }
+
+    /// Asks it to end, and gives its exit code; `None`: ended by a signal.
+    pub(crate) fn stop(&mut self) -> Option<i32> {
+        self.signal(libc::SIGTERM);
+        self.wait().code()
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("the agent's log:\n{}", self.log());
+        }
+    }
+}
+
+fn ready_line(line: &str) -> Option<Ready> {
+    let line: serde_json::Value = serde_json::from_str(line).ok()?;
+    // The formatter may keep the fields of an event apart.
+    let fields = line.get("fields").unwrap_or(&line);
+    if fields.get("message")? != "ready" {
+        return None;
+    }
+    Some(Ready { metrics_address: fields.get("metrics_address")?.as_str()?.parse().ok()?, probe_attached: fields.get("probe_attached")?.as_bool()? })
+}
+
+fn program() -> PathBuf {
+    let built = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/oom-watcher");
+    let program = std::env::var_os("OOM_WATCHER_BIN").map_or_else(built, PathBuf::from);
+    assert!(program.exists(), "{} is missing: run `make build`, or name another binary in OOM_WATCHER_BIN", program.display());
+    program
+}

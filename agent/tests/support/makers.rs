@@ -1,0 +1,92 @@
+//! Runs oom-maker and reads what it tells.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use crate::support::told::{Cgroup, Done, Line, Process, Role};
+
+/// What one run of oom-maker did.
+#[derive(Clone, Debug)]
+pub(crate) struct Made {
+    /// Its processes.
+    pub(crate) processes: Vec<Process>,
+    /// Its cgroups.
+    pub(crate) cgroups: Vec<Cgroup>,
+    /// The sum.
+    pub(crate) done: Done,
+}
+
+impl Made {
+    /// Its only process of that role.
+    pub(crate) fn only(&self, role: Role) -> &Process {
+        let mut found = self.processes.iter().filter(|process| process.role == role);
+        let process = found.next().unwrap_or_else(|| panic!("no {role:?} in {self:?}"));
+        assert_eq!(found.next(), None);
+        process
+    }
+
+    /// The cgroup with that path.
+    pub(crate) fn cgroup(&self, path: &str) -> &Cgroup {
+        self.cgroups.iter().find(|cgroup| cgroup.path == path).unwrap_or_else(|| panic!("no {path} in {self:?}"))
+    }
+}
+
+/// A run whose survivors and cgroups are still there. Dropping it ends them.
+pub(crate) struct Held {
+    /// What it did.
+    pub(crate) made: Made,
+    child: Child,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        let status = self.child.wait().unwrap();
+        assert!(status.success() || std::thread::panicking(), "oom-maker ended with {status}");
+    }
+}
+
+/// Runs oom-maker with these arguments, separated by spaces.
+pub(crate) fn make(arguments: &str) -> Made {
+    make_if_possible(arguments).unwrap_or_else(|why| panic!("oom-maker {arguments}: {why}"))
+}
+
+/// The same where the kernel may not have what it needs: then says what.
+pub(crate) fn make_if_possible(arguments: &str) -> Result<Made, String> {
+    run(arguments).map(|held| held.made.clone())
+}
+
+/// Runs oom-maker and keeps survivors and cgroups until the result is dropped.
+pub(crate) fn make_and_hold(arguments: &str) -> Held {
+    run(arguments).unwrap_or_else(|why| panic!("oom-maker {arguments}: {why}"))
+}
+
+fn run(arguments: &str) -> Result<Held, String> {
+    let program = program();
+    let mut command = Command::new(&program);
+    command.arg("--hold").args(arguments.split(' ')).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap_or_else(|error| panic!("starting {}: {error}", program.display()));
+    let (mut processes, mut cgroups) = (Vec::new(), Vec::new());
+    for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+        match serde_json::from_str(&line.unwrap()).unwrap() {
+            Line::Process(process) => processes.push(process),
+            Line::Cgroup(cgroup) => cgroups.push(cgroup),
+            Line::Done(done) => return Ok(Held { made: Made { processes, cgroups, done }, child }),
+            Line::Absent { why } => {
+                drop(child.stdin.take());
+                child.wait().unwrap();
+                return Err(why);
+            }
+        }
+    }
+    let mut message = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut message).unwrap();
+    panic!("oom-maker {arguments} ended with {}: {message}", child.wait().unwrap());
+}
+
+/// Cargo builds examples beside the directory of the tests.
+fn program() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    test.parent().unwrap().parent().unwrap().join("examples/oom-maker")
+}

@@ -1,0 +1,67 @@
+//! What the tests of real kills share: the agent as a child, oom-maker, a collector, the text of `/metrics`, and counted skips.
+
+pub(crate) mod agent;
+pub(crate) mod exposition;
+pub(crate) mod makers;
+pub(crate) mod told;
+
+use std::io::Write;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// What a test waits for comes within this, or never.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// What is missing for a test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lack {
+    /// A package or a privilege: somebody could provide it, and in CI must.
+    Machine,
+    /// Something that this kernel has not.
+    Kernel,
+}
+
+/// Ends the test as skipped: `skip!(Lack::Kernel, "no cgroup v2")`.
+macro_rules! skip {
+    ($lack:expr, $($reason:tt)+) => {{
+        $crate::support::count_skip($lack, &format!($($reason)+));
+        return;
+    }};
+}
+pub(crate) use skip;
+
+/// Tells what `make test` counts. With `CI=true`, what the machine lacks is a failure.
+pub(crate) fn count_skip(lack: Lack, reason: &str) {
+    let test = thread::current();
+    let test = test.name().unwrap_or("?");
+    let ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
+    assert!(lack == Lack::Kernel || !ci, "{test} may not be skipped in CI: {reason}");
+    // Not by a macro: what macros print is captured where a test succeeds.
+    std::io::stderr().write_all(format!("skipped: {test}: {reason}\n").as_bytes()).unwrap();
+}
+
+/// Real kills are made by one test at a time: they count what happens on the machine.
+pub(crate) fn one_at_a_time() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether memory cgroups can be made here; if not, why.
+pub(crate) fn cgroups() -> Result<(), String> {
+    let path = format!("/oom-watcher-test-{}-try", std::process::id());
+    oom_watcher::selftest::scratch::Scratch::create(&path, 1 << 20).map(drop).map_err(|error| format!("{error:#}"))
+}
+
+/// Looks until `look` finds something. For what has no event to wait for.
+pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let begin = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(begin.elapsed() < PATIENCE, "within {PATIENCE:?} there was no {what}");
+        thread::sleep(PAUSE);
+    }
+}

@@ -1,0 +1,91 @@
+//! What oom-maker tells about what it did, one JSON object per line: written by oom-maker, read by the tests.
+
+use serde::{Deserialize, Serialize};
+
+/// One line. Every run ends with [`Line::Done`], or with [`Line::Absent`] alone.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "what", rename_all = "snake_case")]
+pub(crate) enum Line {
+    /// A process that was made, after its end (a survivor: before it).
+    Process(Process),
+    /// A cgroup that was made, before its removal.
+    Cgroup(Cgroup),
+    /// Nothing was done: the kernel has not what the mode needs.
+    Absent {
+        /// What it has not.
+        why: String,
+    },
+    /// All was done.
+    Done(Done),
+}
+
+/// One process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Process {
+    /// What it was made for.
+    pub(crate) role: Role,
+    /// Its process id, in the pid namespace of oom-maker.
+    pub(crate) pid: u32,
+    /// The path of its memory cgroup.
+    pub(crate) cgroup: String,
+    /// How it ended; absent: it has not.
+    pub(crate) end: Option<End>,
+}
+
+/// What a process was made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Role {
+    /// To be killed by the OOM killer.
+    Victim,
+    /// To survive its child, in the same cgroup.
+    Parent,
+    /// To start the OOM killer and survive.
+    Trigger,
+    /// To be killed by a signal from user space.
+    Signalled,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum End {
+    /// By this signal.
+    Signal(i32),
+    /// By itself, with this code.
+    Code(i32),
+}
+
+/// One memory cgroup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Cgroup {
+    /// Its path as the kernel names it.
+    pub(crate) path: String,
+    /// The kernel's id of it.
+    pub(crate) id: u64,
+    /// The kernel's own count of OOM kills in this very cgroup.
+    pub(crate) kernel_kills: u64,
+    /// Who is to be blamed for a kill there, if it is named like a Kubernetes container.
+    #[serde(flatten)]
+    pub(crate) container: Option<Container>,
+}
+
+/// What the name of a Kubernetes container's cgroup says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Container {
+    /// The pod's uid, with dashes.
+    pub(crate) pod_uid: String,
+    /// The container's id, 64 hexadecimal digits.
+    pub(crate) container_id: String,
+}
+
+/// The sum.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Done {
+    /// Processes that ended by SIGKILL, though nobody in user space sent it.
+    pub(crate) killed: u64,
+    /// The sum of [`Cgroup::kernel_kills`].
+    pub(crate) kernel_kills: u64,
+    /// From the first process's start to the last one's end.
+    pub(crate) seconds: f64,
+}
