@@ -1,0 +1,302 @@
+//! Flags, environment and file together: every bad input with what is said about it, and who wins over whom.
+
+#![expect(clippy::unwrap_used, reason = "a failed test panics")]
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use super::*;
+use crate::export::settings::Protocol;
+
+type Variables<'a> = &'a [(&'a str, &'a str)];
+
+fn load_with(flags: &Flags, variables: Variables<'_>) -> Result<Loaded, Problems> {
+    let variables: BTreeMap<&str, &str> = variables.iter().copied().collect();
+    load_on(Some("host-a".to_owned()), flags, &|name| variables.get(name).map(|value| (*value).to_owned()))
+}
+
+/// With a node name, so that there is no warning about that.
+fn load_env(variables: Variables<'_>) -> Result<Loaded, Problems> {
+    load_with(&Flags { node_name: Some("node-a".to_owned()), ..Flags::default() }, variables)
+}
+
+fn load_file(path: &Path) -> Result<Loaded, Problems> {
+    load_with(&Flags { config: Some(path.to_owned()), ..Flags::default() }, &[("NODE_NAME", "node-a")])
+}
+
+fn refused(variables: Variables<'_>) -> String {
+    load_env(variables).map(|loaded| loaded.config).unwrap_err().to_string()
+}
+
+fn warnings(loaded: &Loaded) -> Vec<String> {
+    loaded.warnings.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn bad_variables_are_refused_with_name_value_and_what_was_expected() {
+    let port = "expected a port from 1 to 65535";
+    #[rustfmt::skip]
+    let rows: &[(&str, &str, &str)] = &[
+        ("METRICS_PORT", "0", &format!(r#"METRICS_PORT: "0", {port}"#)),
+        ("METRICS_PORT", "70000", &format!(r#"METRICS_PORT: "70000", {port}"#)),
+        ("METRICS_PORT", "http", &format!(r#"METRICS_PORT: "http", {port}"#)),
+        ("METRICS_PORT", " 80", &format!(r#"METRICS_PORT: " 80", {port}"#)),
+        ("METRICS_PORT", "+80", &format!(r#"METRICS_PORT: "+80", {port}"#)),
+        ("METRICS_PORT", "tcp://10.0.0.1:80", &format!(r#"METRICS_PORT: "tcp://10.0.0.1:80", {port}; Kubernetes sets this for a Service of that name unless the pod has `enableServiceLinks: false`"#)),
+        ("OTEL_EXPORTER_PROMETHEUS_PORT", "x", &format!(r#"OTEL_EXPORTER_PROMETHEUS_PORT: "x", {port}"#)),
+        ("OTEL_EXPORTER_PROMETHEUS_HOST", "example.org", r#"OTEL_EXPORTER_PROMETHEUS_HOST: "example.org", expected an IP address, such as 0.0.0.0 or ::, or localhost"#),
+        ("NODE_NAME", "a\nb", r#"NODE_NAME: "a\nb", expected a name of 1 to 253 bytes without control characters and without spaces around it"#),
+        ("NODE_NAME", "a ", r#"NODE_NAME: "a ", expected a name of 1 to 253 bytes without control characters and without spaces around it"#),
+        ("NODE_NAME", "a\u{fffd}", "NODE_NAME: bytes that are not UTF-8, expected UTF-8"),
+        ("RUST_LOG", "info,a=loud", r#"RUST_LOG: "info,a=loud", expected a filter, such as info or info,oom_watcher=debug"#),
+        ("OTEL_LOGS_EXPORTER", "console", r#"OTEL_LOGS_EXPORTER: "console", expected otlp or none"#),
+        ("OTEL_TRACES_EXPORTER", "prometheus", r#"OTEL_TRACES_EXPORTER: "prometheus", expected otlp or none"#),
+        ("OTEL_METRICS_EXPORTER", "otlp,console", r#"OTEL_METRICS_EXPORTER: "otlp,console", expected otlp, prometheus or none"#),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317", r#"OTEL_EXPORTER_OTLP_ENDPOINT: "collector:4317", expected a URL with its scheme: write http://collector:4317 or https://collector:4317"#),
+        ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "htp://collector", r#"OTEL_EXPORTER_OTLP_LOGS_ENDPOINT: "htp://collector", expected the scheme http, https, or unix (gRPC only)"#),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", r#"OTEL_EXPORTER_OTLP_PROTOCOL: "http/json", expected grpc or http/protobuf: JSON is not supported"#),
+        ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "udp", r#"OTEL_EXPORTER_OTLP_METRICS_PROTOCOL: "udp", expected grpc or http/protobuf"#),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd", r#"OTEL_EXPORTER_OTLP_COMPRESSION: "zstd", expected gzip or none"#),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s", r#"OTEL_EXPORTER_OTLP_TIMEOUT: "10s", expected milliseconds, a whole number from 1 to 600000"#),
+        ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "0", r#"OTEL_EXPORTER_OTLP_TRACES_TIMEOUT: "0", expected milliseconds, a whole number from 1 to 600000"#),
+        ("OTEL_EXPORTER_OTLP_INSECURE", "1", r#"OTEL_EXPORTER_OTLP_INSECURE: "1", expected true or false"#),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "a=1,token", "OTEL_EXPORTER_OTLP_HEADERS: item 2 without `=` (not shown, it may be a secret), expected name=value,name=value, percent-encoded"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "a b=1", "OTEL_EXPORTER_OTLP_HEADERS: item 1 without a valid name (not shown, it may be a secret), expected name=value,name=value, percent-encoded"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "a=%zz", "OTEL_RESOURCE_ATTRIBUTES: item 1 with a bad percent-encoding (not shown, it may be a secret), expected name=value,name=value, percent-encoded"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "0", r#"OTEL_METRIC_EXPORT_INTERVAL: "0", expected milliseconds, a whole number from 100 to 3600000"#),
+        ("OTEL_BLRP_MAX_QUEUE_SIZE", "0", r#"OTEL_BLRP_MAX_QUEUE_SIZE: "0", expected a whole number from 1 to 65536"#),
+        ("OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", "2049", r#"OTEL_BLRP_MAX_EXPORT_BATCH_SIZE: "2049", expected a whole number from 1 to 2048"#),
+        ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta", r#"OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE: "delta", expected cumulative: Prometheus drops deltas, and a delta that is lost is a kill that is never counted"#),
+    ];
+    for (name, value, expected) in rows {
+        assert_eq!(refused(&[(name, value)]), *expected);
+    }
+}
+
+#[test]
+fn all_problems_are_told_at_once_and_each_once() {
+    let file = write("probe:\n  ring_bytes: 1000000000\n");
+    let flags = Flags { config: Some(file.path().to_owned()), node_name: Some(" x".to_owned()), ..Flags::default() };
+    let problems = load_with(&flags, &[("METRICS_PORT", "0"), ("OTEL_EXPORTER_OTLP_PROTOCOL", "udp")]).unwrap_err();
+    let names: Vec<String> = problems.iter().map(|problem| problem.name.clone()).collect();
+    let ring = format!("{}:2:3: probe.ring_bytes", file.path().display());
+    assert_eq!(names, ["--node-name", "METRICS_PORT", &ring, "OTEL_EXPORTER_OTLP_PROTOCOL"]);
+    assert_eq!(problems.to_string().lines().count(), 4);
+}
+
+#[test]
+fn odd_variables_are_accepted_with_a_warning() {
+    let collector = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317");
+    let port_4318 =
+        "OTEL_EXPORTER_OTLP_ENDPOINT: port 4318 usually speaks HTTP, the protocol is grpc: set OTEL_EXPORTER_OTLP_PROTOCOL to say which is meant";
+    #[rustfmt::skip]
+    let rows: &[(Variables<'_>, &[&str])] = &[
+        (&[collector], &[]),
+        (&[], &["OTEL_EXPORTER_OTLP_ENDPOINT: not set: no OTLP export of logs, traces, metrics. /metrics is served all the same"]),
+        (&[("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "http://c"), ("OTEL_TRACES_EXPORTER", "none")], &["OTEL_EXPORTER_OTLP_ENDPOINT: not set: no OTLP export of metrics. /metrics is served all the same"]),
+        (&[("OTEL_SDK_DISABLED", "TRUE")], &["OTEL_SDK_DISABLED: true: no OTLP export at all. /metrics is served all the same"]),
+        (&[collector, ("OTEL_SDK_DISABLED", "yes")], &["OTEL_SDK_DISABLED: neither true nor false: taken as false"]),
+        (&[collector, ("NODE_NAME", "")], &["NODE_NAME: empty, the same as not set: the node is called node-a from --node-name"]),
+        (&[collector, ("RUST_LOG", "inof")], &[r#"RUST_LOG: "inof" names no level for oom_watcher: the agent's own messages are off, also its errors"#]),
+        (&[collector, ("OTEL_LOG_LEVEL", "debug")], &["OTEL_LOG_LEVEL: not supported, it has no effect; RUST_LOG has one"]),
+        (&[collector, ("OTEL_TRACES_SAMPLER", "always_on")], &["OTEL_TRACES_SAMPLER: not supported, it has no effect"]),
+        (&[collector, ("OTEL_TRACES_SAMPLER", "")], &[]),
+        (&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318")], &[port_4318]),
+        (&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318"), ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")], &[]),
+        (&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:80/v1/logs")], &["OTEL_EXPORTER_OTLP_ENDPOINT: the path /v1/logs is not used by the protocol grpc"]),
+        (&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c/v1/logs"), ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")], &["OTEL_EXPORTER_OTLP_ENDPOINT: ends with the path of one signal, and each signal's path is put behind it: leave it out here"]),
+        (&[("OTEL_EXPORTER_OTLP_ENDPOINT", "https://c"), ("OTEL_EXPORTER_OTLP_INSECURE", "true")], &["OTEL_EXPORTER_OTLP_INSECURE: true has no effect: OTEL_EXPORTER_OTLP_ENDPOINT says https"]),
+        (&[collector, ("OTEL_RESOURCE_ATTRIBUTES", "k8s.pod.name=a")], &["OTEL_RESOURCE_ATTRIBUTES: k8s.pod.name names the agent's own pod, and back ends take it for the victim's: leave it out"]),
+    ];
+    for (variables, expected) in rows {
+        assert_eq!(warnings(&load_env(variables).unwrap()), *expected, "{variables:?}");
+    }
+}
+
+#[test]
+fn a_node_without_a_name_is_called_after_its_host() {
+    for (value, text) in [(None, "not set"), (Some(""), "empty")] {
+        let env = |name: &str| value.filter(|_| name == "NODE_NAME").map(str::to_owned);
+        let loaded = load_on(Some("host-a".to_owned()), &Flags::default(), &env).unwrap();
+        assert_eq!(loaded.config.node, "host-a");
+        let expected =
+            format!("NODE_NAME: {text}: the node is called host-a after the host's name, which in a pod is the pod's. Set it from spec.nodeName");
+        assert!(warnings(&loaded).contains(&expected), "{:?}", loaded.warnings);
+
+        let problems = load_on(None, &Flags::default(), &env).unwrap_err().to_string();
+        assert!(problems.starts_with(&format!("NODE_NAME: {text}, expected the name of this node")), "{problems}");
+    }
+    assert!(host::name().is_some_and(|name| value::node_name(&name).is_ok()));
+}
+
+#[test]
+fn a_flag_wins_over_a_variable_over_the_file_over_the_default() {
+    let file = write("node_name: from-file\nlisten: 127.0.0.2:2000\nlog: {filter: warn, format: json}\nseries:\n  expiry: 2h\n");
+    let path = Some(file.path().to_owned());
+    let all = Flags {
+        config: path.clone(),
+        node_name: Some("from-flag".to_owned()),
+        listen: Some("127.0.0.9:0".to_owned()),
+        metrics_port: None,
+        log_format: Some("human".to_owned()),
+        log_filter: Some("debug".to_owned()),
+    };
+    let port_flag = Flags { config: path.clone(), metrics_port: Some("9000".to_owned()), ..Flags::default() };
+    let only_file = Flags { config: path, ..Flags::default() };
+    let variables: Variables<'_> = &[("NODE_NAME", "from-env"), ("METRICS_PORT", "3000"), ("RUST_LOG", "error")];
+    let prometheus: Variables<'_> = &[("OTEL_EXPORTER_PROMETHEUS_HOST", "localhost"), ("OTEL_EXPORTER_PROMETHEUS_PORT", "4000")];
+    let both: Variables<'_> = &[("METRICS_PORT", "3000"), ("OTEL_EXPORTER_PROMETHEUS_HOST", "::1"), ("OTEL_EXPORTER_PROMETHEUS_PORT", "4000")];
+
+    let check = |flags: &Flags, variables, node: &str, listen: &str, filter: &str, format| {
+        let config = load_with(flags, variables).unwrap().config;
+        let found = (config.node.as_str(), config.listen.to_string(), config.log.filter.as_str(), config.log.format);
+        assert_eq!(found, (node, listen.to_owned(), filter, format));
+    };
+    check(&all, variables, "from-flag", "127.0.0.9:0", "debug", Format::Human);
+    check(&only_file, variables, "from-env", "127.0.0.2:3000", "error", Format::Json);
+    check(&only_file, &[], "from-file", "127.0.0.2:2000", "warn", Format::Json);
+    check(&port_flag, variables, "from-env", "127.0.0.2:9000", "error", Format::Json);
+    check(&only_file, prometheus, "from-file", "127.0.0.1:4000", "warn", Format::Json);
+    check(&only_file, both, "from-file", "[::1]:3000", "warn", Format::Json);
+    check(&Flags::default(), &[], "host-a", "0.0.0.0:8080", "info", Format::Human);
+    assert_eq!(load_with(&only_file, &[]).unwrap().config.series.expiry, Duration::from_secs(7200));
+}
+
+#[test]
+fn each_value_is_printed_with_where_it_came_from() {
+    let file = write("# a comment\nseries:\n  max_owners: 7\n");
+    let flags = Flags { config: Some(file.path().to_owned()), log_format: Some("json".to_owned()), ..Flags::default() };
+    let variables: Variables<'_> = &[
+        ("METRICS_PORT", "9090"),
+        ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "https://c/in?token=SECRET"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "Authorization=Bearer%20SECRET"),
+        ("OTEL_TRACES_EXPORTER", "none"),
+    ];
+    let loaded = load_with(&flags, variables).unwrap();
+    let text = loaded.origins.to_string();
+    let lines: Vec<String> = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    let from_file = format!("series.max_owners: 7 # from {}:3:3", file.path().display());
+    for expected in [
+        "node_name: host-a # the host's name",
+        "listen.address: 0.0.0.0 # default",
+        "listen.port: 9090 # from METRICS_PORT",
+        "log.format: json # from --log-format",
+        "probe.ring_bytes: 1MiB # default",
+        &from_file,
+        "series.expiry: 1h # default",
+        "otlp.logs.endpoint: https://c/in?… # from OTEL_EXPORTER_OTLP_LOGS_ENDPOINT",
+        "otlp.logs.headers: authorization (values not shown) # from OTEL_EXPORTER_OTLP_HEADERS",
+        "otlp.logs.certificate: the system's # default",
+        "otlp.traces.endpoint: none # from OTEL_TRACES_EXPORTER",
+        "otlp.resource.service.name: oom-watcher # default",
+    ] {
+        assert!(lines.iter().any(|line| line == expected), "{expected} is not in\n{text}");
+    }
+    assert!(!text.contains("SECRET"), "{text}");
+    assert!(!format!("{:?}", loaded.warnings).contains("SECRET"));
+    let headers = loaded.config.otlp.logs.unwrap().headers;
+    assert_eq!(headers, [("authorization".to_owned(), "Bearer SECRET".to_owned())]);
+    let columns: BTreeSet<usize> = text.lines().filter_map(|line| Some(line.split_once("  # ")?.0.chars().count())).collect();
+    assert_eq!(columns.len(), 1, "not aligned:\n{text}");
+}
+
+#[test]
+fn a_signal_wins_over_the_general_variable() {
+    let variables: Variables<'_> = &[
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://general:4318/base/"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "a=1,b=%31%2C,"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "1500"),
+        ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "http://logs:4318/insert?x=1"),
+        ("OTEL_EXPORTER_OTLP_LOGS_HEADERS", "c=3"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "unix:///run/otel.sock"),
+        ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "GRPC"),
+        ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "none"),
+        ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "2000"),
+    ];
+    let otlp = load_env(variables).unwrap().config.otlp;
+    let (logs, traces, metrics) = (otlp.logs.unwrap(), otlp.traces.unwrap(), otlp.metrics.unwrap());
+    let owned = |pairs: &[(&str, &str)]| pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect::<Vec<_>>();
+    assert_eq!((logs.url.as_str(), logs.protocol, logs.gzip), ("http://logs:4318/insert?x=1", Protocol::HttpProtobuf, true));
+    assert_eq!((traces.url.as_str(), traces.protocol, traces.gzip), ("unix:///run/otel.sock", Protocol::Grpc, false));
+    assert_eq!((metrics.url.as_str(), metrics.protocol), ("http://general:4318/base/v1/metrics", Protocol::HttpProtobuf));
+    assert_eq!((logs.headers, metrics.headers), (owned(&[("c", "3")]), owned(&[("a", "1"), ("b", "1,")])));
+    assert_eq!((traces.timeout, metrics.timeout), (Duration::from_secs(2), Duration::from_millis(1500)));
+}
+
+#[test]
+fn a_signal_that_is_switched_off_is_not_exported_and_not_checked() {
+    let bad = ("OTEL_EXPORTER_OTLP_LOGS_CERTIFICATE", "/no/such/file");
+    let good = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c");
+    let exported = |variables: Variables<'_>| {
+        let otlp = load_env(variables).unwrap().config.otlp;
+        (otlp.logs.is_some(), otlp.traces.is_some(), otlp.metrics.is_some())
+    };
+    assert_eq!(exported(&[good, bad, ("OTEL_LOGS_EXPORTER", "none")]), (false, true, true));
+    assert_eq!(exported(&[good, bad, ("OTEL_SDK_DISABLED", "true")]), (false, false, false));
+    assert_eq!(exported(&[good, ("OTEL_METRICS_EXPORTER", "prometheus")]), (true, true, false));
+    assert_eq!(exported(&[good, ("OTEL_METRICS_EXPORTER", "prometheus, OTLP")]), (true, true, true));
+    assert_eq!(exported(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "")]), (false, false, false));
+}
+
+#[test]
+fn a_small_queue_has_small_batches() {
+    let queue = |variables: Variables<'_>| load_env(variables).unwrap().config.otlp.queue;
+    assert_eq!((queue(&[]).items, queue(&[]).batch), (2048, 512));
+    assert_eq!(queue(&[("OTEL_BLRP_MAX_QUEUE_SIZE", "100")]).batch, 100);
+    assert_eq!(queue(&[("OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", "7")]).batch, 7);
+}
+
+#[test]
+fn the_resource_is_the_agent_unless_the_user_says_otherwise() {
+    let resource = |variables: Variables<'_>| {
+        let resource = load_env(variables).unwrap().config.otlp.resource;
+        resource.into_iter().map(|pair| (pair.key.to_string(), pair.value.to_string())).collect::<BTreeMap<_, _>>()
+    };
+    let ours = resource(&[]);
+    let names: Vec<&str> = ours.keys().map(String::as_str).collect();
+    let sdk = ["telemetry.sdk.language", "telemetry.sdk.name", "telemetry.sdk.version"];
+    let expected = ["host.arch", "host.name", "k8s.node.name", "os.type", "service.instance.id", "service.name", "service.version"];
+    assert_eq!(names, [&expected[..], &sdk[..]].concat());
+    assert_eq!((ours["service.name"].as_str(), ours["service.instance.id"].as_str()), ("oom-watcher", "node-a"));
+    assert_eq!((ours["k8s.node.name"].as_str(), ours["host.name"].as_str()), ("node-a", "node-a"));
+
+    let attributes = ("OTEL_RESOURCE_ATTRIBUTES", "service.name=mine, k8s.cluster.name=eu%2D1%20west ,host.name=h");
+    let theirs = resource(&[attributes]);
+    assert_eq!((theirs["service.name"].as_str(), theirs["k8s.cluster.name"].as_str(), theirs["host.name"].as_str()), ("mine", "eu-1 west", "h"));
+    assert_eq!(resource(&[attributes, ("OTEL_SERVICE_NAME", "first")])["service.name"], "first");
+}
+
+#[test]
+fn every_variable_that_is_asked_for_is_documented() {
+    let asked = RefCell::new(BTreeSet::new());
+    load(&Flags::default(), &|name| {
+        asked.borrow_mut().insert(name.to_owned());
+        None
+    })
+    .unwrap();
+    let documented: BTreeSet<String> = VARIABLES.iter().flat_map(Variable::names).collect();
+    let unsupported = environment::unsupported().map(str::to_owned).collect();
+    assert_eq!(asked.into_inner(), &documented | &unsupported);
+    assert!(documented.is_disjoint(&unsupported));
+}
+
+#[test]
+fn the_example_file_has_every_key_at_its_default() {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/oom-watcher.example.yaml");
+    let text = std::fs::read_to_string(&example).unwrap().replace("# node_name: worker-1", "node_name: node-a");
+    let file = write(&text);
+    let loaded = load_file(file.path()).unwrap();
+    assert_eq!(loaded.config, load_env(&[]).unwrap().config);
+    for key in file::keys() {
+        assert!(file::read(file.path(), &mut Problems::default()).get(key).is_some(), "{key} is not in the example");
+    }
+}
+
+fn write(text: &str) -> tempfile::NamedTempFile {
+    let file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    file
+}

@@ -1,0 +1,255 @@
+//! The texts of single values become types. Pure; each parser says what it expected.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+
+use super::problem::Refused;
+use crate::export::settings::Protocol;
+
+/// How the agent's own messages look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Lines for people.
+    Human,
+    /// One JSON object per line.
+    Json,
+}
+
+/// A duration that is shown as it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Span(pub(super) Duration);
+
+/// A number of bytes that is shown as it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Size(pub(super) u32);
+
+pub(super) const HOUR: Span = Span(Duration::from_secs(3600));
+
+/// Some thousand events: a burst that the agent need not keep up with.
+pub(super) const DEFAULT_RING: Size = Size(1 << 20);
+
+const MIN_RING: Size = Size(64 << 10);
+const MAX_RING: Size = Size(64 << 20);
+
+/// The longest name of a Kubernetes object, and longer than any host's.
+const MAX_NODE_NAME: usize = 253;
+
+pub(super) fn port(text: &str) -> Result<u16, Refused> {
+    match text.parse() {
+        // `parse` takes a plus sign.
+        Ok(port) if port != 0 && text.bytes().all(|byte| byte.is_ascii_digit()) => Ok(port),
+        _ if text.starts_with("tcp://") => {
+            Err("a port from 1 to 65535; Kubernetes sets this for a Service of that name unless the pod has `enableServiceLinks: false`".into())
+        }
+        _ => Err("a port from 1 to 65535".into()),
+    }
+}
+
+/// An address with its port.
+pub(super) fn address(text: &str, any_port: bool) -> Result<SocketAddr, Refused> {
+    match text.parse::<SocketAddr>() {
+        Ok(address) if any_port || address.port() != 0 => Ok(address),
+        Ok(_) => Err("a port from 1 to 65535".into()),
+        Err(_) => Err("an IP address and a port, such as 0.0.0.0:8080 or [::]:8080".into()),
+    }
+}
+
+/// An address without a port. No other name than `localhost`: names are not looked up here.
+pub(super) fn ip(text: &str) -> Result<IpAddr, Refused> {
+    match text {
+        "localhost" => Ok(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        _ => text.parse().map_err(|_| "an IP address, such as 0.0.0.0 or ::, or localhost".into()),
+    }
+}
+
+pub(super) fn node_name(text: &str) -> Result<String, Refused> {
+    if text.is_empty() || text.len() > MAX_NODE_NAME || text.chars().any(char::is_control) || text.trim() != text {
+        return Err(format!("a name of 1 to {MAX_NODE_NAME} bytes without control characters and without spaces around it").into());
+    }
+    Ok(text.to_owned())
+}
+
+pub(super) fn log_filter(text: &str) -> Result<String, Refused> {
+    match EnvFilter::builder().parse(text) {
+        Ok(_) if !text.trim().is_empty() => Ok(text.to_owned()),
+        _ => Err("a filter, such as info or info,oom_watcher=debug".into()),
+    }
+}
+
+/// Whether any part of the filter concerns the agent: a level, or a target of ours. `RUST_LOG=inof` is a valid filter for a crate called `inof`.
+pub(super) fn filter_reaches_agent(filter: &str) -> bool {
+    filter
+        .split(',')
+        .map(str::trim)
+        .any(|directive| directive.parse::<LevelFilter>().is_ok() || directive.starts_with("oom_watcher") || directive.starts_with('['))
+}
+
+pub(super) fn format(text: &str) -> Result<Format, Refused> {
+    match text {
+        "human" => Ok(Format::Human),
+        "json" => Ok(Format::Json),
+        _ => Err("human or json".into()),
+    }
+}
+
+pub(super) fn number(text: &str, allowed: RangeInclusive<usize>) -> Result<usize, Refused> {
+    let number = text.parse().ok().filter(|number| allowed.contains(number));
+    number.ok_or_else(|| format!("a whole number from {} to {}", allowed.start(), allowed.end()).into())
+}
+
+pub(super) fn ring_bytes(text: &str) -> Result<Size, Refused> {
+    let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let unit = match unit {
+        "" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        _ => 0,
+    };
+    let bytes = digits.parse::<u32>().ok().and_then(|number| number.checked_mul(unit));
+    // The smallest is a multiple of every page size, so each greater power of two is one too.
+    let bytes = bytes.filter(|bytes| bytes.is_power_of_two() && (MIN_RING.0..=MAX_RING.0).contains(bytes));
+    bytes.map(Size).ok_or_else(|| format!("a power of two from {MIN_RING} to {MAX_RING}, such as {DEFAULT_RING}").into())
+}
+
+/// A whole number and `ms`, `s`, `m`, `h` or `d`; the bounds likewise.
+pub(super) fn duration(text: &str, min: &str, max: &str) -> Result<Span, Refused> {
+    let allowed = |duration: &Duration| span(min) <= Some(*duration) && Some(*duration) <= span(max);
+    span(text).filter(allowed).map(Span).ok_or_else(|| format!("a duration from {min} to {max}, such as 30s, 10m or 1h").into())
+}
+
+fn span(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
+    let unit = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(unit).map(Duration::from_millis)
+}
+
+/// A number of milliseconds, as in the variables of OpenTelemetry.
+pub(super) fn milliseconds(text: &str, allowed: RangeInclusive<u64>) -> Result<Span, Refused> {
+    let number = text.parse().ok().filter(|number| allowed.contains(number));
+    let expected = || format!("milliseconds, a whole number from {} to {}", allowed.start(), allowed.end()).into();
+    number.map(|number| Span(Duration::from_millis(number))).ok_or_else(expected)
+}
+
+pub(super) fn boolean(text: &str) -> Result<bool, Refused> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err("true or false".into()),
+    }
+}
+
+pub(super) fn protocol(text: &str) -> Result<Protocol, Refused> {
+    match text.to_ascii_lowercase().as_str() {
+        "grpc" => Ok(Protocol::Grpc),
+        "http/protobuf" => Ok(Protocol::HttpProtobuf),
+        "http/json" => Err("grpc or http/protobuf: JSON is not supported".into()),
+        _ => Err("grpc or http/protobuf".into()),
+    }
+}
+
+/// Whether to compress with gzip.
+pub(super) fn compression(text: &str) -> Result<bool, Refused> {
+    match text.to_ascii_lowercase().as_str() {
+        "gzip" => Ok(true),
+        "none" => Ok(false),
+        _ => Err("gzip or none".into()),
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Human => "human",
+            Self::Json => "json",
+        })
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let millis = self.0.as_millis();
+        let units = [(3_600_000, "h"), (60_000, "m"), (1000, "s")];
+        let (unit, name) = units.into_iter().find(|(unit, _)| millis != 0 && millis.is_multiple_of(*unit)).unwrap_or((1, "ms"));
+        write!(f, "{}{name}", millis / unit)
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            bytes if bytes % (1 << 20) == 0 => write!(f, "{}MiB", bytes >> 20),
+            bytes if bytes % (1 << 10) == 0 => write!(f, "{}KiB", bytes >> 10),
+            bytes => write!(f, "{bytes}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check<T: ToString>(parsed: Result<T, Refused>, expected: Result<&str, &str>) {
+        let parsed = parsed.map(|value| value.to_string()).map_err(|refused| refused.expected);
+        assert_eq!(parsed.as_deref().map_err(String::as_str), expected);
+    }
+
+    #[test]
+    fn a_ring_is_a_power_of_two_within_bounds() {
+        for (text, shown) in [("1MiB", "1MiB"), ("65536", "64KiB"), ("64KiB", "64KiB"), ("64MiB", "64MiB"), ("1024KiB", "1MiB")] {
+            check(ring_bytes(text), Ok(shown));
+        }
+        for text in ["", "MiB", "1GiB", "1MB", "3MiB", "32KiB", "128MiB", "4294967296MiB", "-1", "1.5MiB", "1 MiB", "1000000000"] {
+            check(ring_bytes(text), Err("a power of two from 64KiB to 64MiB, such as 1MiB"));
+        }
+    }
+
+    #[test]
+    fn a_duration_has_a_unit_and_bounds() {
+        for (text, shown) in [("1s", "1s"), ("600s", "10m"), ("10m", "10m"), ("1500ms", "1500ms"), ("090s", "90s")] {
+            check(duration(text, "1s", "10m"), Ok(shown));
+        }
+        for text in ["", "10", "s", "0s", "999ms", "11m", "1h", "1h30m", "-1s", "1 s", "1S", "99999999999999999999s", "9999999999999999999d"] {
+            check(duration(text, "1s", "10m"), Err("a duration from 1s to 10m, such as 30s, 10m or 1h"));
+        }
+        assert_eq!(HOUR.to_string(), "1h");
+        assert_eq!(Span(Duration::ZERO).to_string(), "0ms");
+    }
+
+    #[test]
+    fn a_node_name_is_bounded() {
+        check(node_name(&"n".repeat(253)), Ok(&"n".repeat(253)));
+        assert!(node_name(&"n".repeat(254)).is_err());
+        assert!(node_name("").is_err());
+    }
+
+    #[test]
+    fn a_filter_without_a_level_for_the_agent_silences_it() {
+        for (filter, reaches) in [
+            ("info", true),
+            ("WARN", true),
+            ("off", true),
+            ("hyper=debug, info", true),
+            ("oom_watcher=debug", true),
+            ("oom_watcher::export", true),
+            ("[span]=info", true),
+            ("inof", false),
+            ("hyper=debug", false),
+        ] {
+            assert_eq!(filter_reaches_agent(filter), reaches, "{filter}");
+            assert!(log_filter(filter).is_ok(), "{filter}");
+        }
+        assert!(log_filter(" ").is_err());
+    }
+}
