@@ -27,6 +27,8 @@ pub mod source;
 
 pub mod config;
 
+pub mod diagnostics;
+
 pub mod preflight;
 pub mod run;
 

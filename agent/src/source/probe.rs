@@ -5,6 +5,7 @@
 use std::fmt;
 use std::io;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
@@ -81,7 +82,7 @@ impl std::error::Error for AttachError {}
 /// The attached probe. Detached when dropped.
 pub struct Probe {
     ring: AsyncFd<RingBuf<MapData>>,
-    counters: PerCpuArray<MapData, u64>,
+    counters: CounterMap,
     boot_id: Uuid,
     page: u64,
     reads_names: bool,
@@ -99,6 +100,29 @@ pub struct Counters {
     pub marks_without_kill: u64,
     /// The kernel's own SIGKILLs that were no OOM kills. The last one on each CPU is counted with the next.
     pub signals_without_mark: u64,
+}
+
+/// Reads the probe's counters; it outlives the probe, with numbers that no longer move.
+#[derive(Clone)]
+pub struct CounterMap(Arc<PerCpuArray<MapData, u64>>);
+
+impl CounterMap {
+    /// What the probe counted so far. 0 where the kernel does not let them be read.
+    pub fn read(&self) -> Counters {
+        let sum = |counter: Counter| self.0.get(&(counter as u32), 0).map(|values| values.iter().sum()).unwrap_or_default();
+        Counters {
+            kills: sum(Counter::Kills),
+            ring_full: sum(Counter::RingFull),
+            marks_without_kill: sum(Counter::MarkWithoutKill),
+            signals_without_mark: sum(Counter::SignalWithoutMark),
+        }
+    }
+}
+
+impl fmt::Debug for CounterMap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.read().fmt(f)
+    }
 }
 
 impl Probe {
@@ -136,7 +160,7 @@ impl Probe {
         Ok(Self {
             // SAFETY: the ring buffer owns its descriptor and gives the same one until it is dropped, together with this.
             ring: unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }?,
-            counters,
+            counters: CounterMap(Arc::new(counters)),
             boot_id: boot_id.trim().parse().context("reading /proc/sys/kernel/random/boot_id")?,
             page: page_size(),
             reads_names,
@@ -151,8 +175,9 @@ impl Probe {
 
     /// Waits for events and hands over at most `most` of them. An event leaves the ring buffer after `take` has returned.
     pub async fn read(&mut self, most: usize, mut take: impl FnMut(Result<Kill, Malformed>)) -> io::Result<()> {
-        let scale = Scale { boot_id: self.boot_id, booted: booted(), page: self.page };
+        let (boot_id, page) = (self.boot_id, self.page);
         let mut ready = self.ring.readable_mut().await?;
+        let scale = Scale { boot_id, booted: booted(), page };
         for _ in 0..most {
             let Some(item) = ready.get_inner_mut().next() else {
                 ready.clear_ready();
@@ -163,15 +188,21 @@ impl Probe {
         Ok(())
     }
 
-    /// What the probe counted so far.
-    pub fn counters(&self) -> Counters {
-        let sum = |counter: Counter| self.counters.get(&(counter as u32), 0).map(|values| values.iter().sum()).unwrap_or_default();
-        Counters {
-            kills: sum(Counter::Kills),
-            ring_full: sum(Counter::RingFull),
-            marks_without_kill: sum(Counter::MarkWithoutKill),
-            signals_without_mark: sum(Counter::SignalWithoutMark),
+    /// Hands over what is in the ring buffer now, without waiting.
+    pub fn drain(&mut self, mut take: impl FnMut(Result<Kill, Malformed>)) {
+        let scale = self.scale();
+        while let Some(item) = self.ring.get_mut().next() {
+            take(event::kill(&item, &scale));
         }
+    }
+
+    /// A reader of what the probe counts.
+    pub fn counters(&self) -> CounterMap {
+        self.counters.clone()
+    }
+
+    fn scale(&self) -> Scale {
+        Scale { boot_id: self.boot_id, booted: booted(), page: self.page }
     }
 }
 

@@ -1,0 +1,40 @@
+//! The agent's own story: its log on standard error, and its spans of handling a kill, which join the kill's trace.
+//!
+//! Only spans of the target [`HANDLING`] are exported. Without that filter the exporter's own events would be exported, which makes more of them.
+
+use std::io::IsTerminal;
+
+use opentelemetry_sdk::trace::SdkTracer;
+use tracing_subscriber::filter::{EnvFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+use tracing_subscriber::{Layer, fmt};
+
+use crate::config::{Format, Log};
+
+/// Target of the spans of handling a kill: receive, attribute, record, hand over.
+pub const HANDLING: &str = "oom_watcher::handling";
+
+/// Libraries whose everyday messages are not news to an operator. A filter that names them has them again.
+const QUIET: &str =
+    "h2=warn,hyper=warn,hyper_util=warn,opentelemetry=warn,opentelemetry_sdk=warn,opentelemetry-otlp=warn,rustls=warn,tonic=warn,tower=warn";
+
+/// Starts the log, and the export of the spans if there is where to. Once per process.
+pub fn start(log: &Log, tracer: Option<SdkTracer>) -> Result<(), TryInitError> {
+    // Checked by `config`; what comes later wins.
+    let filter = EnvFilter::builder().parse_lossy(format!("{QUIET},{}", log.filter));
+    let lines = match log.format {
+        Format::Human => fmt::layer().with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr).with_filter(filter).boxed(),
+        Format::Json => fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).with_filter(filter).boxed(),
+    };
+    let spans = tracer.map(|tracer| {
+        tracing_opentelemetry::layer()
+            .with_tracer(tracer)
+            .with_location(false)
+            .with_threads(false)
+            .with_target(false)
+            .with_tracked_inactivity(false)
+            .with_filter(Targets::new().with_target(HANDLING, tracing::Level::INFO))
+    });
+    tracing_subscriber::registry().with(lines).with(spans).try_init()
+}
