@@ -1,1 +1,289 @@
-fn main(){}
+//! The commands of `oom-watcher` and their exit codes.
+
+use std::fmt;
+use std::io::{self, BufRead, Write};
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use oom_watcher::attribution::proc_cgroup;
+use oom_watcher::attribution::report::{self, Report, Subject};
+use oom_watcher::config::{self, Flags, Loaded, Problems};
+use oom_watcher::diagnostics;
+use oom_watcher::preflight::{self, Verdict};
+use oom_watcher::run::{Agent, Failure};
+use oom_watcher::selftest;
+use opentelemetry::trace::TracerProvider;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::warn;
+
+/// Says which container the kernel's OOM killer killed, why, and that nothing was missed.
+///
+/// Without a command it watches: kills become Prometheus series on /metrics, and log records, spans and metrics over OTLP.
+#[derive(Parser)]
+#[command(name = "oom-watcher", version = VERSION, after_help = AFTER_HELP, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    flags: Flags,
+}
+
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (probe ", env!("PROBE_BUILD"), ")");
+
+const AFTER_HELP: &str = "\
+Exit codes: 0 done; 1 failed, or not everything could be delivered at the end; 2 wrong command line or configuration; 3 this node does not allow the probe.
+Variables: see `oom-watcher config`, which prints what is in force and where each value came from.";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Watch this node (the default)
+    Run {
+        #[command(flatten)]
+        flags: Flags,
+    },
+    /// Can this node run it? A table of what was found, each with its remedy
+    Check {
+        #[command(flatten)]
+        flags: Flags,
+    },
+    /// A real kill of its own child in a scratch cgroup, followed to the outputs
+    Selftest {
+        #[command(flatten)]
+        flags: Flags,
+        /// Print the series, the log record and the span that came of it
+        #[arg(long)]
+        show: bool,
+        /// The child: allocates more than its cgroup allows
+        #[arg(long, hide = true)]
+        victim: bool,
+    },
+    /// Whom would a kill there be blamed on, and why
+    Owner {
+        /// A cgroup's path, a process id, or - for paths on standard input, one a line
+        #[arg(value_name = "PATH|PID|-")]
+        subject: String,
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print what is in force and where each value came from
+    Config {
+        #[command(flatten)]
+        flags: Flags,
+    },
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// How a command ended without doing its job. The codes are documented in docs/operations.md.
+enum Error {
+    /// 1
+    Failed(anyhow::Error),
+    /// 2
+    Configuration(Problems),
+    /// 3
+    Node(Failure),
+}
+
+impl Error {
+    fn code(&self) -> ExitCode {
+        match self {
+            Self::Failed(_) => ExitCode::FAILURE,
+            Self::Configuration(_) => ExitCode::from(2),
+            Self::Node(_) => ExitCode::from(3),
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failed(error) => write!(f, "{error:#}"),
+            Self::Configuration(problems) => write!(f, "{problems}"),
+            Self::Node(failure) => write!(f, "{failure}"),
+        }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Attach(_) => Self::Node(failure),
+            other => Self::Failed(other.into()),
+        }
+    }
+}
+
+impl From<anyhow::Error> for Error {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.command.unwrap_or(Command::Run { flags: cli.flags }) {
+        Command::Run { flags } => run(&flags),
+        Command::Check { flags } => check(&flags),
+        Command::Selftest { victim: true, .. } => selftest::victim().map_err(Error::from).map(|()| ExitCode::SUCCESS),
+        Command::Selftest { flags, show, .. } => self_test(&flags, show),
+        Command::Owner { subject, json } => owner(&subject, json),
+        Command::Config { flags } => show_config(&flags),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "oom-watcher", &mut io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+    };
+    done.unwrap_or_else(|error| {
+        // A closed pipe (`oom-watcher owner … | head`) is nobody's failure.
+        if let Error::Failed(cause) = &error
+            && cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+        {
+            return ExitCode::SUCCESS;
+        }
+        let _ = writeln!(io::stderr(), "oom-watcher: {error}");
+        error.code()
+    })
+}
+
+fn load(flags: &Flags) -> Result<Loaded, Error> {
+    config::load(flags, &config::from_process).map_err(Error::Configuration)
+}
+
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    // One thread carries kills, scrapes and export: each of them takes microseconds or waits. The blocking pool encodes scrapes and resolves names.
+    tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(4).build()
+}
+
+fn run(flags: &Flags) -> Result<ExitCode, Error> {
+    let Loaded { config, warnings, .. } = load(flags)?;
+    let log = config.log.clone();
+    let runtime = runtime()?;
+    let done = runtime.block_on(async {
+        // Before anything that takes time: a signal during start must end the agent properly too.
+        let mut signals = Signals::listen()?;
+        let agent = Agent::build(config)?;
+        let tracer = agent.tracer_provider().map(|provider| provider.tracer("oom-watcher"));
+        diagnostics::start(&log, tracer).map_err(anyhow::Error::from)?;
+        for warning in warnings {
+            warn!(setting = %warning.name, problem = %warning.text, "configuration");
+        }
+        let (first, second) = signals.split();
+        agent.watch(|| {}, first.recv(), second.recv()).await?;
+        Ok(ExitCode::SUCCESS)
+    });
+    // Not to wait for a name resolution that hangs.
+    runtime.shutdown_background();
+    done
+}
+
+/// SIGTERM and SIGINT: the first ends the agent properly, the second at once.
+struct Signals {
+    first: Ending,
+    second: Ending,
+}
+
+struct Ending {
+    terminate: Signal,
+    interrupt: Signal,
+    skip: u32,
+}
+
+impl Signals {
+    fn listen() -> io::Result<Self> {
+        let ending =
+            |skip| Ok::<_, io::Error>(Ending { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())?, skip });
+        Ok(Self { first: ending(0)?, second: ending(1)? })
+    }
+
+    fn split(&mut self) -> (&mut Ending, &mut Ending) {
+        (&mut self.first, &mut self.second)
+    }
+}
+
+impl Ending {
+    async fn recv(&mut self) {
+        for _ in 0..=self.skip {
+            tokio::select! {
+                _ = self.terminate.recv() => {}
+                _ = self.interrupt.recv() => {}
+            }
+        }
+    }
+}
+
+fn check(flags: &Flags) -> Result<ExitCode, Error> {
+    let loaded = load(flags)?;
+    let runtime = runtime()?;
+    let findings = preflight::judge(&runtime.block_on(preflight::look(&loaded.config)));
+    runtime.shutdown_background();
+    let mut out = io::stdout().lock();
+    for warning in &loaded.warnings {
+        writeln!(out, "{:<13} {:<9} {}: {}", "configuration", Verdict::Degraded, warning.name, warning.text)?;
+    }
+    for finding in &findings {
+        writeln!(out, "{:<13} {:<9} {}", finding.name, finding.verdict, finding.found)?;
+        if let Some(remedy) = finding.remedy {
+            writeln!(out, "{:<13} {:<9} -> {remedy}", "", "")?;
+        }
+    }
+    Ok(match preflight::verdict(&findings) {
+        Verdict::Fail => ExitCode::from(3),
+        Verdict::Pass | Verdict::Degraded => ExitCode::SUCCESS,
+    })
+}
+
+fn self_test(flags: &Flags, show: bool) -> Result<ExitCode, Error> {
+    let loaded = load(flags)?;
+    diagnostics::start(&config::Log { filter: "error".to_owned(), ..loaded.config.log.clone() }, None).map_err(anyhow::Error::from)?;
+    let runtime = runtime()?;
+    let done = runtime.block_on(selftest::run(loaded.config, show, &mut io::stdout()));
+    runtime.shutdown_background();
+    done.map_err(|error| match error.downcast::<Failure>() {
+        Ok(failure) => failure.into(),
+        Err(error) => Error::Failed(error),
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn owner(subject: &str, json: bool) -> Result<ExitCode, Error> {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    let mut print = |report: &Report| if json { writeln!(out, "{}", serde_json::to_string(report)?) } else { writeln!(out, "{report}") };
+    if subject == "-" {
+        for path in io::stdin().lock().split(b'\n') {
+            print(&report::report(&String::from_utf8_lossy(&path?)))?;
+        }
+        out.flush()?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    match report::subject(subject) {
+        Subject::Path(path) => print(&report::report(path))?,
+        Subject::Pid(pid) => {
+            let file = format!("/proc/{pid}/cgroup");
+            let text = std::fs::read_to_string(&file).map_err(|error| anyhow::anyhow!("reading {file}: {error}: is there a process {pid}?"))?;
+            let path = proc_cgroup::memory_path(&text).ok_or_else(|| anyhow::anyhow!("{file} names no memory cgroup"))?;
+            print(&report::report(path))?;
+        }
+    }
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show_config(flags: &Flags) -> Result<ExitCode, Error> {
+    let loaded = load(flags)?;
+    let mut out = io::stdout().lock();
+    writeln!(out, "{}", loaded.origins)?;
+    for warning in &loaded.warnings {
+        writeln!(out, "# warning: {}: {}", warning.name, warning.text)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -143,6 +143,14 @@ impl Scratch {
         Ok(self.directory(self.names.len())?.metadata()?.ino())
     }
 
+    /// What a process writes `0` to in order to join. Opened now, so that a child that was just forked has nothing to do but to write.
+    ///
+    /// # Errors
+    /// It was removed.
+    pub fn entrance(&self) -> io::Result<File> {
+        OpenOptions::new().write(true).open(beneath(&self.directory(self.names.len())?, "cgroup.procs"))
+    }
+
     /// Moves the calling process into it.
     ///
     /// # Errors
