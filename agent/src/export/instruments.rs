@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::UNIX_EPOCH;
 
 use opentelemetry::metrics::{AsyncInstrument, Meter, MeterProvider};
-use opentelemetry::{InstrumentationScope, KeyValue, StringValue};
+use opentelemetry::{KeyValue, StringValue};
 use opentelemetry_sdk::metrics::{Instrument, SdkMeterProvider, Stream};
 
 use crate::kill::{Memory, Scope};
 use crate::record::schema::{self, Kind, Metric, reason};
 use crate::record::series::{Counts, Labels, Table};
+use crate::record::span;
 use crate::stats::{Export, Signal, Stats};
 
 /// Rows of the table beyond its bound: the overflow.
@@ -40,8 +41,7 @@ pub struct Build {
 
 /// Registers all instruments. `owners` is the bound of `table`. The provider's view has to be [`limit`].
 pub fn register(provider: &SdkMeterProvider, keys: Keys, node: &str, table: &Arc<Mutex<Table>>, owners: usize, stats: &Arc<Stats>, build: &Build) {
-    let scope = InstrumentationScope::builder(schema::SCOPE_NAME).with_version(env!("CARGO_PKG_VERSION")).build();
-    let meter = provider.meter_with_scope(scope);
+    let meter = provider.meter_with_scope(span::scope());
     let attributes = Attributes { keys, node: Arc::<str>::from(node).into() };
     register_owners(&meter, &attributes, table);
     register_kills(&meter, &attributes, stats);

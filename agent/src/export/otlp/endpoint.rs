@@ -1,6 +1,7 @@
 //! One destination: the exporter that speaks to it, one attempt at sending, and the question whether it can be reached at all.
 //!
-//! Everything comes from the settings. The exporters also look at the `OTEL_EXPORTER_OTLP_*` variables by themselves; what they would add is taken away again.
+//! Everything comes from the settings. The exporters also read the `OTEL_EXPORTER_OTLP_*` variables by themselves: what that adds is overridden, but for
+//! `…_COMPRESSION=gzip`, which no setting can take back.
 
 use std::future::Future;
 use std::str::FromStr;
@@ -14,7 +15,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use opentelemetry_http::hyper::HyperClient;
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
 use opentelemetry_otlp::{Compression, LogExporter, MetricExporter, RetryPolicy, SpanExporter, WithExportConfig, WithHttpConfig, WithTonicConfig};
-use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 use opentelemetry_sdk::logs::{LogBatch, LogExporter as _};
 use opentelemetry_sdk::metrics::Temporality;
 use opentelemetry_sdk::metrics::data::ResourceMetrics;
@@ -30,7 +31,8 @@ use crate::stats::Signal;
 
 /// The longest wait for a connection; a shorter limit of the request applies too.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// After this long without a word from the collector, a request makes the connection be tested: a peer that vanished is else noticed after a quarter of an hour.
+/// After this long without a word from the collector, a request makes the connection be tested: a peer that vanished is else noticed after a quarter of
+/// an hour.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// How long the test may take.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,7 +40,8 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 const AGENT: &str = concat!("oom-watcher/", env!("CARGO_PKG_VERSION"));
 
 /// gRPC codes and HTTP statuses with which a collector says that the same request will never do. Not among them: missing or wrong credentials
-/// (somebody will mend them) and all that speaks of the collector's own state. `Unimplemented` and 404 come from a collector without a pipeline for the signal.
+/// (somebody will mend them) and all that speaks of the collector's own state. `Unimplemented` and 404 come from a collector without a pipeline for the
+/// signal.
 const PERMANENT_CODES: [&str; 2] = ["InvalidArgument", "Unimplemented"];
 const PERMANENT_STATUSES: [&str; 9] = ["400", "404", "405", "406", "411", "414", "415", "422", "501"];
 
@@ -62,15 +65,32 @@ pub async fn reach(signal: Signal, endpoint: &Endpoint) -> Result<(), String> {
             Err(error) => return Err(format!("{error:#}")),
         },
     };
-    result.map_err(|failure| failure.cause)
+    result.map_err(|failure| format!("{}{}", failure.cause, hint(endpoint, &failure.cause)))
+}
+
+/// What to look at when the peer took the connection and closed it without a word: that is all that a client hears from a server of another protocol,
+/// and often from one that missed its certificate.
+fn hint(endpoint: &Endpoint, cause: &str) -> &'static str {
+    let closed = ["connection closed", "broken pipe", "connection reset", "http2 error", "unexpected end of file"];
+    if !closed.iter().any(|text| cause.to_lowercase().contains(text)) {
+        ""
+    } else if endpoint.url.starts_with("https://") && endpoint.tls.identity.is_none() {
+        " (perhaps it wants a client certificate, or is no server of this protocol)"
+    } else if endpoint.protocol == Protocol::Grpc {
+        " (perhaps it is no gRPC server)"
+    } else {
+        " (perhaps it is no HTTP server)"
+    }
 }
 
 /// A connection, made when it is first needed and again when it broke. Signals with the same destination share one.
 #[derive(Clone)]
 pub(super) enum Transport {
     Grpc(Channel),
-    Http(HyperClient<HttpsConnector<HttpConnector>>),
+    Http(Box<HttpTransport>),
 }
+
+type HttpTransport = HyperClient<HttpsConnector<HttpConnector>>;
 
 impl Transport {
     /// Must be called inside a Tokio runtime.
@@ -105,7 +125,7 @@ impl Transport {
                 let tls = if https { tls::http(&endpoint.tls)? } else { tls::nobody()? };
                 let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
                 // The limit that counts is that of `Outlet::attempt`; it is the same for both transports.
-                Ok(Self::Http(HyperClient::new(connector, endpoint.timeout.saturating_mul(2), None)))
+                Ok(Self::Http(Box::new(HyperClient::new(connector, endpoint.timeout.saturating_mul(2), None))))
             }
         }
     }
@@ -166,9 +186,12 @@ impl<E> Outlet<E> {
             return Err(Failure { permanent: false, cause: format!("no answer within {:?}", self.timeout) });
         };
         answer.map_err(|error| {
-            let text = error.to_string();
+            let text = match error {
+                OTelSdkError::InternalFailure(text) => text,
+                other => other.to_string(),
+            };
             let network_error = self.network_error.lock().unwrap_or_else(PoisonError::into_inner).take();
-            Failure { permanent: is_permanent(&text), cause: network_error.unwrap_or(text) }
+            Failure { permanent: is_permanent(&text), cause: network_error.unwrap_or_else(|| without_client(&text).to_owned()) }
         })
     }
 }
@@ -181,6 +204,11 @@ fn is_permanent(error: &str) -> bool {
     };
     let code = word_after("gRPC code: ").is_some_and(|code| PERMANENT_CODES.contains(&code));
     code || word_after("status code: ").is_some_and(|status| PERMANENT_STATUSES.contains(&status))
+}
+
+/// "gRPC code: …": the rest is of interest to the exporter's authors.
+fn without_client(error: &str) -> &str {
+    error.split_once("Client export failed with ").map_or(error, |(_, rest)| rest)
 }
 
 fn grpc<B: WithExportConfig + WithTonicConfig>(builder: B, endpoint: &Endpoint, channel: &Channel) -> anyhow::Result<B> {
@@ -200,7 +228,7 @@ fn grpc<B: WithExportConfig + WithTonicConfig>(builder: B, endpoint: &Endpoint, 
 fn http<B: WithExportConfig + WithHttpConfig>(
     builder: B,
     endpoint: &Endpoint,
-    client: &HyperClient<HttpsConnector<HttpConnector>>,
+    client: &HttpTransport,
     network_error: NetworkError,
 ) -> anyhow::Result<B> {
     let mut headers = headers(endpoint)?;
@@ -229,7 +257,7 @@ fn headers(endpoint: &Endpoint) -> anyhow::Result<HeaderMap> {
 /// Sends with our headers only, and keeps what went wrong.
 #[derive(Debug)]
 struct Client {
-    client: HyperClient<HttpsConnector<HttpConnector>>,
+    client: HttpTransport,
     headers: HeaderMap,
     network_error: NetworkError,
 }
@@ -262,4 +290,43 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         next = cause.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_wrong_with_the_request_itself_is_permanent() {
+        let check = |error: &str, permanent: bool| assert_eq!(is_permanent(error), permanent, "{error}");
+        check("TonicLogsClient export failed with gRPC code: InvalidArgument", true);
+        check("TonicTracesClient export failed with gRPC code: Unimplemented: something", true);
+        check("HTTP export failed with status code: 400", true);
+        check("HTTP export failed with status code: 404", true);
+        check("TonicLogsClient export failed with gRPC code: Unavailable: tcp connect error", false);
+        check("TonicLogsClient export failed with gRPC code: Unauthenticated", false);
+        check("TonicLogsClient export failed with gRPC code: ResourceExhausted", false);
+        check("TonicLogsClient export failed with gRPC code: Unknown: InvalidArgument", false);
+        check("HTTP export failed with status code: 401", false);
+        check("HTTP export failed with status code: 4000", false);
+        check("HTTP export failed with status code: 503", false);
+        check("HTTP export failed: network error", false);
+    }
+
+    #[test]
+    fn headers_that_cannot_be_sent_are_refused_without_their_value() {
+        let endpoint = |name: &str, value: &str| Endpoint {
+            protocol: Protocol::Grpc,
+            url: "http://127.0.0.1:4317".to_owned(),
+            headers: vec![(name.to_owned(), value.to_owned())],
+            gzip: false,
+            timeout: Duration::from_secs(1),
+            tls: Default::default(),
+        };
+        assert!(headers(&endpoint("x-scope-orgid", "tenant")).is_ok());
+        for (name, value) in [("two words", "secret"), ("authorization", "secret\n")] {
+            let message = headers(&endpoint(name, value)).map_err(|error| error.to_string()).err();
+            assert!(message.as_ref().is_some_and(|text| text.contains(name) && !text.contains("secret")), "{message:?}");
+        }
+    }
 }

@@ -27,7 +27,7 @@ pub use self::receiver::{Answer, Received, Receiver};
 use super::queue::Queue;
 use super::settings::{self, Endpoint};
 use crate::record::log_record::LogRecord;
-use crate::record::schema;
+use crate::record::{schema, span};
 use crate::stats::{Signal, Stats};
 
 /// What leaves the node over OTLP. A signal without an endpoint goes nowhere.
@@ -113,8 +113,8 @@ impl Otlp {
 
     /// Makes the spans of the agent's own work, for `tracing-opentelemetry`; they go the same way as those of [`span`](Self::span).
     ///
-    /// Every span is exported: a log record must not point to one that nobody has. The layer that uses it has to let through the agent's own spans only:
-    /// those of the gRPC client would each make the next export.
+    /// Every span is exported: a log record must not point to one that nobody has. The layer that uses it has to let through the agent's own spans
+    /// only: those of the gRPC client would each make the next export.
     pub fn tracer_provider(&self) -> Option<SdkTracerProvider> {
         self.spans.as_ref().map(|spans| spans.provider.clone())
     }
@@ -158,7 +158,7 @@ impl Otlp {
             }
         });
         let provider = SdkLoggerProvider::builder().with_resource(resource.clone()).with_log_processor(ToQueue(queue.clone())).build();
-        Ok(Logs { logger: provider.logger_with_scope(scope()), queue, worker })
+        Ok(Logs { logger: provider.logger_with_scope(span::scope()), queue, worker })
     }
 
     fn spans(
@@ -183,11 +183,6 @@ impl Otlp {
             .build();
         Ok(Spans { provider, queue, worker })
     }
-}
-
-/// The instrumentation scope of everything the agent sends.
-fn scope() -> InstrumentationScope {
-    InstrumentationScope::builder(schema::SCOPE_NAME).with_version(env!("CARGO_PKG_VERSION")).build()
 }
 
 /// One connection for all signals that go to the same place in the same way.
