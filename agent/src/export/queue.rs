@@ -90,7 +90,8 @@ impl<T: Clone + Send + 'static> Queue<T> {
         }
     }
 
-    /// Sends what waits, until `deadline` or the first failure; what is left is lost, and counted. The pause after a failure ends at once, with one last attempt.
+    /// Sends what waits, until `deadline` or the first failure; what is left is lost, and counted. The pause after a failure ends at once, with one last
+    /// attempt.
     pub async fn shutdown(&self, mut worker: JoinHandle<()>, deadline: Instant) {
         self.closing.send_replace(Some(deadline));
         // The worker keeps the deadline itself; this is for a worker that cannot.
@@ -248,5 +249,139 @@ impl Outage {
     fn change(&self, to: State) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::replace(&mut *state, to) != to
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed test panics")]
+
+    use tokio::sync::{mpsc, oneshot};
+
+    use super::*;
+
+    const LIMITS: QueueLimits = QueueLimits { items: 8, batch: 4 };
+
+    /// A collector in the test's hands: tells each request, then waits for what to answer.
+    struct Collector {
+        requests: mpsc::UnboundedReceiver<(Vec<u32>, Reply)>,
+    }
+
+    type Reply = oneshot::Sender<Result<(), Failure>>;
+
+    impl Collector {
+        async fn answer(&mut self, answer: Result<(), Failure>) -> Vec<u32> {
+            let (items, reply) = self.requests.recv().await.unwrap();
+            reply.send(answer).unwrap();
+            items
+        }
+    }
+
+    fn start(limits: QueueLimits) -> (Arc<Queue<u32>>, JoinHandle<()>, Collector, Arc<Stats>) {
+        let stats = Arc::new(Stats::default());
+        let (tell, requests) = mpsc::unbounded_channel();
+        let (queue, worker) = Queue::start(Signal::Logs, limits, &stats, move |items| {
+            let (reply, answer) = oneshot::channel();
+            let told = tell.send((items, reply));
+            async move {
+                told.unwrap();
+                answer.await.unwrap()
+            }
+        });
+        (queue, worker, Collector { requests }, stats)
+    }
+
+    fn failure() -> Result<(), Failure> {
+        Err(Failure { permanent: false, cause: "away".to_owned() })
+    }
+
+    fn refusal() -> Result<(), Failure> {
+        Err(Failure { permanent: true, cause: "wrong".to_owned() })
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(20)
+    }
+
+    #[tokio::test]
+    async fn what_comes_while_a_request_is_under_way_goes_together() {
+        let (queue, worker, mut collector, stats) = start(LIMITS);
+        queue.push(1);
+        let (first, reply) = collector.requests.recv().await.unwrap();
+        (2..=6).for_each(|item| queue.push(item));
+        assert_eq!(stats.logs.queued.get(), 6, "what is under way still waits");
+        reply.send(Ok(())).unwrap();
+        assert_eq!((first, collector.answer(Ok(())).await, collector.answer(Ok(())).await), (vec![1], vec![2, 3, 4, 5], vec![6]));
+        queue.shutdown(worker, soon()).await;
+        assert_eq!((stats.logs.sent.get(), stats.logs.queued.get(), stats.logs.lost_shutdown.get()), (6, 0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_loses_the_newest_and_counts_it() {
+        let (queue, worker, mut collector, stats) = start(LIMITS);
+        (1..=11).for_each(|item| queue.push(item));
+        assert_eq!((stats.logs.lost_queue_full.get(), stats.logs.queued.get()), (3, 8));
+        assert_eq!([collector.answer(Ok(())).await, collector.answer(Ok(())).await], [[1, 2, 3, 4], [5, 6, 7, 8]]);
+        queue.push(12);
+        assert_eq!(collector.answer(Ok(())).await, [12]);
+        queue.shutdown(worker, soon()).await;
+        assert_eq!(stats.logs.sent.get(), 9);
+    }
+
+    #[tokio::test]
+    async fn what_failed_comes_again_in_order_and_in_smaller_requests() {
+        let (queue, worker, mut collector, stats) = start(LIMITS);
+        (1..=5).for_each(|item| queue.push(item));
+        let failed = [collector.answer(failure()).await, collector.answer(failure()).await, collector.answer(failure()).await];
+        assert_eq!(failed, [vec![1, 2, 3, 4], vec![1, 2], vec![1]]);
+        assert_eq!([collector.answer(Ok(())).await, collector.answer(Ok(())).await], [vec![1], vec![2, 3, 4, 5]]);
+        queue.shutdown(worker, soon()).await;
+        assert_eq!((stats.logs.failures.get(), stats.logs.sent.get()), (3, 5));
+    }
+
+    #[tokio::test]
+    async fn what_is_refused_three_times_is_given_up() {
+        let (queue, worker, mut collector, stats) = start(QueueLimits { items: 8, batch: 1 });
+        queue.push(1);
+        queue.push(2);
+        // An outage in between is no refusal.
+        for answer in [refusal(), refusal(), failure(), refusal(), refusal(), refusal()] {
+            assert_eq!(collector.answer(answer).await, [1]);
+        }
+        assert_eq!(collector.answer(Ok(())).await, [2]);
+        queue.shutdown(worker, soon()).await;
+        assert_eq!((stats.logs.lost_rejected.get(), stats.logs.sent.get(), stats.logs.failures.get()), (1, 1, 6));
+    }
+
+    #[tokio::test]
+    async fn the_end_cuts_the_pause_short_and_allows_one_more_attempt() {
+        let (queue, worker, mut collector, stats) = start(LIMITS);
+        (1..=5).for_each(|item| queue.push(item));
+        for _ in 0..4 {
+            collector.answer(failure()).await;
+        }
+        while stats.logs.failures.get() < 4 {
+            tokio::task::yield_now().await;
+        }
+        // The worker is now in a pause of 800 ms at least.
+        let deadline = Instant::now() + Duration::from_millis(700);
+        let collect = async {
+            assert_eq!(collector.answer(Ok(())).await, [1]);
+            assert_eq!(collector.answer(failure()).await, [2, 3, 4, 5]);
+            assert!(collector.requests.recv().await.is_none(), "another attempt after the last");
+        };
+        tokio::join!(queue.shutdown(worker, deadline), collect);
+        queue.push(6);
+        assert_eq!((stats.logs.sent.get(), stats.logs.lost_shutdown.get(), stats.logs.queued.get()), (1, 5, 0));
+    }
+
+    #[tokio::test]
+    async fn the_end_does_not_wait_for_an_answer_beyond_its_deadline() {
+        let (queue, worker, mut collector, stats) = start(LIMITS);
+        queue.push(1);
+        let under_way = collector.requests.recv().await.unwrap();
+        queue.shutdown(worker, Instant::now() + Duration::from_millis(50)).await;
+        assert_eq!(stats.logs.lost_shutdown.get(), 1);
+        drop(under_way);
     }
 }
