@@ -15,9 +15,9 @@ use crate::config::{Format, Log};
 /// Target of the spans of handling a kill: receive, attribute, record, hand over.
 pub const HANDLING: &str = "oom_watcher::handling";
 
-/// Libraries whose everyday messages are not news to an operator. A filter that names them has them again.
-const QUIET: &str =
-    "h2=warn,hyper=warn,hyper_util=warn,opentelemetry=warn,opentelemetry_sdk=warn,opentelemetry-otlp=warn,rustls=warn,tonic=warn,tower=warn";
+/// Libraries whose everyday messages are not news to an operator, and OpenTelemetry's, because the agent itself tells once when an export begins to
+/// fail. A filter that names them has them again.
+const QUIET: &str = "opentelemetry=off,opentelemetry_sdk=off,opentelemetry-otlp=off,h2=warn,hyper=warn,hyper_util=warn,rustls=warn,tonic=warn,tower=warn";
 
 /// Starts the log, and the export of the spans if there is where to. Once per process.
 pub fn start(log: &Log, tracer: Option<SdkTracer>) -> Result<(), TryInitError> {

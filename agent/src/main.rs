@@ -31,7 +31,7 @@ struct Cli {
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (probe ", env!("PROBE_BUILD"), ")");
 
 const AFTER_HELP: &str = "\
-Exit codes: 0 done; 1 failed, or not everything could be delivered at the end; 2 wrong command line or configuration; 3 this node does not allow the probe.
+Exit codes: 0 done; 1 failed; 2 wrong command line or configuration; 3 this node does not allow the probe.
 Variables: see `oom-watcher config`, which prints what is in force and where each value came from.";
 
 #[derive(Subcommand)]

@@ -333,7 +333,7 @@ mod tests {
     #[test]
     fn each_fault_is_found_and_has_a_remedy() {
         check("probe", Verdict::Fail, |seen| seen.object = false);
-        check("kernel", Verdict::Degraded, |seen| seen.kernel = "4.19.0".into());
+        check("kernel", Verdict::Degraded, |seen| (seen.kernel, seen.memlock) = ("4.19.0".into(), None));
         check("kernel", Verdict::Degraded, |seen| seen.kernel = String::new());
         check("capabilities", Verdict::Fail, |seen| seen.capabilities = Some(1 << CAP_BPF));
         check("capabilities", Verdict::Fail, |seen| seen.capabilities = Some(0));
