@@ -17,7 +17,8 @@ pub const HANDLING: &str = "oom_watcher::handling";
 
 /// Libraries whose everyday messages are not news to an operator, and OpenTelemetry's, because the agent itself tells once when an export begins to
 /// fail. A filter that names them has them again.
-const QUIET: &str = "opentelemetry=off,opentelemetry_sdk=off,opentelemetry-otlp=off,h2=warn,hyper=warn,hyper_util=warn,rustls=warn,tonic=warn,tower=warn";
+const QUIET: &str =
+    "opentelemetry=off,opentelemetry_sdk=off,opentelemetry-otlp=off,h2=warn,hyper=warn,hyper_util=warn,rustls=warn,tonic=warn,tower=warn";
 
 /// Starts the log, and the export of the spans if there is where to. Once per process.
 pub fn start(log: &Log, tracer: Option<SdkTracer>) -> Result<(), TryInitError> {
