@@ -28,7 +28,8 @@ macro_rules! needs_cgroups {
 fn check(made: &Made, kills: u64) {
     assert_eq!((made.done.killed, made.done.kernel_kills), (kills, kills), "{made:?}");
     for cgroup in &made.cgroups {
-        let killed = made.processes.iter().filter(|process| process.cgroup == cgroup.path && process.role == Role::Victim && process.end == KILLED);
+        let killed =
+            made.processes.iter().filter(|process| process.cgroup == cgroup.path && process.role != Role::Signalled && process.end == KILLED);
         assert_eq!(cgroup.kernel_kills, killed.count() as u64, "{cgroup:?}");
     }
     let Some(root) = made.cgroups.first().and_then(|cgroup| cgroup.path.split('/').nth(1)) else { panic!("no cgroup in {made:?}") };
@@ -99,10 +100,12 @@ fn processes_that_die_at_their_limit_are_no_kills() {
 fn the_victim_of_a_foreign_trigger_is_killed() {
     needs_cgroups!();
     let made = make("foreign");
-    check(&made, 1);
     let (victim, trigger) = (made.only(Role::Victim), made.only(Role::Trigger));
-    assert_eq!((victim.end, trigger.end), (KILLED, Some(End::Code(0))));
-    assert_eq!((made.cgroup(&victim.cgroup).kernel_kills, made.cgroup(&trigger.cgroup).kernel_kills), (1, 0));
+    assert_eq!((victim.end, made.cgroup(&victim.cgroup).kernel_kills), (KILLED, 1));
+    // While the victim gives its memory back, the kernel may take the trigger for the only one left.
+    let both = trigger.end == KILLED;
+    assert!(both || trigger.end == Some(End::Code(0)), "{trigger:?}");
+    check(&made, if both { 2 } else { 1 });
 }
 
 #[test]

@@ -29,7 +29,8 @@ struct Ready {
 impl Agent {
     /// Starts the agent and waits until its probe is attached.
     ///
-    /// Of this process's environment it gets nothing that it reads: `environment` is added to `NODE_NAME`, `flags` to where it listens and how it logs.
+    /// Of this process's environment it gets nothing that it reads: `environment` is added to `NODE_NAME`, `flags` to where it
+    /// listens and how it logs.
     pub(crate) fn start(environment: &[(&str, &str)], flags: &[&str]) -> Self {
         let program = program();
         let mut command = Command::new(&program);
@@ -78,28 +79,23 @@ impl Agent {
         self.log.lock().unwrap().clone()
     }
 
-    /// Its process id.
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Sends a signal, if it has not ended.
     pub(crate) fn signal(&mut self, number: i32) {
-        if self.child.try_wait().unwrap().is_none() {
+        if self.ended().is_none() {
             // SAFETY: no memory is involved; the child was not waited for, so the pid is still its own.
             assert_eq!(unsafe { libc::kill(self.child.id().cast_signed(), number) }, 0);
         }
     }
 
-    /// Waits for its end.
-    pub(crate) fn wait(&mut self) -> ExitStatus {
-        eventually("end of the agent", || self.child.try_wait().unwrap())
+    /// How it ended, if it has.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
     }
 
     /// Asks it to end, and gives its exit code; `None`: ended by a signal.
     pub(crate) fn stop(&mut self) -> Option<i32> {
         self.signal(libc::SIGTERM);
-        self.wait().code()
+        eventually("end of the agent", || self.ended()).code()
     }
 }
 

@@ -1,10 +1,23 @@
 //! Runs oom-maker and reads what it tells.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::SystemTime;
 
 use crate::support::told::{Cgroup, Done, Line, Process, Role};
+
+/// What oom-maker is made of.
+const SOURCES: [&str; 6] = [
+    "src/selftest/scratch.rs",
+    "tests/support/modes.rs",
+    "tests/support/names.rs",
+    "tests/support/oom_maker.rs",
+    "tests/support/stage.rs",
+    "tests/support/told.rs",
+];
+const BUILD: &str = "run `cargo build --example oom-maker` first, or all of `cargo test`";
 
 /// What one run of oom-maker did.
 #[derive(Clone, Debug)]
@@ -85,8 +98,19 @@ fn run(arguments: &str) -> Result<Held, String> {
     panic!("oom-maker {arguments} ended with {}: {message}", child.wait().unwrap());
 }
 
-/// Cargo builds examples beside the directory of the tests.
+/// Cargo builds examples beside the directory of the tests; but not when it is asked for one test program only.
 fn program() -> PathBuf {
     let test = std::env::current_exe().unwrap();
-    test.parent().unwrap().parent().unwrap().join("examples/oom-maker")
+    let program = test.parent().unwrap().parent().unwrap().join("examples/oom-maker");
+    let built = modified(&program).unwrap_or_else(|| panic!("{} is missing: {BUILD}", program.display()));
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for source in SOURCES {
+        // Where the tests were copied to another machine there are no sources.
+        assert!(modified(&sources.join(source)).is_none_or(|changed| changed <= built), "oom-maker is older than {source}: {BUILD}");
+    }
+    program
+}
+
+fn modified(path: &Path) -> Option<SystemTime> {
+    fs::metadata(path).and_then(|file| file.modified()).ok()
 }

@@ -125,8 +125,8 @@ fn burst(stage: &mut Stage, kills: u32, naming: Naming, concurrency: u32) -> Res
     Ok(begin)
 }
 
-/// Every thread touches a new page at its exit: there the kernel writes what `set_tid_address` asked for. By then all are dying and there is no room left,
-/// which newer kernels (6.16 and later) answer with marks. None of it is an OOM kill.
+/// Every thread touches a new page at its exit: there the kernel writes what `set_tid_address` asked for. By then all are dying and
+/// there is no room left, which newer kernels (6.16 and later) answer with marks. None of it is an OOM kill.
 fn dying(stage: &mut Stage, rounds: u32, threads: u32) -> Result<Instant> {
     let limit = stage.limit + u64::from(threads) * THREAD;
     let cgroup = stage.make("dying", Some(limit), None)?;

@@ -57,7 +57,8 @@ enum Mode {
         #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=64))]
         concurrency: u32,
     },
-    /// Processes at their limit, killed by a signal from here: what their threads allocate while they die makes the kernel mark them, and is no OOM kill.
+    /// Processes at their limit, killed by a signal from here: what their threads allocate while they die makes the kernel mark them.
+    /// It is no OOM kill.
     Dying {
         #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
         rounds: u32,

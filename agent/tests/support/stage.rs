@@ -90,7 +90,8 @@ impl Drop for Stage {
     }
 }
 
-/// Starts a process that joins `cgroup` (`None`: stays where this one is), does `body` and ends, at the latest when this one does. Only for a process with one thread.
+/// Starts a process that joins `cgroup` (`None`: stays where this one is), does `body` and ends, at the latest when this one does.
+/// Only for a process with one thread.
 pub(crate) fn fork(cgroup: Option<&Scratch>, body: impl FnOnce() -> Result<()>) -> Result<u32> {
     // SAFETY: the caller has one thread, so nothing is locked by another one that the child would lack.
     match unsafe { libc::fork() } {

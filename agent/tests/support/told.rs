@@ -40,7 +40,7 @@ pub(crate) enum Role {
     Victim,
     /// To survive its child, in the same cgroup.
     Parent,
-    /// To start the OOM killer and survive.
+    /// To start the OOM killer. It survives if the victim's memory comes back soon enough; else the kernel kills it too.
     Trigger,
     /// To be killed by a signal from user space.
     Signalled,

@@ -1,0 +1,94 @@
+//! A collector in this process, and what a test asks of the log records that it got.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use oom_watcher::export::otlp::{Answer, Receiver};
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::logs::v1::LogRecord;
+
+use crate::support::PATIENCE;
+
+/// A running collector, on a free port.
+pub(crate) struct Collector {
+    receiver: Receiver,
+    endpoint: String,
+}
+
+impl Collector {
+    /// Starts it.
+    pub(crate) fn start() -> Self {
+        let receiver = Receiver::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+        let endpoint = format!("http://{}", receiver.address());
+        Self { receiver, endpoint }
+    }
+
+    /// What an agent needs in its environment to send there.
+    pub(crate) fn environment(&self) -> [(&str, &str); 2] {
+        [("OTEL_EXPORTER_OTLP_ENDPOINT", &self.endpoint), ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")]
+    }
+
+    /// From now on takes requests and never answers them.
+    pub(crate) fn hang(&self) {
+        self.receiver.answer(Answer::Hang);
+    }
+
+    /// The records so far of kills in cgroups that `path` accepts.
+    pub(crate) fn records(&self, path: impl Fn(&str) -> bool) -> Vec<Record> {
+        self.receiver.records().into_iter().map(Record).filter(|record| record.text("process.linux.cgroup").is_some_and(&path)).collect()
+    }
+
+    /// The same, once there are `count` of them.
+    pub(crate) fn await_records(&self, count: usize, path: impl Fn(&str) -> bool) -> Vec<Record> {
+        let ours = |record: &LogRecord| text(record, "process.linux.cgroup").is_some_and(&path);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let enough = self.receiver.wait_for(|received| received.records().filter(|record| ours(record)).count() >= count, PATIENCE);
+        if let Err(error) = runtime.block_on(enough) {
+            panic!("waiting for {count} records, {} came: {error}", self.records(&path).len());
+        }
+        self.records(path)
+    }
+
+    /// Waits until requests of any kind reached it.
+    pub(crate) fn await_requests(&self, count: usize) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(self.receiver.wait_for(|received| received.headers.len() >= count, PATIENCE)).unwrap();
+    }
+}
+
+/// The log record of a kill.
+#[derive(Clone, Debug)]
+pub(crate) struct Record(LogRecord);
+
+impl Record {
+    /// An attribute that is a text; `None` if it is absent or something else.
+    pub(crate) fn text(&self, key: &str) -> Option<&str> {
+        text(&self.0, key)
+    }
+
+    /// An attribute that is a number.
+    pub(crate) fn number(&self, key: &str) -> Option<i64> {
+        match value(&self.0, key)? {
+            Value::IntValue(number) => Some(*number),
+            _ => None,
+        }
+    }
+
+    /// An attribute that is true or false.
+    pub(crate) fn flag(&self, key: &str) -> Option<bool> {
+        match value(&self.0, key)? {
+            Value::BoolValue(flag) => Some(*flag),
+            _ => None,
+        }
+    }
+}
+
+fn text<'a>(record: &'a LogRecord, key: &str) -> Option<&'a str> {
+    match value(record, key)? {
+        Value::StringValue(text) => Some(text),
+        _ => None,
+    }
+}
+
+fn value<'a>(record: &'a LogRecord, key: &str) -> Option<&'a Value> {
+    record.attributes.iter().find(|attribute| attribute.key == key)?.value.as_ref()?.value.as_ref()
+}
