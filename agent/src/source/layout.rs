@@ -148,8 +148,8 @@ mod tests {
     #[test]
     fn the_running_kernel_resolves() {
         let Ok(bytes) = std::fs::read("/sys/kernel/btf/vmlinux") else {
-            eprintln!("SKIPPED: this kernel has no BTF");
-            return;
+            // Not by a macro: what macros print is captured where a test succeeds.
+            return std::io::Write::write_all(&mut std::io::stderr(), b"skipped: the_running_kernel_resolves: this kernel has no BTF\n").unwrap();
         };
         let btf = Btf::parse(&bytes).unwrap();
         let layout = resolve(&btf, false).unwrap();
