@@ -90,8 +90,7 @@ impl<T: Clone + Send + 'static> Queue<T> {
         }
     }
 
-    /// Sends what waits, until `deadline` or the first failure; what is left is lost, and counted. The pause after a failure ends at once, with one last
-    /// attempt.
+    /// Sends what waits until nothing does or the `deadline` has come; what is left then is lost, and counted. The pause after a failure ends at once.
     pub async fn shutdown(&self, mut worker: JoinHandle<()>, deadline: Instant) {
         self.closing.send_replace(Some(deadline));
         // The worker keeps the deadline itself; this is for a worker that cannot.
@@ -143,11 +142,11 @@ where
     loop {
         let items = queue.front(batch);
         let count = items.len();
-        let ending = closing.borrow().is_some();
+        let deadline = *closing.borrow();
+        if deadline.is_some_and(|deadline| count == 0 || Instant::now() >= deadline) {
+            return;
+        }
         if count == 0 {
-            if ending {
-                return;
-            }
             tokio::select! {
                 () = queue.arrived.notified() => {}
                 _ = closing.changed() => {}
@@ -169,12 +168,9 @@ where
             queue.remove(count);
             queue.export().lost_rejected.add(count as u64);
             (batch, delay, refusals) = (full_batch, FIRST_DELAY, 0);
-        } else if ending {
-            return;
         } else {
             batch = (batch / 2).max(1);
-            pause(delay, &mut closing).await;
-            delay = (delay * 2).min(MAX_DELAY);
+            delay = if pause(delay, &mut closing).await { FIRST_DELAY } else { (delay * 2).min(MAX_DELAY) };
         }
     }
 }
@@ -197,15 +193,21 @@ async fn within_deadline(attempt: impl Future<Output = Result<(), Failure>>, clo
     }
 }
 
-/// Waits between half of `delay` and all of it, so that the agents of a cluster do not come back in step; less if the agent ends.
-async fn pause(delay: Duration, closing: &mut watch::Receiver<Option<Instant>>) {
-    if closing.borrow().is_some() {
-        return;
-    }
+/// Waits between half of `delay` and all of it, so that the agents of a cluster do not come back in step; not beyond the deadline. `true`, and at once,
+/// when the agent begins to end: time is short from then on.
+async fn pause(delay: Duration, closing: &mut watch::Receiver<Option<Instant>>) -> bool {
     let random = RandomState::new().build_hasher().finish() as f64 / u64::MAX as f64;
-    tokio::select! {
-        () = tokio::time::sleep(delay.mul_f64(0.5 + random / 2.0)) => {}
-        _ = closing.changed() => {}
+    let until = Instant::now() + delay.mul_f64(0.5 + random / 2.0);
+    let deadline = *closing.borrow_and_update();
+    match deadline {
+        Some(deadline) => {
+            tokio::time::sleep_until(until.min(deadline)).await;
+            false
+        }
+        None => tokio::select! {
+            () = tokio::time::sleep_until(until) => false,
+            _ = closing.changed() => true,
+        },
     }
 }
 
@@ -303,7 +305,7 @@ mod tests {
         Instant::now() + Duration::from_secs(20)
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn what_comes_while_a_request_is_under_way_goes_together() {
         let (queue, worker, mut collector, stats) = start(LIMITS);
         queue.push(1);
@@ -316,7 +318,7 @@ mod tests {
         assert_eq!((stats.logs.sent.get(), stats.logs.queued.get(), stats.logs.lost_shutdown.get()), (6, 0, 0));
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_full_queue_loses_the_newest_and_counts_it() {
         let (queue, worker, mut collector, stats) = start(LIMITS);
         (1..=11).for_each(|item| queue.push(item));
@@ -328,7 +330,7 @@ mod tests {
         assert_eq!(stats.logs.sent.get(), 9);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn what_failed_comes_again_in_order_and_in_smaller_requests() {
         let (queue, worker, mut collector, stats) = start(LIMITS);
         (1..=5).for_each(|item| queue.push(item));
@@ -339,7 +341,7 @@ mod tests {
         assert_eq!((stats.logs.failures.get(), stats.logs.sent.get()), (3, 5));
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn what_is_refused_three_times_is_given_up() {
         let (queue, worker, mut collector, stats) = start(QueueLimits { items: 8, batch: 1 });
         queue.push(1);
@@ -353,8 +355,8 @@ mod tests {
         assert_eq!((stats.logs.lost_rejected.get(), stats.logs.sent.get(), stats.logs.failures.get()), (1, 1, 6));
     }
 
-    #[tokio::test]
-    async fn the_end_cuts_the_pause_short_and_allows_one_more_attempt() {
+    #[tokio::test(start_paused = true)]
+    async fn the_end_cuts_the_pause_short_and_then_tries_until_all_is_sent() {
         let (queue, worker, mut collector, stats) = start(LIMITS);
         (1..=5).for_each(|item| queue.push(item));
         for _ in 0..4 {
@@ -368,14 +370,31 @@ mod tests {
         let collect = async {
             assert_eq!(collector.answer(Ok(())).await, [1]);
             assert_eq!(collector.answer(failure()).await, [2, 3, 4, 5]);
-            assert!(collector.requests.recv().await.is_none(), "another attempt after the last");
+            assert_eq!(collector.answer(Ok(())).await, [2, 3]);
+            assert_eq!(collector.answer(Ok(())).await, [4, 5]);
         };
         tokio::join!(queue.shutdown(worker, deadline), collect);
         queue.push(6);
-        assert_eq!((stats.logs.sent.get(), stats.logs.lost_shutdown.get(), stats.logs.queued.get()), (1, 5, 0));
+        assert_eq!((stats.logs.sent.get(), stats.logs.lost_shutdown.get(), stats.logs.queued.get()), (5, 1, 0));
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
+    async fn the_end_gives_up_at_its_deadline() {
+        let (queue, worker, mut collector, stats) = start(LIMITS);
+        (1..=5).for_each(|item| queue.push(item));
+        let begin = Instant::now();
+        let fail = async {
+            while let Some((_, reply)) = collector.requests.recv().await {
+                reply.send(failure()).unwrap();
+            }
+        };
+        tokio::join!(queue.shutdown(worker, begin + Duration::from_secs(10)), fail);
+        assert_eq!(begin.elapsed(), Duration::from_secs(10));
+        assert!(stats.logs.failures.get() > 3, "{stats:?}");
+        assert_eq!((stats.logs.sent.get(), stats.logs.lost_shutdown.get()), (0, 5));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn the_end_does_not_wait_for_an_answer_beyond_its_deadline() {
         let (queue, worker, mut collector, stats) = start(LIMITS);
         queue.push(1);
