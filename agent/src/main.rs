@@ -256,7 +256,8 @@ fn self_test(flags: &Flags, show: bool) -> Result<ExitCode, Error> {
 }
 
 fn owner(subject: &str, json: bool) -> Result<ExitCode, Error> {
-    let mut out = io::BufWriter::new(io::stdout().lock());
+    // Line by line: who feeds it one path at a time gets each answer at once.
+    let mut out = io::stdout().lock();
     let mut print = |report: &Report| if json { writeln!(out, "{}", serde_json::to_string(report)?) } else { writeln!(out, "{report}") };
     if subject == "-" {
         for path in io::stdin().lock().split(b'\n') {
