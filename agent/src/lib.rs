@@ -12,6 +12,7 @@
 //! | [`attribution`] | whose process it was. Pure |
 //! | [`export`] | how it leaves the node: OTLP, the Prometheus bridge |
 //! | [`config`] | flags, environment and file become one `Config`. The only reader of the environment |
+//! | [`diagnostics`] | the agent's own log, and its spans of handling a kill |
 //! | [`preflight`] | what this node allows: `oom-watcher check` |
 //! | [`run`] | the data path: builds the stages, loops, drains |
 //! | [`selftest`] | a real kill in a scratch cgroup, followed to the outputs |
