@@ -99,8 +99,10 @@ pub struct Trigger {
     pub tid: u32,
     /// The command name of the thread.
     pub command: String,
-    /// The path of its memory cgroup, if names can be read. Lacks its beginning if it is very deep.
+    /// The path of its memory cgroup, if names can be read.
     pub cgroup_path: Option<String>,
+    /// More levels than the probe keeps: `cgroup_path` lacks its beginning.
+    pub path_cut: bool,
 }
 
 /// One memory cgroup above the victim.
@@ -136,9 +138,9 @@ pub enum Owner {
         /// Its full id, 64 hexadecimal digits.
         id: String,
     },
-    /// A systemd unit, or a cgroup that something else on the host made.
+    /// A unit of the host's systemd.
     Unit {
-        /// The unit's name, or the cgroup's path below the root where there is no unit.
+        /// The unit's name, such as `sshd.service`.
         name: String,
     },
     /// Nobody is to be blamed.
@@ -247,6 +249,8 @@ pub enum Why {
     MalformedId,
     /// A mount unit.
     Mount,
+    /// A cgroup that neither a container runtime nor systemd has named.
+    OtherCgroup,
 }
 
 impl Why {
@@ -260,12 +264,13 @@ impl Why {
             Self::ContainerMonitor => "container_monitor",
             Self::MalformedId => "malformed_id",
             Self::Mount => "mount",
+            Self::OtherCgroup => "other_cgroup",
         }
     }
 
     /// All of them, for metrics that start at 0.
-    pub const ALL: [Self; 7] =
-        [Self::NoPath, Self::PathCut, Self::RootCgroup, Self::PodLevel, Self::ContainerMonitor, Self::MalformedId, Self::Mount];
+    pub const ALL: [Self; 8] =
+        [Self::NoPath, Self::PathCut, Self::RootCgroup, Self::PodLevel, Self::ContainerMonitor, Self::MalformedId, Self::Mount, Self::OtherCgroup];
 }
 
 /// One decision of the OOM killer. It has one kill, or several with `memory.oom.group`.

@@ -131,8 +131,9 @@ impl Stats {
         Why::ALL.into_iter().zip(self.without_owner.iter().map(Count::get)).collect()
     }
 
-    /// All kills on this node since the probe was attached: those that reached the agent and those that found no room in the ring buffer.
+    /// All kills on this node since the probe was attached: those that reached the agent, those that found no room in the ring buffer, and those whose
+    /// events were not understood.
     pub fn node_kills(&self) -> u64 {
-        self.kills.get() + self.ring_full.get()
+        self.kills.get() + self.ring_full.get() + self.malformed_events.get()
     }
 }

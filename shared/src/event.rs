@@ -9,8 +9,8 @@ use core::mem::{offset_of, size_of};
 /// The deepest path seen in the field has 7 separators (a kind node inside docker).
 pub const LEVELS: usize = 20;
 
-/// The same for the trigger, whose cgroup only says which container it was in: its own end of the path is enough for that.
-pub const TRIGGER_LEVELS: usize = 6;
+/// The same for the trigger. Deeper ones carry [`present::TRIGGER_PATH_CUT`]; what is left still names its container.
+pub const TRIGGER_LEVELS: usize = 12;
 
 /// Bytes kept of a cgroup's name with its final NUL. The kernel allows 255 (`NAME_MAX`), so nothing is cut.
 pub const NAME: usize = 256;

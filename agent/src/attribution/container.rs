@@ -129,11 +129,10 @@ impl<'a> Reading<'a> {
     fn unit(path: &str, decisive: Option<&'a str>) -> Self {
         let innermost = |suffix| segments(path).rfind(|segment| segment.ends_with(suffix));
         let mount = segments(path).next_back().filter(|leaf| leaf.ends_with(".mount"));
-        let name = match mount.or_else(|| [".service", ".scope", ".slice"].into_iter().find_map(innermost)) {
-            Some(unit) => unit.to_owned(),
-            None => segments(path).collect::<Vec<_>>().join("/"),
-        };
-        Self { owner: Owner::Unit { name }, pod: None, decisive }
+        match mount.or_else(|| [".service", ".scope", ".slice"].into_iter().find_map(innermost)) {
+            Some(unit) => Self { owner: Owner::Unit { name: unit.to_owned() }, pod: None, decisive },
+            None => Self::unknown(Why::OtherCgroup, decisive),
+        }
     }
 }
 
@@ -368,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn the_hosts_own_processes_have_a_unit_or_a_path() {
+    fn the_hosts_own_processes_have_a_unit_or_nothing_to_name_them() {
         for (path, expected) in [
             ("/system.slice/sshd.service", "unit sshd.service"),
             ("/system.slice/systemd-udevd.service/udev", "unit systemd-udevd.service"),
@@ -376,18 +375,18 @@ mod tests {
             ("/user.slice/user-1000.slice/session-3.scope", "unit session-3.scope"),
             ("/system.slice/system-serial\\x2dgetty.slice", "unit system-serial\\x2dgetty.slice"),
             ("/init.scope", "unit init.scope"),
-            ("/podruntime/runtime", "unit podruntime/runtime"),
-            ("/lxc/mysql-primary-db", "unit lxc/mysql-primary-db"),
-            (" /lxc.monitor.first  (deleted)\n", "unit lxc.monitor.first"),
-            ("/../foo//bar/", "unit foo/bar"),
+            ("/podruntime/runtime", "unknown other_cgroup"),
+            ("/lxc/mysql-primary-db", "unknown other_cgroup"),
+            (" /lxc.monitor.first  (deleted)\n", "unknown other_cgroup"),
+            ("/../foo//bar/", "unknown other_cgroup"),
             // A node's daemons, where the node is a container.
             ("/docker/NODE64/init.scope", "unit init.scope"),
             ("/docker/NODE64/kubelet.slice/kubelet.service", "unit kubelet.service"),
             ("/system.slice/docker-NODE64.scope/system.slice/var-lib-docker-ID64-mounts-shm.mount", "unit var-lib-docker-ID64-mounts-shm.mount"),
             ("/docker/NODE64/kubelet.slice/kubelet-kubepods.slice", "unit kubelet-kubepods.slice"),
             // What watches over containers and groups them is none.
-            ("/libpod_parent/conmon", "unit libpod_parent/conmon"),
-            ("/docker/NODE64/libpod_parent/conmon", "unit docker/NODE64/libpod_parent/conmon"),
+            ("/libpod_parent/conmon", "unknown other_cgroup"),
+            ("/docker/NODE64/libpod_parent/conmon", "unknown other_cgroup"),
             ("/machine.slice/libpod-conmon-ID64.scope", "unit libpod-conmon-ID64.scope"),
             ("/system.slice/crio-conmon-ID64.scope", "unit crio-conmon-ID64.scope"),
             ("/machine.slice/machine-libpod_pod_ID64.slice", "unit machine-libpod_pod_ID64.slice"),
@@ -396,7 +395,7 @@ mod tests {
             // `pod` and a uid, but not a pod's cgroup.
             ("/system.slice/var-lib-kubelet-pods-UID36-volumes.mount", "unit var-lib-kubelet-pods-UID36-volumes.mount"),
             ("/system.slice/check-podUID36.service", "unit check-podUID36.service"),
-            ("/xpodUID36/foo", "unit xpodUID36/foo"),
+            ("/xpodUID36/foo", "unknown other_cgroup"),
         ] {
             check(path, expected);
         }

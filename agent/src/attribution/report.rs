@@ -130,6 +130,7 @@ fn because(owner: &Owner, pod: Option<&str>, decisive: Option<&str>) -> String {
         (Some(_), Some(pod), Some(segment)) => format!("`{pod}` names the pod, but `{segment}` has no id of 64 lower-case hexadecimal digits"),
         (Some(Why::RootCgroup), ..) => "the path is the root".to_owned(),
         (Some(Why::PathCut), ..) => "the beginning of the path is missing and the rest names no container".to_owned(),
+        (Some(Why::OtherCgroup), ..) => "nothing in the path names a pod, a container or a unit".to_owned(),
         (Some(Why::NoPath), ..) => "there is no path".to_owned(),
         (Some(_), _, Some(segment)) => format!("`{segment}` looks like a container or a pod but has no whole id"),
         (Some(_), _, None) => "the path names no container".to_owned(),

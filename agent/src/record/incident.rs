@@ -19,13 +19,14 @@ pub const REMEMBERED: usize = 16;
 
 /// Whose limit was hit, and that limit.
 ///
-/// By headroom: of the cgroups above the victim that have a limit, the one with the least room left is taken for hit if there is no more than one huge
-/// page (2 MiB) left; of equal ones the one nearest to the victim. If none is that full, the machine ran out: [`Scope::Node`].
+/// By headroom: of the cgroups that victim and trigger are both below and that have a limit, the one with the least room left is taken for hit if there
+/// is no more than one huge page (2 MiB) left; of equal ones the one nearest to the victim. If none of them has a limit, the machine ran out:
+/// [`Scope::Node`]. If there is a limit but room below it, it cannot be told whether the machine ran out or others have freed memory between the decision
+/// and the signal: [`Scope::Unknown`].
 ///
-/// This misreads two cases. A victim of a machine that ran out, whose own cgroup happens to be full as well, is put down to that cgroup. And if others
-/// freed memory of the cgroup between the decision and the signal, it no longer looks full and the kill is put down to another level, or to the node.
+/// One case is misread: a machine that ran out, while a cgroup above both happens to be full as well, is put down to that cgroup.
 ///
-/// A limit without a scope ([`Scope::Unknown`]): the cgroup's name cannot be read. Neither: no limit can be read.
+/// A limit without a scope ([`Scope::Unknown`]): the cgroup's name cannot be read. Neither: no limit can be read, or the path is cut.
 pub fn limit_hit(kill: &Kill, owner: &Owner) -> (Scope, Option<LimitHit>) {
     match levels::hit(kill) {
         Hit::Level { level, usage, limit } => (scope_of(kill, owner, level), Some(LimitHit { cgroup_path: levels::path(kill, level), usage, limit })),
@@ -150,6 +151,7 @@ mod tests {
         kill.cgroups = names.iter().map(|name| level(name, 100 * MIB, Some(900 * MIB))).collect();
         kill.cgroups[full].usage = Some(900 * MIB);
         kill.cgroup_path = Some(names.iter().rev().skip(1).fold(String::new(), |path, name| format!("{path}/{name}")));
+        kill.trigger.cgroup_path = kill.cgroup_path.clone();
         kill
     }
 
@@ -205,7 +207,33 @@ mod tests {
         kill.cgroups[0].usage = Some(900 * MIB - SLACK);
         assert_eq!(limit_hit(&kill, &UNKNOWN).0, Scope::Cgroup);
         kill.cgroups[0].usage = Some(900 * MIB - SLACK - 1);
-        assert_eq!(limit_hit(&kill, &UNKNOWN), (Scope::Node, None));
+        assert_eq!(limit_hit(&kill, &UNKNOWN), (Scope::Unknown, None), "freed since, or the machine ran out");
+    }
+
+    #[test]
+    fn a_limit_that_is_not_above_the_trigger_was_not_hit() {
+        let check = |trigger: &str, cut: bool, expected: Scope| {
+            let mut kill = chain(&["a.service", "a.slice", ""], 0);
+            kill.cgroups[1].limit = None;
+            (kill.trigger.cgroup_path, kill.trigger.path_cut) = (Some(trigger.to_owned()), cut);
+            kill.cgroups[2].limit = None;
+            assert_eq!(limit_hit(&kill, &UNKNOWN).0, expected, "{trigger}");
+        };
+        check("/a.slice/a.service", false, Scope::Cgroup);
+        check("/a.slice/a.service/below", false, Scope::Cgroup);
+        check("/a.slice/a.service2", false, Scope::Node);
+        check("/b.slice", false, Scope::Node);
+        check("/", false, Scope::Node);
+        check("/b.slice", true, Scope::Cgroup);
+    }
+
+    #[test]
+    fn a_limit_above_what_was_read_is_unknown() {
+        let mut kill = chain(&["a", "b"], 0);
+        for cgroup in &mut kill.cgroups {
+            (cgroup.limit, kill.path_cut) = (None, true);
+        }
+        assert_eq!(limit_hit(&kill, &UNKNOWN), (Scope::Unknown, None));
     }
 
     #[test]

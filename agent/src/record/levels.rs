@@ -21,19 +21,37 @@ pub(super) enum Hit {
     },
     /// None: the machine ran out.
     Nobody,
-    /// No limit could be read.
+    /// Cannot be told.
     Unknown,
 }
 
-/// Finds the level with the least room below its limit, and takes it for hit if that is no more than [`SLACK`]. Equal ones: the one nearer to the victim.
+/// Finds, among the levels that the victim shares with the trigger, the one with the least room below its limit; equal ones: the one nearer to the
+/// victim. It was hit if there is no more room than [`SLACK`].
+///
+/// The kernel charges the trigger, so only a limit above the trigger can have been hit. If none of the shared levels has a limit, nobody's was. If one
+/// has and there is room, others may have freed memory since the decision, or the machine ran out: that cannot be told apart here.
 pub(super) fn hit(kill: &Kill) -> Hit {
-    let limited = kill.cgroups.iter().enumerate().filter_map(|(level, cgroup)| Some((level, cgroup.usage?, cgroup.limit?)));
+    let first = first_shared(kill);
+    let shared = || kill.cgroups.iter().enumerate().skip(first);
+    let limited = shared().filter_map(|(level, cgroup)| Some((level, cgroup.usage?, cgroup.limit?)));
     // Of equal ones `min_by_key` gives the first: the innermost.
     match limited.min_by_key(|(_, usage, limit)| limit.saturating_sub(*usage)) {
         Some((level, usage, limit)) if limit.saturating_sub(usage) <= SLACK => Hit::Level { level, usage, limit },
-        _ if kill.cgroups.iter().any(|cgroup| cgroup.limit_known) => Hit::Nobody,
+        None if !kill.cgroups.is_empty() && !kill.path_cut && shared().all(|(_, cgroup)| cgroup.limit_known) => Hit::Nobody,
         _ => Hit::Unknown,
     }
+}
+
+/// The innermost level that the trigger is below, too. 0, which leaves out none, where the paths cannot be compared.
+fn first_shared(kill: &Kill) -> usize {
+    let Some(trigger) = kill.trigger.cgroup_path.as_deref().filter(|_| !kill.path_cut && !kill.trigger.path_cut) else {
+        return 0;
+    };
+    let is_above = |level: usize| {
+        path(kill, level)
+            .is_none_or(|path| path == "/" || trigger.strip_prefix(path.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
+    };
+    (0..kill.cgroups.len()).find(|&level| is_above(level)).unwrap_or(0)
 }
 
 /// The level of the owner's container: the one whose name carries its id.

@@ -39,7 +39,7 @@ pub(crate) fn kill() -> Kill {
             already_dying: false,
             memory: memory(200),
         },
-        trigger: Trigger { pid: 4242, tid: 4250, command: "worker-3".to_owned(), cgroup_path: Some(path.clone()) },
+        trigger: Trigger { pid: 4242, tid: 4250, command: "worker-3".to_owned(), cgroup_path: Some(path.clone()), path_cut: false },
         cgroups: vec![
             level(&container, 256 * MIB - 4096, Some(256 * MIB)),
             level(&pod, 257 * MIB, Some(1024 * MIB)),
@@ -95,6 +95,7 @@ pub(crate) fn node_out_of_memory(kill: &mut Kill) {
     for cgroup in &mut kill.cgroups {
         cgroup.usage = Some(10 * MIB);
     }
+    kill.trigger.cgroup_path = Some("/system.slice/cron.service".to_owned());
 }
 
 /// What lockdown=confidentiality leaves of it.

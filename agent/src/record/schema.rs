@@ -96,7 +96,7 @@ metrics! {
     EXPORT_FAILURES = Counter "oom_watcher.export_failures", "oom_watcher_export_failures_total", Some("{request}"), SIGNAL,
         "Requests to the collector that failed; they are tried again";
     EXPORT_LOST = Counter "oom_watcher.export_lost", "oom_watcher_export_lost_total", Some("{item}"), &["node", "reason", "signal"],
-        "Log records, spans and data points that never reached the collector";
+        "Log records and spans that never reached the collector";
     EXPORT_QUEUE_ITEMS = Gauge "oom_watcher.export_queue_items", "oom_watcher_export_queue_items", Some("{item}"), SIGNAL,
         "Log records and spans that wait for the collector";
     SERIES = Gauge "oom_watcher.series", "oom_watcher_series", Some("{series}"), NODE,

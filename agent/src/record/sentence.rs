@@ -25,7 +25,6 @@ fn of(kill: &Kill, owner: &Owner) -> String {
             let runtime = runtime.map(|runtime| format!("{} ", runtime.as_str())).unwrap_or_default();
             format!(" of {runtime}container {}", short_id(id))
         }
-        Owner::Unit { name } if name.starts_with('/') => format!(" of cgroup {}", printable(name)),
         Owner::Unit { name } => format!(" of {}", printable(name)),
         Owner::Unknown { why } => match &kill.cgroup_path {
             Some(path) => format!(" in cgroup {}", printable(path)),
@@ -251,7 +250,6 @@ mod tests {
             ),
             (Owner::Kubernetes(KubernetesOwner { names, ..pod_level }), " in pod shop/web-1, outside of its containers,".to_owned()),
             (Owner::Container { runtime: Some(Runtime::Docker), id: CONTAINER_ID.to_owned() }, " of docker container 5c1b9a3b1f0d".to_owned()),
-            (Owner::Unit { name: "/mygroup".to_owned() }, " of cgroup /mygroup".to_owned()),
         ];
         for (owner, expected) in rows {
             assert_eq!(of(&sample::kill(), &owner), expected);
