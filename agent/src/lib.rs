@@ -18,6 +18,7 @@
 //! | [`selftest`] | a real kill in a scratch cgroup, followed to the outputs |
 
 pub mod kill;
+
 pub mod stats;
 
 pub mod record;
