@@ -22,24 +22,41 @@ use crate::export::instruments;
 use crate::export::queue::Outage;
 use crate::stats::{Signal, Stats};
 
-/// A provider whose data points leave every `interval`. Must be called inside a Tokio runtime.
+/// The SDK's provider. Dropping that one blocks for up to 5 s inside of a runtime, which its last export waits for; dropping this one does not.
+#[derive(Debug)]
+pub(super) struct Provider(Option<SdkMeterProvider>);
+
+impl Drop for Provider {
+    fn drop(&mut self) {
+        if let Some(provider) = self.0.take() {
+            // Without a thread it blocks after all.
+            let _ = std::thread::Builder::new().name("metrics-end".to_owned()).spawn(move || drop(provider));
+        }
+    }
+}
+
+/// A provider whose data points leave every `interval`, once `register` has added the instruments. Must be called inside a Tokio runtime.
 pub(super) fn provider(
     outlet: Outlet<MetricExporter>,
     interval: Duration,
     resource: Resource,
     owners: usize,
     stats: &Arc<Stats>,
-) -> SdkMeterProvider {
+    register: impl FnOnce(&SdkMeterProvider),
+) -> Provider {
     let exporter = Counting { outlet, runtime: Handle::current(), outage: Outage::new(Signal::Metrics), stats: stats.clone() };
-    SdkMeterProvider::builder()
+    let provider = SdkMeterProvider::builder()
         .with_resource(resource)
         .with_view(instruments::limit(owners))
         .with_reader(PeriodicReader::builder(exporter).with_interval(interval).build())
-        .build()
+        .build();
+    register(&provider);
+    Provider(Some(provider))
 }
 
 /// Exports once more, if the collector answers before `deadline`.
-pub(super) async fn shutdown(provider: SdkMeterProvider, deadline: Instant) {
+pub(super) async fn shutdown(mut provider: Provider, deadline: Instant) {
+    let Some(provider) = provider.0.take() else { return };
     // The SDK blocks the caller for up to 5 s. A thread and not `spawn_blocking`, which would hold up the runtime's end for as long.
     let (done, ended) = tokio::sync::oneshot::channel();
     let thread = std::thread::Builder::new().name("metrics-end".to_owned()).spawn(move || {

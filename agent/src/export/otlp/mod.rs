@@ -35,7 +35,7 @@ use crate::stats::{Signal, Stats};
 pub struct Otlp {
     logs: Option<Logs>,
     spans: Option<Spans>,
-    metrics: Option<SdkMeterProvider>,
+    metrics: Option<metrics::Provider>,
 }
 
 #[derive(Debug)]
@@ -78,9 +78,7 @@ impl Otlp {
             Some(endpoint) => {
                 let outlet = transports.of(endpoint).and_then(|transport| Outlet::metrics(endpoint, &transport));
                 let outlet = outlet.context("setting up the export of metrics")?;
-                let provider = metrics::provider(outlet, settings.metric_interval, resource, owners, stats);
-                register(&provider);
-                Some(provider)
+                Some(metrics::provider(outlet, settings.metric_interval, resource, owners, stats, register))
             }
             None => None,
         };
