@@ -139,8 +139,10 @@ fn main() -> ExitCode {
         Command::Owner { subject, json } => owner(&subject, json),
         Command::Config { flags } => show_config(&flags),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "oom-watcher", &mut io::stdout());
-            Ok(ExitCode::SUCCESS)
+            // Not to standard output at once: the generator panics if that is closed.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "oom-watcher", &mut script);
+            io::stdout().write_all(&script).map_err(Error::from).map(|()| ExitCode::SUCCESS)
         }
     };
     done.unwrap_or_else(|error| {
