@@ -209,7 +209,10 @@ impl Pipeline {
         }
         self.stats.kills.add(1);
 
-        let handling = info_span!(target: HANDLING, "handle", "process.pid" = kill.victim.pid);
+        // Signed: the layer makes a text of any other number.
+        let handling = info_span!(target: HANDLING, "handle", "process.pid" = i64::from(kill.victim.pid));
+        // Before it has children, which settle whose trace it is in. Fails only where no spans are exported.
+        let _ = handling.set_parent(Context::new().with_remote_span_context(span::context(self.incidents.id(kill), kill.id)));
         let owner = info_span!(target: HANDLING, parent: &handling, "attribute").in_scope(|| attribution::attribute(kill, |_| None));
         if let Owner::Unknown { why } = owner {
             self.stats.count_without_owner(why);
@@ -220,8 +223,6 @@ impl Pipeline {
             let record = log_record(kill, &owner, &incident, &self.node);
             (incident, record)
         });
-        // Known only now: the incident's trace is the first kill's.
-        let _ = handling.set_parent(Context::new().with_remote_span_context(record.context.clone()));
         warn!(
             pid = kill.victim.pid,
             command = kill.victim.command,

@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};
 
-use crate::kill::{Incident, Kill, LimitHit, Owner, Scope};
+use crate::kill::{Incident, Kill, KillId, LimitHit, Owner, Scope};
 use crate::record::levels::{self, Hit};
 
 /// How the scope was found: the value of `oom_watcher.scope.method`.
@@ -42,6 +42,11 @@ pub struct Incidents {
 }
 
 impl Incidents {
+    /// The id of the incident that `kill` is part of. It is known before the owner is.
+    pub fn id(&self, kill: &Kill) -> KillId {
+        self.groups.iter().find(|group| group.contains(kill)).map_or(kill.id, |group| group.incident.id)
+    }
+
     /// The incident that `kill` is part of, with it counted.
     ///
     /// A kill joins an earlier one if the same thread triggered both, within [`JOIN_WITHIN`], and both victims are below the same cgroup whose
@@ -263,6 +268,7 @@ mod tests {
         let first = incidents.assign(&member(1, 0), &owner);
         let mut second = member(2, 1000);
         second.cgroups[0].usage = Some(0);
+        assert_eq!(incidents.id(&second), first.id, "known before the owner is");
         let second = incidents.assign(&second, &owner);
         assert_eq!(first.kills, 1);
         assert_eq!(second, Incident { kills: 2, ..first }, "id, time, scope and limit are the first kill's");
@@ -273,8 +279,9 @@ mod tests {
         let check = |what: &str, other: Kill| {
             let (mut incidents, owner) = (Incidents::default(), sample::container("app"));
             incidents.assign(&member(1, 0), &owner);
+            let before = incidents.id(&other);
             let incident = incidents.assign(&other, &owner);
-            assert_eq!((incident.id, incident.kills), (other.id, 1), "{what}");
+            assert_eq!((before, incident.id, incident.kills), (other.id, other.id, 1), "{what}");
         };
         check("later than a second", member(2, 1001));
         let mut other = member(2, 1);
