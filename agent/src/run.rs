@@ -23,7 +23,7 @@ use crate::diagnostics::HANDLING;
 use crate::export::instruments::{self, Build, Keys};
 use crate::export::otlp::Otlp;
 use crate::export::prometheus::{self, Bridge, Health};
-use crate::kill::{Kill, Owner};
+use crate::kill::{Kill, KubernetesOwner, Owner};
 use crate::record::duplicates::Duplicates;
 use crate::record::incident::Incidents;
 use crate::record::log_record::log_record;
@@ -214,8 +214,9 @@ impl Pipeline {
         // Before it has children, which settle whose trace it is in. Fails only where no spans are exported.
         let _ = handling.set_parent(Context::new().with_remote_span_context(span::context(self.incidents.id(kill), kill.id)));
         let owner = info_span!(target: HANDLING, parent: &handling, "attribute").in_scope(|| attribution::attribute(kill, |_| None));
-        if let Owner::Unknown { why } = owner {
-            self.stats.count_without_owner(why);
+        match &owner {
+            Owner::Unknown { why } | Owner::Kubernetes(KubernetesOwner { why_no_container: Some(why), .. }) => self.stats.count_without_owner(*why),
+            Owner::Kubernetes(_) | Owner::Container { .. } | Owner::Unit { .. } => {}
         }
         let (incident, record) = info_span!(target: HANDLING, parent: &handling, "record").in_scope(|| {
             let incident = self.incidents.assign(kill, &owner);
