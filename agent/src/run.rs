@@ -130,11 +130,16 @@ impl Agent {
         self.pipeline.otlp.tracer_provider()
     }
 
+    /// Where kills go, and what answers on the port while it is awaited. `before_scrape` brings the counts up to date.
+    pub fn into_parts(self, before_scrape: impl Fn() + Send + Sync + 'static) -> (Pipeline, impl Future<Output = io::Result<()>> + Send) {
+        let server = prometheus::serve(self.listener, self.bridge, self.health, Arc::clone(&self.pipeline.stats), before_scrape);
+        (self.pipeline, server)
+    }
+
     /// Attaches the probe and watches until `stop` gives way; then drains, for as long as the configuration allows or until `stop_now` gives way.
     /// `ready` is called when kills are seen from now on.
     pub async fn watch(self, ready: impl FnOnce(), stop: impl Future, stop_now: impl Future) -> Result<(), Failure> {
-        let Self { config, mut pipeline, listener, address, bridge, health } = self;
-        let stats = Arc::clone(&pipeline.stats);
+        let (config, address, health, stats) = (self.config.clone(), self.address, self.health.clone(), self.stats());
         let seen: Arc<Mutex<Option<CounterMap>>> = Arc::default();
         let before_scrape = {
             let (stats, seen) = (Arc::clone(&stats), Arc::clone(&seen));
@@ -144,7 +149,8 @@ impl Agent {
                 }
             }
         };
-        let server = tokio::spawn(prometheus::serve(listener, bridge, health.clone(), Arc::clone(&stats), before_scrape));
+        let (mut pipeline, server) = self.into_parts(before_scrape);
+        let server = tokio::spawn(server);
 
         let mut probe = Probe::attach(&config.probe).map_err(Failure::Attach)?;
         *lock(&seen) = Some(probe.counters());
@@ -165,7 +171,7 @@ impl Agent {
         stats.attached.store(false, Ordering::Relaxed);
         info!(grace = ?config.shutdown_grace, "ending: delivering what waits");
         let drained = tokio::select! {
-            () = pipeline.otlp.shutdown(Instant::now() + config.shutdown_grace) => Ok(()),
+            () = pipeline.deliver(config.shutdown_grace) => Ok(()),
             _ = stop_now => Err(Failure::Interrupted),
         };
         server.abort();
@@ -186,7 +192,7 @@ impl Pipeline {
                     copy_counters(&counters, &self.stats);
                     tokio::task::yield_now().await;
                 }
-                _ = expiry.tick() => lock(&self.table).expire(SystemTime::now()),
+                _ = expiry.tick() => self.expire(SystemTime::now()),
             }
         }
     }
@@ -199,6 +205,16 @@ impl Pipeline {
                 warn!(%error, "an event of the probe was not understood");
             }
         }
+    }
+
+    /// Removes the series of owners that had no kill for longer than the configuration allows.
+    pub fn expire(&self, now: SystemTime) {
+        lock(&self.table).expire(now);
+    }
+
+    /// Delivers what waits, for as long as `grace`; what is left then is counted and told.
+    pub async fn deliver(self, grace: Duration) {
+        self.otlp.shutdown(Instant::now() + grace).await;
     }
 
     /// Carries one kill through attribution and record to the exports. Never waits.
