@@ -5,14 +5,16 @@
 use std::io::IsTerminal;
 
 use opentelemetry_sdk::trace::SdkTracer;
+use tracing::{Level, Subscriber};
 use tracing_subscriber::filter::{EnvFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 use tracing_subscriber::{Layer, fmt};
 
 use crate::config::{Format, Log};
 
-/// Target of the spans of handling a kill: receive, attribute, record, hand over.
+/// Target of the spans of handling a kill: `handle`, and in it `attribute`, `record` and `hand_over`.
 pub const HANDLING: &str = "oom_watcher::handling";
 
 /// Libraries whose everyday messages are not news to an operator, and OpenTelemetry's, because the agent itself tells once when an export begins to
@@ -28,14 +30,16 @@ pub fn start(log: &Log, tracer: Option<SdkTracer>) -> Result<(), TryInitError> {
         Format::Human => fmt::layer().with_ansi(std::io::stderr().is_terminal()).with_writer(std::io::stderr).with_filter(filter).boxed(),
         Format::Json => fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).with_filter(filter).boxed(),
     };
-    let spans = tracer.map(|tracer| {
-        tracing_opentelemetry::layer()
-            .with_tracer(tracer)
-            .with_location(false)
-            .with_threads(false)
-            .with_target(false)
-            .with_tracked_inactivity(false)
-            .with_filter(Targets::new().with_target(HANDLING, tracing::Level::INFO))
-    });
-    tracing_subscriber::registry().with(lines).with(spans).try_init()
+    tracing_subscriber::registry().with(lines).with(tracer.map(spans)).try_init()
+}
+
+/// Exports the spans of handling a kill, and no others.
+pub fn spans<S: Subscriber + for<'a> LookupSpan<'a>>(tracer: SdkTracer) -> impl Layer<S> {
+    tracing_opentelemetry::layer()
+        .with_tracer(tracer)
+        .with_location(false)
+        .with_threads(false)
+        .with_target(false)
+        .with_tracked_inactivity(false)
+        .with_filter(Targets::new().with_target(HANDLING, Level::INFO))
 }

@@ -65,12 +65,25 @@ pub struct Seen {
     pub memlock: Option<u64>,
     /// The text of the lockdown file; absent if it cannot be read.
     pub lockdown: Option<String>,
-    /// The port of `/metrics`.
-    pub port: Result<SocketAddr, (SocketAddr, io::Error)>,
+    /// Where `/metrics` is to be served.
+    pub listen: SocketAddr,
+    /// Whether that can be had.
+    pub port: Port,
     /// Each signal that is exported, and whether its endpoint answers.
     pub endpoints: Vec<(Signal, String, Result<(), String>)>,
     /// The attempt to attach: whether names are read, or why it failed.
     pub attached: Result<bool, String>,
+}
+
+/// Who has the port of `/metrics`.
+#[derive(Debug)]
+pub enum Port {
+    /// Nobody.
+    Free,
+    /// An oom-watcher that runs already.
+    Ours,
+    /// Somebody else, or the address is not to be had.
+    Taken(io::Error),
 }
 
 /// Which version of cgroups has the memory controller.
@@ -105,7 +118,12 @@ pub async fn look(config: &Config) -> Seen {
         memory: read("/proc/self/mountinfo").ok().and_then(|mounts| memory_controller(&mounts)),
         memlock: memlock(),
         lockdown: read("/sys/kernel/security/lockdown").ok(),
-        port: prometheus::bind(config.listen).map(|_| config.listen).map_err(|error| (config.listen, error)),
+        listen: config.listen,
+        port: match prometheus::bind(config.listen) {
+            Ok(_) => Port::Free,
+            Err(_) if prometheus::is_served(config.listen).await => Port::Ours,
+            Err(error) => Port::Taken(error),
+        },
         endpoints,
         attached: Probe::attach(&config.probe).map(|probe| probe.reads_names()).map_err(|error| error.to_string()),
     }
@@ -223,16 +241,18 @@ fn locked_memory(seen: &Seen) -> Finding {
             finding("memlock", Verdict::Degraded, format!("{} KiB, which this kernel charges maps to", limit / 1024))
                 .or_else("raise the limit (ulimit -l unlimited), or add CAP_SYS_RESOURCE")
         }
-        (Some(limit), _) => finding("memlock", Verdict::Pass, format!("{} KiB, not charged for maps by this kernel", limit / 1024)),
+        (Some(limit), _) => finding("memlock", Verdict::Pass, format!("{} KiB, enough or not charged for maps by this kernel", limit / 1024)),
         (None, _) => finding("memlock", Verdict::Pass, "unlimited"),
     }
 }
 
 fn port(seen: &Seen) -> Finding {
     match &seen.port {
-        Ok(address) => finding("port", Verdict::Pass, format!("{address} is free")),
-        Err((address, error)) => finding("port", Verdict::Fail, format!("{address}: {error}"))
-            .or_else("stop what listens there (another oom-watcher?), or set METRICS_PORT"),
+        Port::Free => finding("port", Verdict::Pass, format!("{} is free", seen.listen)),
+        Port::Ours => finding("port", Verdict::Pass, format!("{} is served by an oom-watcher that runs already", seen.listen)),
+        Port::Taken(error) => {
+            finding("port", Verdict::Fail, format!("{}: {error}", seen.listen)).or_else("stop what listens there, or set METRICS_PORT")
+        }
     }
 }
 
@@ -298,7 +318,6 @@ mod tests {
     use super::*;
 
     fn good() -> Seen {
-        let address = SocketAddr::from(([0, 0, 0, 0], 8080));
         Seen {
             object: true,
             kernel: "6.1.0-56-cloud-amd64".into(),
@@ -307,7 +326,8 @@ mod tests {
             memory: Some(MemoryController::V2),
             memlock: Some(64 << 10),
             lockdown: Some("[none] integrity confidentiality".into()),
-            port: Ok(address),
+            listen: SocketAddr::from(([0, 0, 0, 0], 8080)),
+            port: Port::Free,
             endpoints: vec![(Signal::Logs, "http://localhost:4317".into(), Ok(()))],
             attached: Ok(true),
         }
@@ -343,7 +363,8 @@ mod tests {
         check("cgroups", Verdict::Degraded, |seen| seen.memory = None);
         check("lockdown", Verdict::Degraded, |seen| seen.lockdown = Some("none integrity [confidentiality]".into()));
         check("memlock", Verdict::Degraded, |seen| seen.kernel = "5.10.0-32".into());
-        check("port", Verdict::Fail, |seen| seen.port = Err((SocketAddr::from(([0, 0, 0, 0], 8080)), io::ErrorKind::AddrInUse.into())));
+        check("port", Verdict::Pass, |seen| seen.port = Port::Ours);
+        check("port", Verdict::Fail, |seen| seen.port = Port::Taken(io::ErrorKind::AddrInUse.into()));
         check("otlp logs", Verdict::Degraded, |seen| seen.endpoints[0].2 = Err("connection refused".into()));
         check("attach", Verdict::Degraded, |seen| seen.attached = Ok(false));
         check("attach", Verdict::Fail, |seen| seen.attached = Err("not permitted".into()));

@@ -4,7 +4,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,11 +18,13 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use prometheus::{Encoder, Registry, TextEncoder};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tracing::{info, warn};
 
 use super::instruments;
+use crate::record::schema;
 use crate::stats::Stats;
 
 /// Connections open at once. Prometheus and the kubelet need a handful; more are closed at once, and counted.
@@ -38,6 +40,9 @@ const MAX_HEAD: usize = 8 * 1024;
 const MAX_HEADERS: usize = 64;
 /// The pause after a connection could not be accepted. Most likely there are no file descriptors left, which does not pass at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Bytes that are read of somebody else's answer: more than the largest table of counts gives.
+const MAX_ANSWER: u64 = 64 << 20;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const INDEX: &str = "oom-watcher\n\n/metrics  what the kernel's OOM killer killed\n/healthz  is the agent alive\n/readyz   does it see kills\n";
@@ -113,6 +118,23 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let listener = TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
     Ok(listener)
+}
+
+/// Whether an oom-watcher answers at this address already.
+pub async fn is_served(address: SocketAddr) -> bool {
+    let local = match address {
+        SocketAddr::V4(all) if all.ip().is_unspecified() => SocketAddr::from((Ipv4Addr::LOCALHOST, all.port())),
+        SocketAddr::V6(all) if all.ip().is_unspecified() => SocketAddr::from((Ipv6Addr::LOCALHOST, all.port())),
+        one => one,
+    };
+    let ask = async {
+        let mut connection = TcpStream::connect(local).await?;
+        connection.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await?;
+        let mut answer = Vec::new();
+        connection.take(MAX_ANSWER).read_to_end(&mut answer).await?;
+        io::Result::Ok(String::from_utf8_lossy(&answer).contains(schema::BUILD_INFO.prometheus))
+    };
+    matches!(tokio::time::timeout(REQUEST_TIMEOUT, ask).await, Ok(Ok(true)))
 }
 
 /// Answers requests until dropped. `before_scrape` is called before each look at the instruments, on a thread that may block.

@@ -86,7 +86,8 @@ pub struct Probe {
     boot_id: Uuid,
     page: u64,
     reads_names: bool,
-    _programs: Ebpf,
+    /// Holds the links: the kernel detaches them when they are closed.
+    programs: Option<Ebpf>,
 }
 
 /// What the probe counted since it was attached.
@@ -164,7 +165,7 @@ impl Probe {
             boot_id: boot_id.trim().parse().context("reading /proc/sys/kernel/random/boot_id")?,
             page: page_size(),
             reads_names,
-            _programs: programs,
+            programs: Some(programs),
         })
     }
 
@@ -188,8 +189,9 @@ impl Probe {
         Ok(())
     }
 
-    /// Hands over what is in the ring buffer now, without waiting.
+    /// Detaches the probe and hands over what is left in the ring buffer. Nothing new comes, so it ends.
     pub fn drain(&mut self, mut take: impl FnMut(Result<Kill, Malformed>)) {
+        self.programs = None;
         let scale = self.scale();
         while let Some(item) = self.ring.get_mut().next() {
             take(event::kill(&item, &scale));

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use oom_watcher::config::{self, Flags};
 use oom_watcher::export::otlp::{Received, Receiver};
 use oom_watcher::kill::Kill;
-use oom_watcher::run::{Agent, Failure, Pipeline};
+use oom_watcher::run::{Agent, Pipeline};
+use oom_watcher::stats::Stats;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -23,6 +25,7 @@ pub(crate) struct Stage {
     pub(crate) pipeline: Pipeline,
     pub(crate) tracer_provider: Option<SdkTracerProvider>,
     address: SocketAddr,
+    stats: Arc<Stats>,
 }
 
 impl Stage {
@@ -32,11 +35,11 @@ impl Stage {
         set.extend(collector.map(|address| ("OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(), format!("http://{address}"))));
         let flags = Flags { node_name: Some("node-a".to_owned()), listen: Some("127.0.0.1:0".to_owned()), ..Flags::default() };
         let agent = Agent::build(config::load(&flags, &|name| set.get(name).cloned()).unwrap().config).unwrap();
-        let (address, tracer_provider) = (agent.address(), agent.tracer_provider());
+        let (address, tracer_provider, stats) = (agent.address(), agent.tracer_provider(), agent.stats());
         let (pipeline, server) = agent.into_parts(|| {});
         // It ends with the test's runtime.
         tokio::spawn(server);
-        Self { pipeline, tracer_provider, address }
+        Self { pipeline, tracer_provider, address, stats }
     }
 
     /// Hands over kills, as the probe would.
@@ -46,9 +49,11 @@ impl Stage {
         }
     }
 
-    /// Ends it as SIGTERM does.
-    pub(crate) async fn end(self, grace: Duration) -> Result<(), Failure> {
-        self.pipeline.deliver(grace).await
+    /// Ends it as SIGTERM does. Gives what was lost then: log records and spans.
+    pub(crate) async fn end(self, grace: Duration) -> (u64, u64) {
+        let stats = Arc::clone(&self.stats);
+        self.pipeline.deliver(grace).await;
+        (stats.logs.lost_shutdown.get(), stats.traces.lost_shutdown.get())
     }
 
     /// The text of `/metrics`.
