@@ -25,7 +25,7 @@ use crate::kill::Kill;
 /// What the probe is loaded with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Size of the ring buffer in bytes: a power of two and a multiple of the page size. An event takes 0.4 to 9 KiB.
+    /// Size of the ring buffer in bytes: a power of two and a multiple of the page size. An event takes 0.5 to 10 KiB.
     pub ring_bytes: u32,
 }
 

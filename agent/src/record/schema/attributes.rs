@@ -106,7 +106,7 @@ attributes! {
     OWNER_TYPE = String "oom_watcher.owner.type",
         "Whose process it was: kubernetes, container, unit or unknown";
     OWNER_UNIT = String "oom_watcher.owner.unit",
-        "The systemd unit, or the path of a cgroup that is none. Absent for containers";
+        "The systemd unit. Absent for all but units";
     OWNER_UNKNOWN_REASON = String "oom_watcher.owner.unknown_reason",
         "Why the owner, or the container of a known pod, could not be named. Absent if it was";
     POD_CONFIG_HASH = String "oom_watcher.pod.config_hash",
