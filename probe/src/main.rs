@@ -26,8 +26,9 @@ use oom_watcher_shared::{Counter, LEVELS, Level, OomEvent, TRIGGER_LEVELS, prese
 const SIGKILL: i32 = 9;
 /// `SEND_SIG_PRIV`, include/linux/sched/signal.h: sent by the kernel itself.
 const SEND_SIG_PRIV: u64 = 1;
-/// `BPF_RB_FORCE_WAKEUP`: a kill is rare and must be seen at once; the adaptive default may wait for the reader to catch up.
-const FORCE_WAKEUP: u64 = 2;
+/// No flag for `bpf_ringbuf_output`: the kernel wakes the agent only if it has read everything before and waits. In a burst it has not, and a wake-up, an
+/// interrupt to this CPU itself, costs the killing task more than all the rest.
+const ADAPTIVE_WAKEUP: u64 = 0;
 
 /// The kills. Its size is set by the agent; this one is the smallest that every page size allows.
 #[map]
@@ -127,7 +128,7 @@ unsafe fn submit(event: *mut OomEvent) {
         let used = read_volatile(&raw const (*event).levels) as usize & 31;
         let used = if used > LEVELS { LEVELS } else { used };
         let size = if (*event).present & present::SAME_CGROUP != 0 { OomEvent::HEADER + used * size_of::<Level>() } else { size_of::<OomEvent>() };
-        generated::bpf_ringbuf_output((&raw const EVENTS).cast_mut().cast(), event.cast(), size as u64, FORCE_WAKEUP)
+        generated::bpf_ringbuf_output((&raw const EVENTS).cast_mut().cast(), event.cast(), size as u64, ADAPTIVE_WAKEUP)
     };
     if sent != 0 {
         count(Counter::RingFull);
