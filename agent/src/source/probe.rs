@@ -64,7 +64,12 @@ impl fmt::Display for AttachError {
                     "reading the kernel's type information at {BTF}: {error}: use a kernel built with CONFIG_DEBUG_INFO_BTF=y, and mount /sys in a container"
                 )
             }
-            Self::BadBtf(error) => write!(f, "understanding {BTF}: {error}: this kernel is newer than this version of oom-watcher"),
+            Self::BadBtf(error) => {
+                write!(
+                    f,
+                    "understanding {BTF}: {error}: use a kernel built with CONFIG_DEBUG_INFO_BTF=y, or a newer oom-watcher for a kernel that is newer than this one"
+                )
+            }
             Self::Layout(missing) => write!(f, "{missing}: the kernel must be 5.10 or newer, 64-bit, with memory cgroups (CONFIG_MEMCG)"),
             Self::NotPermitted(step, error) => {
                 write!(
