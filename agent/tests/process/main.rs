@@ -1,0 +1,12 @@
+//! Ring "process": the real program with what users and nodes do wrong. What it says, how it ends, and that it never panics.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
+
+mod collectors;
+mod commands;
+mod nodes;
+mod program;
+mod refusals;
+#[allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
+#[path = "../support/mod.rs"]
+mod support;

@@ -1,0 +1,159 @@
+//! Nodes that are not as they should be: a port that is taken, no privilege, no type information, no name; and `check`, which says so beforehand.
+
+use std::ffi::CStr;
+use std::io;
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::ptr;
+
+use crate::program::{Agent, Ended, command, end_of, get, lacks_for_probe, lacks_probe, run, without_privilege};
+use crate::support::{Lack, skip};
+
+/// Skips the test where `lack` says that something is missing.
+macro_rules! needs {
+    ($lack:expr) => {
+        if let Some(why) = $lack {
+            skip!(Lack::Machine, "{why}");
+        }
+    };
+}
+pub(crate) use needs;
+
+const ANY_PORT: &[&str] = &["--listen", "127.0.0.1:0"];
+
+/// The line of `check` that is called `name`, and what follows it as far as it belongs to it.
+fn finding(check: &Ended, name: &str) -> String {
+    let mut lines = check.out.lines().skip_while(|line| !line.starts_with(&format!("{name} ")));
+    let first = lines.next().unwrap_or_else(|| panic!("no {name} in {}", check.out));
+    let rest = lines.take_while(|line| line.starts_with(' ')).map(str::trim_start);
+    std::iter::once(first).chain(rest).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn a_taken_port_is_told_before_anything_is_attached() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    // Without privilege, so that attaching would fail with another message.
+    let ended = end_of(without_privilege(command(&[("NODE_NAME", "node-a")], &["--listen", &address]))).unwrap();
+    let says = format!(
+        "oom-watcher: serving /metrics on {address}: Address already in use (os error 98): \
+         stop what listens there (another oom-watcher?), or set METRICS_PORT or --listen\n"
+    );
+    assert_eq!((ended.code, ended.err), (Some(1), says));
+
+    let check = run(&[("NODE_NAME", "node-a")], &["check", "--listen", &address]);
+    let says = format!(
+        "port          FAIL      {address}: Address already in use (os error 98)\n-> stop what listens there (another oom-watcher?), or set METRICS_PORT"
+    );
+    assert_eq!((check.code, finding(&check, "port")), (Some(3), says));
+}
+
+#[test]
+fn an_address_of_another_machine_is_told() {
+    let ended = run(&[("NODE_NAME", "node-a")], &["--listen", "192.0.2.1:8080"]);
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.err.ends_with("set --listen to an address of this machine\n"), "{}", ended.err);
+}
+
+#[test]
+fn without_privilege_the_capabilities_are_named() {
+    needs!(lacks_probe());
+    for endpoint in [&[][..], &[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")]] {
+        let ended = end_of(without_privilege(command(endpoint, ANY_PORT))).unwrap();
+        assert_eq!(ended.code, Some(3), "{ended:?}");
+        let says = ended.err.lines().last().unwrap_or_default();
+        let expected = "give the process CAP_BPF and CAP_PERFMON (before kernel 5.8 CAP_SYS_ADMIN; before 5.11 also CAP_SYS_RESOURCE)";
+        assert!(says.starts_with("oom-watcher: attaching the probe: ") && says.ends_with(expected), "{ended:?}");
+    }
+
+    let check = end_of(without_privilege(command(&[], &[&["check"], ANY_PORT].concat()))).unwrap();
+    let says = "capabilities  FAIL      CAP_BPF and CAP_PERFMON missing\n-> add BPF and PERFMON to the container's capabilities, or run as root";
+    assert_eq!((check.code, finding(&check, "capabilities").as_str()), (Some(3), says));
+    assert!(finding(&check, "attach").starts_with("attach        FAIL "), "{}", check.out);
+}
+
+/// Puts something over a place of the file system that only this program sees.
+fn with_mount(mut command: Command, source: &'static CStr, target: &'static CStr, kind: &'static CStr, flags: libc::c_ulong) -> Command {
+    let mount = move || {
+        let done = |result: libc::c_int| if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
+        // SAFETY: all texts are constants; these system calls may be made between fork and exec.
+        unsafe {
+            done(libc::unshare(libc::CLONE_NEWNS))?;
+            done(libc::mount(ptr::null(), c"/".as_ptr(), ptr::null(), libc::MS_REC | libc::MS_PRIVATE, ptr::null()))?;
+            done(libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, ptr::null()))
+        }
+    };
+    // SAFETY: nothing but system calls.
+    unsafe { command.pre_exec(mount) };
+    command
+}
+
+#[test]
+fn without_type_information_its_path_and_the_remedy_are_named() {
+    needs!(lacks_probe());
+    type Change = fn(Command) -> Command;
+    let missing = |command: Command| with_mount(command, c"none", c"/sys/kernel/btf", c"tmpfs", 0);
+    let empty = |command: Command| with_mount(command, c"/dev/null", c"/sys/kernel/btf/vmlinux", c"", libc::MS_BIND);
+    let cases: [(Change, &str, &str); 2] = [
+        (
+            missing,
+            "reading the kernel's type information at /sys/kernel/btf/vmlinux: No such file or directory (os error 2): use a kernel built with \
+             CONFIG_DEBUG_INFO_BTF=y, and mount /sys in a container",
+            "No such file or directory (os error 2)",
+        ),
+        (
+            empty,
+            "understanding /sys/kernel/btf/vmlinux: truncated BTF: use a kernel built with CONFIG_DEBUG_INFO_BTF=y, or a newer oom-watcher for a kernel \
+             that is newer than this one",
+            "truncated BTF",
+        ),
+    ];
+    for (change, says, found) in cases {
+        let ended = match end_of(change(command(&[("NODE_NAME", "node-a")], ANY_PORT))) {
+            Ok(ended) => ended,
+            Err(why) => skip!(Lack::Machine, "no file system can be mounted: {why}"),
+        };
+        assert_eq!((ended.code, ended.err.lines().last()), (Some(3), Some(format!("oom-watcher: attaching the probe: {says}").as_str())));
+        let check = end_of(change(command(&[("NODE_NAME", "node-a")], &[&["check"], ANY_PORT].concat()))).unwrap();
+        let says = format!(
+            "types         FAIL      /sys/kernel/btf/vmlinux: {found}\n\
+             -> use a 64-bit kernel from 5.10 on with CONFIG_DEBUG_INFO_BTF and CONFIG_MEMCG, and mount /sys"
+        );
+        assert_eq!((check.code, finding(&check, "types")), (Some(3), says));
+    }
+}
+
+#[test]
+fn check_passes_where_the_agent_works() {
+    needs!(lacks_for_probe());
+    let check = run(&[("NODE_NAME", "node-a")], &[&["check"], ANY_PORT].concat());
+    assert_eq!(check.code, Some(0), "{check:?}");
+    let attach = "attach        pass      loaded, attached to signal_generate and mark_victim, detached";
+    assert!(finding(&check, "attach") == attach || finding(&check, "attach").starts_with("attach        degraded "), "{}", check.out);
+}
+
+#[test]
+fn a_node_without_name_is_called_after_the_host_with_a_warning() {
+    needs!(lacks_for_probe());
+    let (mut agent, address) = Agent::ready(&[("NODE_NAME", "")], &[]);
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    let host = host.trim_end();
+    let problem = format!("empty: the node is called {host} after the host's name, which in a pod is the pod's. Set it from spec.nodeName");
+    assert!(agent.warnings().iter().any(|line| (&line["setting"], &line["problem"]) == (&"NODE_NAME".into(), &problem.as_str().into())), "{problem}");
+    assert!(get(address, "/metrics").1.contains(&format!("oom_kills_per_node_total{{node=\"{host}\"}}")));
+    assert_eq!(agent.stop(), Some(0));
+}
+
+#[test]
+fn a_second_agent_on_another_port_works_beside_the_first() {
+    needs!(lacks_for_probe());
+    let (mut first, one) = Agent::ready(&[], &[]);
+    let (mut second, other) = Agent::ready(&[], &[]);
+    assert_ne!(one, other);
+    for address in [one, other] {
+        assert!(get(address, "/metrics").1.contains("oom_watcher_probe_attached{node=\"node-a\"} 1\n"));
+        assert_eq!(get(address, "/readyz"), ("HTTP/1.0 200 OK".to_owned(), "ready\n".to_owned()));
+    }
+    assert_eq!((first.stop(), second.stop()), (Some(0), Some(0)));
+}
