@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::nodes::needs;
 use crate::program::{command, end_of, get, lacks_for_probe, run};
-use crate::support::{Lack, eventually, skip};
+use crate::support::{eventually, skip};
 
 const PATHS: &str = include_str!("../data/cgroup-paths.tsv");
 
