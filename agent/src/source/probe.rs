@@ -65,10 +65,7 @@ impl fmt::Display for AttachError {
                 )
             }
             Self::BadBtf(error) => {
-                write!(
-                    f,
-                    "understanding {BTF}: {error}: use a kernel built with CONFIG_DEBUG_INFO_BTF=y, or a newer oom-watcher for a kernel that is newer than this one"
-                )
+                write!(f, "understanding {BTF}: {error}: use a kernel built with CONFIG_DEBUG_INFO_BTF=y, or a newer oom-watcher for a newer kernel")
             }
             Self::Layout(missing) => write!(f, "{missing}: the kernel must be 5.10 or newer, 64-bit, with memory cgroups (CONFIG_MEMCG)"),
             Self::NotPermitted(step, error) => {

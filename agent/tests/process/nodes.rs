@@ -42,7 +42,10 @@ fn a_taken_port_is_told_before_anything_is_attached() {
     );
     assert_eq!((ended.code, ended.err), (Some(1), says));
 
+    // `check` asks who it is: one that hangs up.
+    let stranger = std::thread::spawn(move || drop(taken.accept().unwrap()));
     let check = run(&[("NODE_NAME", "node-a")], &["check", "--listen", &address]);
+    stranger.join().unwrap();
     let says = format!("port          FAIL      {address}: Address already in use (os error 98)\n-> stop what listens there, or set METRICS_PORT");
     assert_eq!((check.code, finding(&check, "port")), (Some(3), says));
 }
@@ -102,8 +105,8 @@ fn without_type_information_its_path_and_the_remedy_are_named() {
         ),
         (
             empty,
-            "understanding /sys/kernel/btf/vmlinux: truncated BTF: use a kernel built with CONFIG_DEBUG_INFO_BTF=y, or a newer oom-watcher for a kernel \
-             that is newer than this one",
+            "understanding /sys/kernel/btf/vmlinux: truncated BTF: use a kernel built with CONFIG_DEBUG_INFO_BTF=y, or a newer oom-watcher \
+             for a newer kernel",
             "truncated BTF",
         ),
     ];
@@ -129,6 +132,16 @@ fn check_passes_where_the_agent_works() {
     assert_eq!(check.code, Some(0), "{check:?}");
     let attach = "attach        pass      loaded, attached to signal_generate and mark_victim, detached";
     assert!(finding(&check, "attach") == attach || finding(&check, "attach").starts_with("attach        degraded "), "{}", check.out);
+}
+
+#[test]
+fn check_passes_beside_an_agent_that_runs_already() {
+    needs!(lacks_for_probe());
+    let (mut agent, address) = Agent::ready(&[], &[]);
+    let check = run(&[("NODE_NAME", "node-a")], &["check", "--listen", &address.to_string()]);
+    let says = format!("port          pass      {address} is served by an oom-watcher that runs already");
+    assert_eq!((check.code, finding(&check, "port")), (Some(0), says));
+    assert_eq!(agent.stop(), Some(0));
 }
 
 #[test]
