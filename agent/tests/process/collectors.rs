@@ -127,6 +127,8 @@ fn what_was_not_delivered_within_the_grace_period_is_told() {
     make("one");
     agent.wait_for("the OOM killer killed a process");
     assert_eq!(agent.stop(), Some(0));
-    let says = "the agent ends before the collector took everything";
-    assert!(agent.log.iter().any(|line| line["message"] == says && line["signal"] == "logs" && line["lost"] == 1), "{:#?}", agent.log);
+    // Others may kill on this machine.
+    let lost = |line: &&Value| line["signal"] == "logs" && line["lost"].as_u64().is_some_and(|lost| lost > 0);
+    let told = agent.warnings().into_iter().find(lost).map(|line| &line["message"]);
+    assert_eq!(told, Some(&"the agent ends before the collector took everything".into()), "{:#?}", agent.log);
 }
