@@ -180,7 +180,7 @@ fn run(flags: &Flags) -> Result<ExitCode, Error> {
             warn!(setting = %warning.name, problem = %warning.text, "configuration");
         }
         let (first, second) = signals.split();
-        agent.watch(|| {}, first.recv(), second.recv()).await?;
+        agent.watch(|_| {}, first.recv(), second.recv()).await?;
         Ok(ExitCode::SUCCESS)
     });
     // Not to wait for a name resolution that hangs.

@@ -137,8 +137,8 @@ impl Agent {
     }
 
     /// Attaches the probe and watches until `stop` gives way; then drains, for as long as the configuration allows or until `stop_now` gives way.
-    /// `ready` is called when kills are seen from now on.
-    pub async fn watch(self, ready: impl FnOnce(), stop: impl Future, stop_now: impl Future) -> Result<(), Failure> {
+    /// `ready` is called when kills are seen from now on, with whether names of cgroups can be read.
+    pub async fn watch(self, ready: impl FnOnce(bool), stop: impl Future, stop_now: impl Future) -> Result<(), Failure> {
         let (config, address, health, stats) = (self.config.clone(), self.address, self.health.clone(), self.stats());
         let seen: Arc<Mutex<Option<CounterMap>>> = Arc::default();
         let before_scrape = {
@@ -160,7 +160,7 @@ impl Agent {
             warn!("the kernel refuses reading strings (lockdown=confidentiality): kills carry ids instead of names of cgroups, and no limits");
         }
         info!(metrics_address = %address, probe_attached = true, node = config.node, "ready");
-        ready();
+        ready(probe.reads_names());
 
         let read = pipeline.watch(&mut probe, stop).await;
         // Nothing new from here on: what is in the ring buffer is handled, then everything that waits is delivered.

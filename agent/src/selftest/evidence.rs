@@ -16,9 +16,12 @@ pub fn series<'a>(text: &'a str, container: &str) -> impl Iterator<Item = &'a st
     text.lines().filter(move |line| line.contains(&label))
 }
 
-/// Whether a record or span with these attributes is about this container.
-pub fn is_about(attributes: &[KeyValue], container: &str) -> bool {
-    attributes.iter().any(|attribute| attribute.key == schema::CONTAINER_ID.key && text(attribute.value.as_ref()) == container)
+/// Whether a record or span with these attributes is about a process of the cgroup with this id: its name may not be readable.
+pub fn is_about(attributes: &[KeyValue], cgroup: u64) -> bool {
+    let id = i64::try_from(cgroup).map(Value::IntValue).ok();
+    attributes
+        .iter()
+        .any(|attribute| attribute.key == schema::CGROUP_ID.key && attribute.value.as_ref().and_then(|value| value.value.as_ref()) == id.as_ref())
 }
 
 /// Prints all three.

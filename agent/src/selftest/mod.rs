@@ -66,16 +66,16 @@ pub async fn run(mut config: Config, show: bool, out: &mut impl Write) -> Result
     let (ready, is_ready) = oneshot::channel();
     let (stop, is_stopped) = oneshot::channel::<()>();
     let watching = agent.watch(
-        || {
-            let _ = ready.send(());
+        |reads_names| {
+            let _ = ready.send(reads_names);
         },
         is_stopped,
         std::future::pending::<()>(),
     );
     let follow = async {
-        is_ready.await.map_err(|_| anyhow!("the agent ended before it was ready"))?;
+        let reads_names = is_ready.await.map_err(|_| anyhow!("the agent ended before it was ready"))?;
         step(out, "attached", &took(started.elapsed()), "the probe sees this machine's OOM kills")?;
-        let followed = follow(address, &stats, receiver.as_ref(), show, out).await;
+        let followed = follow(address, &stats, receiver.as_ref(), reads_names, show, out).await;
         drop(stop);
         followed
     };
@@ -84,25 +84,26 @@ pub async fn run(mut config: Config, show: bool, out: &mut impl Write) -> Result
     followed
 }
 
-async fn follow(address: SocketAddr, stats: &Stats, receiver: Option<&Receiver>, show: bool, out: &mut impl Write) -> Result<()> {
+async fn follow(address: SocketAddr, stats: &Stats, receiver: Option<&Receiver>, reads_names: bool, show: bool, out: &mut impl Write) -> Result<()> {
     // A pod uid and a container id of this run alone, of the forms that attribution knows.
     let run = std::process::id();
     let pod = Uuid::new_v5(&Uuid::NAMESPACE_OID, &run.to_le_bytes());
     let container = format!("{}{}", pod.simple(), Uuid::new_v5(&pod, b"container").simple());
-    let short = &container[..12];
+    // Without names the owner is unknown, and the label is empty.
+    let short = if reads_names { &container[..12] } else { "" };
     let cgroup =
         Scratch::create(&format!("oom-watcher-selftest-{run}/kubepods/burstable/pod{pod}/{container}"), LIMIT).context("making a scratch cgroup")?;
     step(out, "cgroup", "", &format!("{} with a limit of {} MiB, named like a Kubernetes container's", cgroup.path(), LIMIT >> 20))?;
 
+    let id = cgroup.id().context("reading the cgroup's id")?;
     let began = Instant::now();
     let (killed, scraped) = match receiver {
         None => tokio::try_join!(kill(&cgroup), scrape_until(address, short))?,
         Some(receiver) => {
             // All at once: each is to be seen when it comes, not when the one before it has come.
-            let record = arrived(receiver, "log record", |received| {
-                received.records().find(|record| evidence::is_about(&record.attributes, &container)).cloned()
-            });
-            let span = arrived(receiver, "span", |received| received.spans().find(|span| evidence::is_about(&span.attributes, &container)).cloned());
+            let record =
+                arrived(receiver, "log record", |received| received.records().find(|record| evidence::is_about(&record.attributes, id)).cloned());
+            let span = arrived(receiver, "span", |received| received.spans().find(|span| evidence::is_about(&span.attributes, id)).cloned());
             let (killed, scraped, record, span) = tokio::try_join!(kill(&cgroup), scrape_until(address, short), record, span)?;
             told_killed(out, &cgroup, killed, began.elapsed())?;
             return compare(out, show, short, scraped, record, span);
@@ -165,7 +166,7 @@ async fn scrape_until(address: SocketAddr, container: &str) -> Result<(String, S
     let patience = Instant::now() + PATIENCE;
     loop {
         let text = scrape(address).await.with_context(|| format!("reading http://{address}/metrics"))?;
-        if evidence::series(&text, container).any(|line| line.starts_with("oom_kills_total{") && line.ends_with(" 1")) {
+        if evidence::series(&text, container).any(|line| line.starts_with("oom_kills_total{") && !line.ends_with(" 0")) {
             return Ok((text, SystemTime::now()));
         }
         ensure!(Instant::now() < patience, "the kill was not on http://{address}/metrics within {PATIENCE:?}");
