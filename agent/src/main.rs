@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::{self, BufRead, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use oom_watcher::attribution::proc_cgroup;
@@ -175,7 +176,7 @@ fn run(flags: &Flags) -> Result<ExitCode, Error> {
         let mut signals = Signals::listen()?;
         let agent = Agent::build(config)?;
         let tracer = agent.tracer_provider().map(|provider| provider.tracer("oom-watcher"));
-        diagnostics::start(&log, tracer).map_err(anyhow::Error::from)?;
+        diagnostics::start(&log, tracer, &agent.stats()).map_err(anyhow::Error::from)?;
         for warning in warnings {
             warn!(setting = %warning.name, problem = %warning.text, "configuration");
         }
@@ -246,7 +247,8 @@ fn check(flags: &Flags) -> Result<ExitCode, Error> {
 
 fn self_test(flags: &Flags, show: bool) -> Result<ExitCode, Error> {
     let loaded = load(flags)?;
-    diagnostics::start(&config::Log { filter: "error".to_owned(), ..loaded.config.log.clone() }, None).map_err(anyhow::Error::from)?;
+    diagnostics::start(&config::Log { filter: "error".to_owned(), ..loaded.config.log.clone() }, None, &Arc::default())
+        .map_err(anyhow::Error::from)?;
     let runtime = runtime()?;
     let done = runtime.block_on(selftest::run(loaded.config, show, &mut io::stdout()));
     runtime.shutdown_background();

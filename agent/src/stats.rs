@@ -106,6 +106,8 @@ pub struct Stats {
     pub metrics: Export,
     /// Connections to `/metrics` refused because too many were open.
     pub connections_refused: Count,
+    /// Lines of the agent's own log that were left out because nobody read standard error.
+    pub log_lines_lost: Count,
     without_owner: [Count; Why::ALL.len()],
 }
 

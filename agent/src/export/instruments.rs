@@ -153,6 +153,7 @@ fn register_agent(meter: &Meter, attributes: &Attributes, table: &Arc<Mutex<Tabl
     number(meter, schema::SERIES_LIMIT, attributes, stats, move |_, observe| observe(owners as u64, &[]));
     number(meter, schema::PROBE_ATTACHED, attributes, stats, |stats, observe| observe(u64::from(stats.attached.load(Ordering::Relaxed)), &[]));
     number(meter, schema::CONNECTIONS_REFUSED, attributes, stats, |stats, observe| observe(stats.connections_refused.get(), &[]));
+    number(meter, schema::LOG_LINES_LOST, attributes, stats, |stats, observe| observe(stats.log_lines_lost.get(), &[]));
     let build = build.clone();
     number(meter, schema::BUILD_INFO, attributes, stats, move |_, observe| observe(1, &[("probe", &build.probe), ("version", &build.version)]));
 }

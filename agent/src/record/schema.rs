@@ -111,6 +111,8 @@ metrics! {
         "Always 1; the labels say which agent and which probe run";
     CONNECTIONS_REFUSED = Counter "oom_watcher.connections_refused", "oom_watcher_connections_refused_total", Some("{connection}"), NODE,
         "Connections to the metrics port that were refused because too many were open";
+    LOG_LINES_LOST = Counter "oom_watcher.log_lines_lost", "oom_watcher_log_lines_lost_total", Some("{line}"), NODE,
+        "Lines of the agent's own log that were left out because nobody read its standard error";
 }
 
 /// All labels.

@@ -6,8 +6,9 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use crate::nodes::needs;
-use crate::program::{command, end_of, get, lacks_for_probe, run};
-use crate::support::{eventually, skip};
+use crate::program::{Guarded, command, end_of, get, lacks_for_probe, run};
+use crate::support::makers::make;
+use crate::support::{cgroups, eventually, one_at_a_time, skip};
 
 const PATHS: &str = include_str!("../data/cgroup-paths.tsv");
 
@@ -166,4 +167,28 @@ fn words_that_nobody_hears_do_not_change_the_exit_code() {
     let mut deaf = command(&[("METRICS_PORT", "0")], &[]);
     assert_eq!(deaf.stderr(writer).spawn().unwrap().wait().unwrap().code(), Some(2));
     assert_eq!(end_of(command(&[("METRICS_PORT", "0")], &[])).unwrap().code, Some(2));
+}
+
+#[test]
+fn who_stops_reading_standard_error_stops_neither_kills_nor_scrapes() {
+    needs!(lacks_for_probe());
+    needs!(cgroups().err());
+    let _one = one_at_a_time();
+    let mut agent = command(&[("NODE_NAME", "node-a")], &["--listen", "127.0.0.1:0", "--log-format", "json"]);
+    let mut agent = Guarded(agent.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap());
+    let mut lines = BufReader::new(agent.0.stderr.take().unwrap()).lines().map(Result::unwrap);
+    let ready = lines.by_ref().map(|line| serde_json::from_str::<Value>(&line).unwrap()).find(|line| line["message"] == "ready").unwrap();
+    let address = ready["metrics_address"].as_str().unwrap().parse().unwrap();
+    // Each is told with some 700 bytes; a pipe holds 64 KiB.
+    make("burst 300");
+    let number = |text: &str, name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.split(' ').next_back()?.parse::<f64>().ok());
+    eventually("count of all kills", || {
+        let (_, text) = get(address, "/metrics");
+        let lost = number(&text, "oom_watcher_log_lines_lost_total{").unwrap();
+        number(&text, "oom_kills_per_node_total{").filter(|kills| *kills >= 300.0 && lost > 0.0)
+    });
+    // SAFETY: no memory is involved; the child was not waited for, so the pid is still its own.
+    assert_eq!(unsafe { libc::kill(agent.0.id().cast_signed(), libc::SIGTERM) }, 0);
+    assert_eq!(eventually("end of the agent", || agent.0.try_wait().unwrap()).code(), Some(0));
+    drop(lines);
 }

@@ -174,7 +174,7 @@ fn all_of(mut stream: impl Read + Send + 'static) -> thread::JoinHandle<String> 
 }
 
 /// A child that does not outlive the test.
-struct Guarded(Child);
+pub(crate) struct Guarded(pub(crate) Child);
 
 impl Drop for Guarded {
     fn drop(&mut self) {
