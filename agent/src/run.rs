@@ -189,7 +189,12 @@ impl Pipeline {
                 _ = &mut stop => return Ok(()),
                 read = probe.read(AT_ONCE, |kill| self.receive(kill)) => {
                     read.map_err(Failure::Read)?;
+                    let before = self.stats.ring_full.get();
                     copy_counters(&counters, &self.stats);
+                    let dropped = self.stats.ring_full.get().saturating_sub(before);
+                    if dropped > 0 {
+                        warn!(dropped, "kills found no room in the ring buffer: they are counted for the node, and nothing else is known of them");
+                    }
                     tokio::task::yield_now().await;
                 }
                 _ = expiry.tick() => self.expire(SystemTime::now()),

@@ -48,6 +48,9 @@ pub(super) fn parse(text: &str) -> Result<Url, Refused> {
             true => Err(credentials()),
             false => {
                 let shown = shown(text);
+                if text.starts_with("unix:") {
+                    return Err(Refused::new(quoted(&shown), "the path of a socket, such as unix:///run/otel/grpc.sock"));
+                }
                 let rest = shown.trim_start_matches("https:").trim_start_matches("http:").trim_start_matches('/');
                 Err(Refused::new(quoted(&shown), format!("a URL with its scheme: write http://{rest} or https://{rest}")))
             }
@@ -82,7 +85,7 @@ pub(super) fn parse(text: &str) -> Result<Url, Refused> {
 /// The endpoint of all signals: each one's path is put behind it.
 pub(super) fn parse_general(text: &str) -> Result<Url, Refused> {
     match parse(text)? {
-        url if url.has_query => Err(Refused::new(found(text), "no query, since paths are put behind it: set the variable of each signal instead")),
+        url if url.has_query => Err(Refused::new(found(text), "no query: set the variable of each signal instead")),
         url => Ok(url),
     }
 }
@@ -146,7 +149,7 @@ mod tests {
         check("http://[fd00::1]:x", Err("a port from 1 to 65535"));
         check("http://$(HOST_IP):4317", Err("a URL, such as http://collector:4317"));
         check("unix://run/otel.sock", Err("the path of a socket, such as unix:///run/otel/grpc.sock"));
-        check("http://a/?b=c", Err("no query, since paths are put behind it: set the variable of each signal instead"));
+        check("http://a/?b=c", Err("no query: set the variable of each signal instead"));
         assert!(parse("http://a/?b=c").is_ok());
     }
 

@@ -2,9 +2,11 @@
 //!
 //! The bridge writes the text format 0.0.4 only: no OpenMetrics, no times of creation, no exemplars.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,7 +22,9 @@ use opentelemetry_sdk::metrics::SdkMeterProvider;
 use prometheus::{Encoder, Registry, TextEncoder};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use super::instruments;
@@ -149,8 +153,8 @@ pub async fn serve(
     before_scrape: impl Fn() + Send + Sync + 'static,
 ) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
-    let site = Arc::new(Site { bridge, health, before_scrape, one_at_a_time: Arc::default() });
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let site = Arc::new(Site { bridge, health, before_scrape, page: Arc::default() });
+    let door = Arc::new(Door { places: Arc::new(Semaphore::new(MAX_CONNECTIONS)), silent: Mutex::default(), next: AtomicU64::new(0) });
     let mut failing = false;
     loop {
         let stream = match listener.accept().await {
@@ -166,22 +170,61 @@ pub async fn serve(
         if std::mem::replace(&mut failing, false) {
             info!("connections to the metrics port are accepted again");
         }
-        match places.clone().try_acquire_owned() {
-            Ok(place) => {
-                let site = site.clone();
-                tokio::spawn(async move {
-                    converse(stream, site).await;
-                    drop(place);
-                });
+        door.let_in(stream, &site, &stats);
+    }
+}
+
+/// Who may come in, and who has come in without a word. When all places are taken, who has been silent for longest makes room: clients that only connect
+/// keep out nobody who asks.
+struct Door {
+    places: Arc<Semaphore>,
+    /// Connections without a whole request yet, oldest first. No more than there are places.
+    silent: Mutex<VecDeque<Silent>>,
+    /// The id of the next connection.
+    next: AtomicU64,
+}
+
+struct Silent {
+    id: u64,
+    connection: AbortHandle,
+    place: OwnedSemaphorePermit,
+}
+
+impl Door {
+    fn let_in<F: Fn() + Send + Sync + 'static>(self: &Arc<Self>, stream: TcpStream, site: &Arc<Site<F>>, stats: &Stats) {
+        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = match self.places.clone().try_acquire_owned() {
+            Ok(place) => place,
+            Err(_) => {
+                stats.connections_refused.add(1);
+                let Some(oldest) = silent.pop_front() else { return };
+                oldest.connection.abort();
+                oldest.place
             }
-            Err(_) => stats.connections_refused.add(1),
-        }
+        };
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (door, site) = (self.clone(), site.clone());
+        let connection = tokio::spawn(async move {
+            converse(stream, site, &door, id).await;
+            door.heard(id);
+        });
+        silent.push_back(Silent { id, connection: connection.abort_handle(), place });
+    }
+
+    /// From now on the connection keeps its place, until what is returned is dropped.
+    fn heard(&self, id: u64) -> Option<OwnedSemaphorePermit> {
+        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = silent.iter().position(|connection| connection.id == id)?;
+        silent.remove(at).map(|connection| connection.place)
     }
 }
 
 /// One request and its answer. Whatever goes wrong is the client's trouble.
-async fn converse<F: Fn() + Send + Sync + 'static>(stream: TcpStream, site: Arc<Site<F>>) {
-    let service = service_fn(move |request| {
+async fn converse<F: Fn() + Send + Sync + 'static>(stream: TcpStream, site: Arc<Site<F>>, door: &Door, id: u64) {
+    // Held until the answer is out.
+    let place = Mutex::new(None);
+    let service = service_fn(|request| {
+        *place.lock().unwrap_or_else(PoisonError::into_inner) = door.heard(id);
         let site = site.clone();
         async move { Ok::<_, Infallible>(site.answer(&request).await) }
     });
@@ -199,8 +242,8 @@ struct Site<F> {
     bridge: Arc<Bridge>,
     health: Health,
     before_scrape: F,
-    /// The registry lets in one at a time anyway; the others wait here, where they take no thread.
-    one_at_a_time: Arc<tokio::sync::Mutex<()>>,
+    /// The last page and when it was begun. The registry lets in one at a time anyway; the others wait here, where they take no thread.
+    page: Arc<tokio::sync::Mutex<Option<(Instant, Bytes)>>>,
 }
 
 impl<F: Fn() + Send + Sync + 'static> Site<F> {
@@ -227,12 +270,18 @@ impl<F: Fn() + Send + Sync + 'static> Site<F> {
     }
 
     async fn metrics(self: &Arc<Self>) -> Response<Full<Bytes>> {
-        let turn = self.one_at_a_time.clone().lock_owned().await;
+        let asked = Instant::now();
+        let mut page = self.page.clone().lock_owned().await;
+        // Who waited while a page was begun and written has that one: many at once cost two pages, not as many as they are.
+        if let Some((_, text)) = page.as_ref().filter(|(begun, _)| *begun >= asked) {
+            return reply(StatusCode::OK, prometheus::TEXT_FORMAT, text.clone());
+        }
         let site = self.clone();
         let text = tokio::task::spawn_blocking(move || {
+            let begun = Instant::now();
             (site.before_scrape)();
-            let text = site.bridge.text();
-            drop(turn);
+            let text = site.bridge.text().map(Bytes::from);
+            *page = text.as_ref().ok().map(|text| (begun, text.clone()));
             text
         });
         match text.await {

@@ -32,6 +32,8 @@ pub struct Config {
 /// Where the kernel's type information is.
 pub const BTF: &str = "/sys/kernel/btf/vmlinux";
 
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
 /// Identifies the probe that was built into this binary: a hash of the object, `none` without one.
 pub const BUILD: &str = env!("PROBE_BUILD");
 
@@ -44,6 +46,8 @@ pub enum AttachError {
     NoObject,
     /// The kernel's type information cannot be read.
     NoBtf(io::Error),
+    /// The id of this boot cannot be read.
+    NoBootId(io::Error),
     /// It was read but not understood.
     BadBtf(btf::Malformed),
     /// The kernel has not what the probe reads.
@@ -67,6 +71,7 @@ impl fmt::Display for AttachError {
             Self::BadBtf(error) => {
                 write!(f, "understanding {BTF}: {error}: use a kernel built with CONFIG_DEBUG_INFO_BTF=y, or a newer oom-watcher for a newer kernel")
             }
+            Self::NoBootId(error) => write!(f, "reading {BOOT_ID}: {error}: mount /proc"),
             Self::Layout(missing) => write!(f, "{missing}: the kernel must be 5.10 or newer, 64-bit, with memory cgroups (CONFIG_MEMCG)"),
             Self::NotPermitted(step, error) => {
                 write!(
@@ -134,6 +139,8 @@ impl Probe {
         if OBJECT.is_empty() {
             return Err(AttachError::NoObject);
         }
+        let boot_id =
+            std::fs::read_to_string(BOOT_ID).and_then(|text| text.trim().parse().map_err(io::Error::other)).map_err(AttachError::NoBootId)?;
         let bytes = std::fs::read(BTF).map_err(AttachError::NoBtf)?;
         let btf = Btf::parse(&bytes).map_err(AttachError::BadBtf)?;
         let attached = match load(config, &btf, true) {
@@ -146,7 +153,7 @@ impl Probe {
         drop(btf);
         drop(bytes);
         let (programs, reads_names) = attached?;
-        let probe = Self::read_from(programs, reads_names).map_err(|error| AttachError::Refused("opening the probe's maps", error));
+        let probe = Self::read_from(programs, reads_names, boot_id).map_err(|error| AttachError::Refused("opening the probe's maps", error));
         // SAFETY: no arguments that could be wrong. The type information took tens of megabytes which glibc would keep.
         #[cfg(target_env = "gnu")]
         unsafe {
@@ -155,16 +162,15 @@ impl Probe {
         probe
     }
 
-    fn read_from(mut programs: Ebpf, reads_names: bool) -> anyhow::Result<Self> {
+    fn read_from(mut programs: Ebpf, reads_names: bool, boot_id: Uuid) -> anyhow::Result<Self> {
         let mut map = |name: &'static str| programs.take_map(name).with_context(|| format!("the probe has no map {name}"));
         let ring = RingBuf::try_from(map("EVENTS")?)?;
         let counters = PerCpuArray::try_from(map("COUNTERS")?)?;
-        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").context("reading /proc/sys/kernel/random/boot_id")?;
         Ok(Self {
             // SAFETY: the ring buffer owns its descriptor and gives the same one until it is dropped, together with this.
             ring: unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }?,
             counters: CounterMap(Arc::new(counters)),
-            boot_id: boot_id.trim().parse().context("reading /proc/sys/kernel/random/boot_id")?,
+            boot_id,
             page: page_size(),
             reads_names,
             programs: Some(programs),

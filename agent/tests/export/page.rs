@@ -17,18 +17,22 @@ struct Site {
     health: Health,
     stats: Arc<Stats>,
     scrapes: Arc<AtomicU64>,
+    /// While it is held, no page can be written.
+    gate: Arc<tokio::sync::Mutex<()>>,
 }
 
 fn start(bridge: Bridge) -> Site {
     let listener = bind(ANY).unwrap();
     let address = listener.local_addr().unwrap();
     let (health, stats, scrapes) = (Health::not_ready("the probe is not attached"), Arc::<Stats>::default(), Arc::<AtomicU64>::default());
-    let count = scrapes.clone();
+    let (count, gate) = (scrapes.clone(), Arc::<tokio::sync::Mutex<()>>::default());
+    let pass = gate.clone();
     let before = move || {
+        drop(pass.blocking_lock());
         count.fetch_add(1, Ordering::Relaxed);
     };
     tokio::spawn(serve(listener, Arc::new(bridge), health.clone(), stats.clone(), before));
-    Site { address, health, stats, scrapes }
+    Site { address, health, stats, scrapes, gate }
 }
 
 fn bridge() -> Bridge {
@@ -126,7 +130,30 @@ async fn a_head_that_is_too_large_is_refused() {
 }
 
 #[tokio::test]
-async fn more_connections_than_there_is_room_for_are_closed_and_counted() {
+async fn those_who_wait_for_one_page_share_the_next() {
+    const CLIENTS: usize = 20;
+    let site = start(bridge());
+    let closed = site.gate.lock().await;
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut client = TcpStream::connect(site.address).await.unwrap();
+        client.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+        clients.push(client);
+    }
+    // It came after them, so they are waiting.
+    site.check("GET /healthz", "200", "ok").await;
+    drop(closed);
+    for client in &mut clients {
+        let mut answer = String::new();
+        tokio::time::timeout(LONG, client.read_to_string(&mut answer)).await.unwrap().unwrap();
+        assert!(answer.contains("kills_total 3"), "{answer}");
+    }
+    let pages = site.scrapes.load(Ordering::Relaxed);
+    assert!(pages < CLIENTS as u64 / 2, "{pages} pages for {CLIENTS} clients at once");
+}
+
+#[tokio::test]
+async fn more_connections_than_there_is_room_for_close_the_oldest_silent_ones() {
     const CLIENTS: usize = 200;
     let site = start(bridge());
     let mut clients = Vec::new();
@@ -136,12 +163,16 @@ async fn more_connections_than_there_is_room_for_are_closed_and_counted() {
     let over = (CLIENTS - MAX_CONNECTIONS) as u64;
     until("refused", || site.stats.connections_refused.get() >= over).await;
     assert_eq!(site.stats.connections_refused.get(), over);
-    // Who has a place is served; it is free again afterwards.
-    let first = &mut clients[0];
-    first.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    // They are full of clients that say nothing, and who asks is served all the same: who is already there, and who comes.
+    let last = clients.last_mut().unwrap();
+    last.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     let mut answer = String::new();
-    first.read_to_string(&mut answer).await.unwrap();
+    last.read_to_string(&mut answer).await.unwrap();
     assert!(answer.contains("kills_total 3"), "{answer}");
+    for _ in 0..MAX_CONNECTIONS {
+        clients.push(TcpStream::connect(site.address).await.unwrap());
+        site.check("GET /healthz", "200", "ok").await;
+    }
     drop(clients);
     for _ in 0..CLIENTS {
         let answer = async { site.ask("GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n").await };
