@@ -183,16 +183,18 @@ impl Pipeline {
     async fn watch(&mut self, probe: &mut Probe, stop: impl Future) -> Result<(), Failure> {
         let counters = probe.counters();
         let mut expiry = tokio::time::interval(EXPIRY_INTERVAL);
+        let mut told_dropped = 0;
         tokio::pin!(stop);
         loop {
             tokio::select! {
                 _ = &mut stop => return Ok(()),
                 read = probe.read(AT_ONCE, |kill| self.receive(kill)) => {
                     read.map_err(Failure::Read)?;
-                    let before = self.stats.ring_full.get();
                     copy_counters(&counters, &self.stats);
-                    let dropped = self.stats.ring_full.get().saturating_sub(before);
+                    // Not by what the statistics said before: a scrape may have brought them up to date in between.
+                    let dropped = self.stats.ring_full.get().saturating_sub(told_dropped);
                     if dropped > 0 {
+                        told_dropped += dropped;
                         warn!(dropped, "kills found no room in the ring buffer: they are counted for the node, and nothing else is known of them");
                     }
                     tokio::task::yield_now().await;

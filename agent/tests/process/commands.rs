@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use serde_json::Value;
 
 use crate::nodes::needs;
-use crate::program::{Guarded, command, end_of, get, lacks_for_probe, run};
+use crate::program::{Agent, Guarded, command, end_of, get, lacks_for_probe, run};
 use crate::support::makers::make;
 use crate::support::{cgroups, eventually, one_at_a_time, skip};
 
@@ -191,4 +191,26 @@ fn who_stops_reading_standard_error_stops_neither_kills_nor_scrapes() {
     assert_eq!(unsafe { libc::kill(agent.0.id().cast_signed(), libc::SIGTERM) }, 0);
     assert_eq!(eventually("end of the agent", || agent.0.try_wait().unwrap()).code(), Some(0));
     drop(lines);
+}
+
+#[test]
+fn kills_without_room_in_the_ring_buffer_are_counted_and_told() {
+    needs!(lacks_for_probe());
+    needs!(cgroups().err());
+    let _one = one_at_a_time();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config.yaml").display().to_string();
+    std::fs::write(&file, "probe:\n  ring_bytes: 64KiB\n").unwrap();
+    let (mut agent, address) = Agent::ready(&[], &["--config", &file]);
+    // Stopped it reads nothing, and 64 KiB hold some tens of kills.
+    agent.signal(libc::SIGSTOP);
+    make("burst 200");
+    agent.signal(libc::SIGCONT);
+    let told = agent.wait_for("kills found no room in the ring buffer: they are counted for the node, and nothing else is known of them");
+    let (_, text) = get(address, "/metrics");
+    let number = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.split(' ').next_back()?.parse::<f64>().ok()).unwrap();
+    let dropped = number("oom_watcher_kills_dropped_total{node=\"node-a\",reason=\"ring_full\"}");
+    assert!(dropped > 0.0 && told["dropped"].as_f64() == Some(dropped), "{told}: {dropped}");
+    assert!(number("oom_kills_per_node_total{") >= 200.0, "{text}");
+    assert_eq!(agent.stop(), Some(0));
 }

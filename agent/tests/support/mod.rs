@@ -15,6 +15,7 @@ use oom_watcher::selftest::scratch::Hierarchy;
 
 /// What a test waits for comes within this, or never.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two looks at what has no event.
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Ends the test as skipped: `skip!("it needs root")`.
