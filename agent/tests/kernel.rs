@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::process::Command;
 
-use oom_watcher::selftest::scratch::{Hierarchy, Version};
+use oom_watcher::source::hierarchy::{Hierarchy, Version};
 use support::agent::{Agent, NODE};
 use support::collector::{Collector, Record};
 use support::exposition::{Sample, total};

@@ -8,7 +8,8 @@ mod support;
 use std::collections::BTreeSet;
 use std::fs;
 
-use oom_watcher::selftest::scratch::{Hierarchy, Scratch, Version};
+use oom_watcher::selftest::scratch::Scratch;
+use oom_watcher::source::hierarchy::{Hierarchy, Version};
 use support::makers::{Made, make, make_and_hold, make_if_possible};
 use support::told::{End, Role};
 use support::{cgroups, one_at_a_time, skip};

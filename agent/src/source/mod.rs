@@ -2,5 +2,6 @@
 
 pub mod btf;
 pub mod event;
+pub mod hierarchy;
 pub mod layout;
 pub mod probe;

@@ -9,8 +9,9 @@ use std::time::SystemTime;
 use crate::support::told::{Cgroup, Done, Line, Process, Role};
 
 /// What oom-maker is made of.
-const SOURCES: [&str; 6] = [
+const SOURCES: [&str; 7] = [
     "src/selftest/scratch.rs",
+    "src/source/hierarchy.rs",
     "tests/support/modes.rs",
     "tests/support/names.rs",
     "tests/support/oom_maker.rs",

@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use oom_watcher::selftest::scratch::Hierarchy;
+use oom_watcher::source::hierarchy::Hierarchy;
 
 /// What a test waits for comes within this, or never.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -48,7 +48,7 @@ pub(crate) fn cgroups() -> Result<(), String> {
     if unsafe { libc::geteuid() } != 0 {
         return Err("it needs root".to_owned());
     }
-    Hierarchy::find().map(drop).map_err(|error| format!("{error:#}"))
+    Hierarchy::writable().map(drop).map_err(|error| format!("{error:#}"))
 }
 
 /// Looks until `look` finds something. For what has no event to wait for.

@@ -7,7 +7,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use oom_watcher::selftest::scratch::{Scratch, Version, allocate};
+use oom_watcher::selftest::scratch::{Scratch, allocate};
+use oom_watcher::source::hierarchy::Version;
 
 use crate::stage::{Stage, fork, signal, wait};
 use crate::told::{Process, Role};

@@ -1,0 +1,124 @@
+//! Where this process can reach the memory cgroups: which version, where mounted, which part of the hierarchy.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+/// The interface of the memory controller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// A hierarchy of the memory controller's own.
+    V1,
+    /// The unified hierarchy.
+    V2,
+}
+
+/// Where this process can reach the memory cgroups.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hierarchy {
+    /// Its interface.
+    pub version: Version,
+    /// Where it is mounted.
+    pub mount: PathBuf,
+    /// Which cgroup is mounted there: `/`, unless only a part of the hierarchy is.
+    pub root: String,
+    /// Whether cgroups can be made here.
+    pub writable: bool,
+}
+
+impl Hierarchy {
+    /// The hierarchy in which memory is limited, best one that can be written.
+    ///
+    /// # Errors
+    /// There is none; the message says what to do.
+    pub fn find() -> Result<Self> {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").context("reading /proc/self/mountinfo")?;
+        Self::choose(&mounts, |mount| {
+            fs::read_to_string(mount.join("cgroup.controllers")).is_ok_and(|controllers| controllers.split_whitespace().any(|c| c == "memory"))
+        })
+    }
+
+    /// The same, where it must be possible to make cgroups.
+    ///
+    /// # Errors
+    /// There is none, or it can only be read; the message says what to do.
+    pub fn writable() -> Result<Self> {
+        let hierarchy = Self::find()?;
+        if !hierarchy.writable {
+            bail!(
+                "the memory cgroups at {} are mounted read-only: run this on the node itself, or mount the node's /sys/fs/cgroup read-write into the container",
+                hierarchy.mount.display()
+            );
+        }
+        Ok(hierarchy)
+    }
+
+    /// Picks from the lines of `mountinfo`. `limits_memory` tells whether the memory controller is in the v2 hierarchy mounted there, or still in v1.
+    fn choose(mountinfo: &str, limits_memory: impl Fn(&Path) -> bool) -> Result<Self> {
+        let found: Vec<Self> = mountinfo
+            .lines()
+            .filter_map(Self::from_mount)
+            .filter(|hierarchy| hierarchy.version == Version::V1 || limits_memory(&hierarchy.mount))
+            .collect();
+        let best = found.iter().find(|hierarchy| hierarchy.writable).or_else(|| found.first());
+        best.cloned().context(
+            "no memory cgroups are mounted: mount them with `mount -t cgroup2 none /sys/fs/cgroup` (see /proc/cgroups for whether the kernel has them)",
+        )
+    }
+
+    /// One line of `mountinfo`: id, parent, device, root, mount point, options, optional fields, `-`, type, source, options of the file system.
+    fn from_mount(line: &str) -> Option<Self> {
+        let (mount, file_system) = line.split_once(" - ")?;
+        let mut mount = mount.split(' ').skip(3);
+        let (root, point, options) = (mount.next()?, mount.next()?, mount.next()?);
+        let mut file_system = file_system.split(' ');
+        let (kind, _, super_options) = (file_system.next()?, file_system.next()?, file_system.next()?);
+        let has = |options: &str, name: &str| options.split(',').any(|option| option == name);
+        let version = match kind {
+            "cgroup" if has(super_options, "memory") => Version::V1,
+            "cgroup2" => Version::V2,
+            _ => return None,
+        };
+        let writable = !has(options, "ro") && !has(super_options, "ro");
+        Some(Self { version, mount: PathBuf::from(point), root: root.to_owned(), writable })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::panic, reason = "a failed test panics")]
+
+    use super::*;
+
+    fn check(mountinfo: &str, expected: std::result::Result<(Version, &str, &str), &str>) {
+        match (Hierarchy::choose(mountinfo, |mount| mount != Path::new("/sys/fs/cgroup/unified")), expected) {
+            (Ok(found), Ok((version, mount, root))) => {
+                assert_eq!((found.version, found.mount.as_path(), found.root.as_str()), (version, Path::new(mount), root), "{mountinfo}");
+            }
+            (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error}"),
+            (found, expected) => panic!("found {found:?}, expected {expected:?} in {mountinfo}"),
+        }
+    }
+
+    const V1: &str = "35 31 0:32 / /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n";
+    const CPU: &str = "32 31 0:29 / /sys/fs/cgroup/cpu rw,relatime shared:9 - cgroup cgroup rw,cpu\n";
+    const HYBRID: &str = "41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n";
+    const V2: &str = "29 23 0:26 / /sys/fs/cgroup rw,nosuid,nodev,noexec,relatime shared:4 - cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot\n";
+    const READ_ONLY: &str = "812 805 0:26 / /sys/fs/cgroup ro,nosuid,nodev,noexec,relatime - cgroup2 cgroup rw\n";
+    const A_PART: &str = "812 805 0:32 /kubepods/pod1 /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n";
+
+    #[test]
+    fn the_hierarchy_that_limits_memory_is_found() {
+        check(V1, Ok((Version::V1, "/sys/fs/cgroup/memory", "/")));
+        check(&format!("{HYBRID}{CPU}{V1}"), Ok((Version::V1, "/sys/fs/cgroup/memory", "/")));
+        check(V2, Ok((Version::V2, "/sys/fs/cgroup", "/")));
+        check(&format!("{READ_ONLY}{}", V2.replace("/sys", "/host/sys")), Ok((Version::V2, "/host/sys/fs/cgroup", "/")));
+        check(A_PART, Ok((Version::V1, "/sys/fs/cgroup/memory", "/kubepods/pod1")));
+        check(READ_ONLY, Ok((Version::V2, "/sys/fs/cgroup", "/")));
+        check(HYBRID, Err("no memory cgroups"));
+        check(CPU, Err("no memory cgroups"));
+        check("", Err("no memory cgroups"));
+        check("a line of nonsense - \n", Err("no memory cgroups"));
+    }
+}
