@@ -26,6 +26,61 @@ pub struct Kill {
     pub cgroup_path: Option<String>,
     /// More levels than the probe keeps: `cgroup_path` lacks its beginning.
     pub path_cut: bool,
+    /// What the kernel decided. Absent where `oom_kill_process` cannot be hooked.
+    pub decision: Option<Decision>,
+    /// What the machine had left when the kill was read. Absent where the kernel says itself what the decision was about.
+    pub machine: Option<Machine>,
+}
+
+/// Memory of the whole machine, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// All of it that the kernel can use.
+    pub total: u64,
+    /// The kernel's estimate of what can be had without swapping (`MemAvailable`).
+    pub available: u64,
+}
+
+/// What the kernel's `oom_control` says of one decision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// Counts the decisions that one attached probe saw: the kills of a decision have the same.
+    pub number: u64,
+    /// The cgroup whose limit was hit. Absent: nobody's, the machine ran out.
+    pub limit: Option<LimitHit>,
+    /// What bounded the memory that could be given. Absent if a newer kernel says what is not known here.
+    pub constraint: Option<Constraint>,
+    /// 2 to this power pages were asked for at once. Absent if it was `by_hand`.
+    pub order: Option<u32>,
+    /// A person asked for it (sysrq-f).
+    pub by_hand: bool,
+    /// How memory was asked for: the kernel's `gfp_t`, whose bits differ between kernels.
+    pub gfp_mask: u32,
+}
+
+/// What bounds the memory that can be given to a task: the kernel's `enum oom_constraint`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Constraint {
+    /// The machine.
+    None,
+    /// The memory nodes of a cpuset.
+    Cpuset,
+    /// A NUMA memory policy.
+    MemoryPolicy,
+    /// A memory cgroup.
+    MemoryCgroup,
+}
+
+impl Constraint {
+    /// The value in records.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Cpuset => "cpuset",
+            Self::MemoryPolicy => "memory_policy",
+            Self::MemoryCgroup => "memcg",
+        }
+    }
 }
 
 /// Identifies a kill across restarts of the agent and repeated deliveries: a name-based UUID.
@@ -64,9 +119,13 @@ pub struct Victim {
     pub already_dying: bool,
     /// What it used.
     pub memory: Memory,
+    /// The beginning of its command line. Absent unless it is asked for, and if another process triggered the kill.
+    pub arguments: Option<Vec<String>>,
+    /// The probe will tell when its memory is free.
+    pub end_is_told: bool,
 }
 
-/// Memory of one process, in bytes. Resident sizes are the kernel's approximate counters, as in its own log line.
+/// Memory of one process, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
     /// Address space.
@@ -81,6 +140,9 @@ pub struct Memory {
     pub swap: Option<u64>,
     /// Page tables.
     pub pgtables: Option<u64>,
+    /// Whether the resident sizes and swap are sums over all CPUs. If not, they are the kernel's approximate counters, as in its own log line: too small by
+    /// up to 64 pages for each thread (before 6.2), or by 32 pages and more for each CPU.
+    pub is_exact: bool,
 }
 
 impl Memory {
@@ -124,6 +186,9 @@ pub struct Cgroup {
     pub swap_limit: Option<u64>,
     /// `memory.oom.group`: the kernel kills all its processes at once.
     pub oom_group: Option<bool>,
+    /// The kernel's own mark that the OOM killer works for this cgroup or for one above it. Absent on kernels without it (6.12 and later with cgroup v2
+    /// alone).
+    pub oom_lock: Option<bool>,
 }
 
 /// Whose process it was.
@@ -284,8 +349,35 @@ pub struct Incident {
     pub kills: u32,
     /// Whose limit was hit.
     pub scope: Scope,
+    /// How that was found. Absent if it was not.
+    pub method: Option<Method>,
     /// The limit that was hit; absent for a node, or if unknown.
     pub limit: Option<LimitHit>,
+}
+
+/// How it was found whose limit was hit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// The kernel said so: `oom_control` of the decision. Exact.
+    OomControl,
+    /// By the kernel's mark on the cgroup, `oom_lock`.
+    OomLock,
+    /// By the room below the limits, while the machine had memory left.
+    Headroom,
+}
+
+impl Method {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::OomControl, Self::OomLock, Self::Headroom];
+
+    /// The value in records.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::OomControl => "oom_control",
+            Self::OomLock => "oom_lock",
+            Self::Headroom => "headroom",
+        }
+    }
 }
 
 /// Whose limit was hit.
@@ -322,10 +414,12 @@ impl Scope {
 /// The cgroup whose limit was hit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LimitHit {
-    /// The path of the cgroup, absent where names cannot be read.
+    /// The inode number of its directory. Absent where the kernel gives none.
+    pub cgroup_id: Option<u64>,
+    /// Its path, absent where names cannot be read.
     pub cgroup_path: Option<String>,
     /// What it used, bytes.
-    pub usage: u64,
-    /// Its limit, bytes.
-    pub limit: u64,
+    pub usage: Option<u64>,
+    /// Its limit, bytes. Absent if it was raised or taken away meanwhile.
+    pub limit: Option<u64>,
 }

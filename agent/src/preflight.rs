@@ -125,7 +125,9 @@ pub async fn look(config: &Config) -> Seen {
             Err(error) => Port::Taken(error),
         },
         endpoints,
-        attached: Probe::attach(&config.probe).map(|probe| probe.reads_names()).map_err(|error| error.to_string()),
+        attached: Probe::attach(&probe::Config { pins: None, ..config.probe.clone() })
+            .map(|probe| probe.features().names)
+            .map_err(|error| error.to_string()),
     }
 }
 
@@ -292,7 +294,8 @@ fn permitted(status: &str) -> Option<u64> {
 fn types(path: &Path) -> Result<Vec<&'static str>, String> {
     let bytes = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let btf = Btf::parse(&bytes).map_err(|error| format!("{}: {error}", path.display()))?;
-    layout::resolve(&btf, true).map_err(|missing| missing.to_string())?;
+    let switches = layout::Switches { helpers: true, arguments: false, cpus: 1 };
+    layout::resolve(&btf, switches).map_err(|missing| missing.to_string())?;
     Ok(["signal_generate", "mark_victim"].into_iter().filter(|tracepoint| !btf.has_tracepoint(tracepoint)).collect())
 }
 

@@ -90,8 +90,14 @@ pub struct Stats {
     pub ring_full: Level,
     /// Marks of dying tasks that were not killed.
     pub marks_without_kill: Level,
-    /// The kernel's own SIGKILLs that were no OOM kills.
+    /// The kernel's own SIGKILLs that were no OOM kills, none of the three below.
     pub signals_without_mark: Level,
+    /// Victims met again by the decision that killed them: the kernel counts them twice.
+    pub repeated: Level,
+    /// Processes that shared their memory with a victim.
+    pub shared_memory: Level,
+    /// Processes that a dying first process of a pid namespace took along.
+    pub collateral: Level,
     /// Events that were not of the expected form.
     pub malformed_events: Count,
     /// The same kill delivered again.

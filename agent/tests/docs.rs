@@ -42,7 +42,11 @@ fn every_metric_is_on_the_page() {
     let expected: Vec<Vec<String>> = METRICS
         .iter()
         .map(|metric| {
-            let kind = if metric.kind == Kind::Counter { "counter" } else { "gauge" };
+            let kind = match metric.kind {
+                Kind::Counter => "counter",
+                Kind::Gauge => "gauge",
+                Kind::Histogram => "histogram",
+            };
             let unit = metric.unit.map(code).unwrap_or_default();
             vec![code(metric.prometheus), code(metric.name), kind.to_owned(), unit, metric.labels.join(", "), metric.help.to_owned()]
         })
@@ -65,6 +69,7 @@ fn every_attribute_is_on_the_page() {
                 Type::Bool => "bool",
                 Type::Int => "int",
                 Type::String => "string",
+                Type::Strings => "string[]",
             };
             vec![code(attribute.key), kind.to_owned(), attribute.unit.unwrap_or_default().to_owned(), attribute.help.to_owned()]
         })
@@ -87,7 +92,7 @@ fn every_value_of_a_label_is_on_the_page() {
 }
 
 /// The kernel's and our own names that look like a metric's or an attribute's.
-const OTHER_NAMES: [&str; 5] = ["oom_group", "oom_kill", "oom_kill_process", "oom_score_adj", "oom_watcher"];
+const OTHER_NAMES: [&str; 7] = ["oom_control", "oom_group", "oom_kill", "oom_kill_process", "oom_lock", "oom_score_adj", "oom_watcher"];
 
 #[test]
 fn nothing_else_claims_to_be_a_metric_or_an_attribute() {
@@ -175,10 +180,10 @@ fn every_message_is_on_the_page() {
         messages.extend(literals(file, ".warn(").into_iter().flatten().filter(|literal| literal.contains(' ')));
     }
     for (file, mark) in [
-        ("agent/src/run.rs", "write!("),
-        ("agent/src/run.rs", "write_str("),
-        ("agent/src/source/probe.rs", "write!("),
-        ("agent/src/source/probe.rs", "write_str("),
+        ("agent/src/run/mod.rs", "write!("),
+        ("agent/src/run/mod.rs", "write_str("),
+        ("agent/src/source/probe/mod.rs", "write!("),
+        ("agent/src/source/probe/mod.rs", "write_str("),
         ("agent/src/source/btf.rs", "write!("),
         ("agent/src/source/btf.rs", "write_str("),
         ("agent/src/source/layout.rs", "write!("),

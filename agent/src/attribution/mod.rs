@@ -46,6 +46,8 @@ mod tests {
                 oom_score_adj: None,
                 already_dying: false,
                 memory: Memory::default(),
+                arguments: None,
+                end_is_told: false,
             },
             trigger: Trigger {
                 pid: 7,
@@ -57,6 +59,8 @@ mod tests {
             cgroups: Vec::new(),
             cgroup_path: Some(path.into()),
             path_cut: false,
+            decision: None,
+            machine: None,
         }
     }
 

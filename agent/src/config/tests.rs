@@ -139,6 +139,7 @@ fn a_flag_wins_over_a_variable_over_the_file_over_the_default() {
         node_name: Some("from-flag".to_owned()),
         listen: Some("127.0.0.9:0".to_owned()),
         metrics_port: None,
+        pin_dir: Some("none".to_owned()),
         log_format: Some("human".to_owned()),
         log_filter: Some("debug".to_owned()),
     };
@@ -161,6 +162,11 @@ fn a_flag_wins_over_a_variable_over_the_file_over_the_default() {
     check(&only_file, both, "from-file", "[::1]:3000", "warn", Format::Json);
     check(&Flags::default(), &[], "host-a", "0.0.0.0:8080", "info", Format::Human);
     assert_eq!(load_with(&only_file, &[]).unwrap().config.series.expiry, Duration::from_secs(7200));
+    let pins = |flags: &Flags, variables| load_with(flags, variables).unwrap().config.probe.pins;
+    let variable: Variables<'_> = &[("OOM_WATCHER_PIN_DIR", "/sys/fs/bpf/a")];
+    assert_eq!(pins(&all, variable), None);
+    assert_eq!(pins(&only_file, variable), Some("/sys/fs/bpf/a".into()));
+    assert_eq!(pins(&only_file, &[]), Some("/sys/fs/bpf/oom-watcher".into()));
 }
 
 #[test]
@@ -183,6 +189,8 @@ fn each_value_is_printed_with_where_it_came_from() {
         "listen.port: 9090 # from METRICS_PORT",
         "log.format: json # from --log-format",
         "probe.ring_bytes: 1MiB # default",
+        "probe.arguments: false # default",
+        "probe.pin_directory: /sys/fs/bpf/oom-watcher # default",
         &from_file,
         "series.expiry: 1h # default",
         "otlp.logs.endpoint: https://c/in?… # from OTEL_EXPORTER_OTLP_LOGS_ENDPOINT",

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
@@ -27,6 +28,10 @@ pub(super) struct Span(pub(super) Duration);
 /// A number of bytes that is shown as it is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Size(pub(super) u32);
+
+/// A folder, or none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Directory(pub(super) Option<PathBuf>);
 
 pub(super) const HOUR: Span = Span(Duration::from_secs(3600));
 
@@ -142,6 +147,15 @@ pub(super) fn milliseconds(text: &str, allowed: RangeInclusive<u64>) -> Result<S
     number.map(|number| Span(Duration::from_millis(number))).ok_or_else(expected)
 }
 
+/// A path from the root, or `none`.
+pub(super) fn directory(text: &str) -> Result<Directory, Refused> {
+    match text {
+        "none" => Ok(Directory(None)),
+        _ if Path::new(text).is_absolute() && !text.contains('\0') => Ok(Directory(Some(text.into()))),
+        _ => Err("a path that begins with /, or none".into()),
+    }
+}
+
 pub(super) fn boolean(text: &str) -> Result<bool, Refused> {
     match text.to_ascii_lowercase().as_str() {
         "true" => Ok(true),
@@ -186,6 +200,15 @@ impl fmt::Display for Span {
     }
 }
 
+impl fmt::Display for Directory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(path) => path.display().fmt(f),
+            None => f.write_str("none"),
+        }
+    }
+}
+
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
@@ -225,6 +248,16 @@ mod tests {
         }
         assert_eq!(HOUR.to_string(), "1h");
         assert_eq!(Span(Duration::ZERO).to_string(), "0ms");
+    }
+
+    #[test]
+    fn a_folder_is_named_from_the_root() {
+        for text in ["none", "/", "/sys/fs/bpf/a b"] {
+            check(directory(text), Ok(text));
+        }
+        for text in ["", "None", "run", "./run", "/a\0b"] {
+            check(directory(text), Err("a path that begins with /, or none"));
+        }
     }
 
     #[test]

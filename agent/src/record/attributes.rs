@@ -2,12 +2,12 @@
 //!
 //! What is not known has no attribute.
 
-use opentelemetry::{KeyValue, Value};
+use opentelemetry::{Array, KeyValue, StringValue, Value};
 
-use crate::kill::{Incident, Kill, KubernetesOwner, Memory, Owner, Scope};
+use crate::kill::{Constraint, Incident, Kill, KubernetesOwner, Memory, Method, Owner, Scope};
 use crate::record::iso_8601::iso_8601;
+use crate::record::levels;
 use crate::record::schema::{self, Attribute};
-use crate::record::{incident, levels};
 
 /// Everything known of a kill: typed, sorted by key, each key once. `node` is the node's name.
 pub fn attributes(kill: &Kill, owner: &Owner, incident: &Incident, node: &str) -> Vec<KeyValue> {
@@ -19,6 +19,7 @@ pub fn attributes(kill: &Kill, owner: &Owner, incident: &Incident, node: &str) -
     known.trigger(kill);
     known.owner(owner);
     known.incident(incident);
+    known.decision(kill);
     known.flag(schema::INCIDENT_GROUP_KILL, levels::is_group_kill(kill));
     known.flag(schema::CONTAINER_SURVIVED, container_survived(kill, owner));
     known.sorted()
@@ -44,6 +45,10 @@ pub(super) fn sort(attributes: &mut [KeyValue]) {
     attributes.sort_by(|a, b| a.key.cmp(&b.key));
 }
 
+fn texts(parts: Vec<String>) -> Array {
+    Array::String(parts.into_iter().map(StringValue::from).collect())
+}
+
 /// The attributes so far.
 struct Known(Vec<KeyValue>);
 
@@ -54,6 +59,7 @@ impl Known {
         self.int(schema::PROCESS_PID, Some(victim.pid));
         self.int(schema::PROCESS_VPID, victim.namespace_pid);
         self.text(schema::PROCESS_COMMAND, Some(&victim.command));
+        self.add(schema::PROCESS_COMMAND_ARGS, victim.arguments.clone().map(|parts| Value::Array(texts(parts))));
         self.int(schema::PROCESS_REAL_USER_ID, victim.user_id);
         self.text(schema::PROCESS_CREATION_TIME, victim.started.and_then(iso_8601).as_deref());
         self.int(schema::VICTIM_TID, Some(victim.tid));
@@ -70,6 +76,7 @@ impl Known {
         self.int(schema::MEMORY_SWAP, memory.swap);
         self.int(schema::MEMORY_PGTABLES, memory.pgtables);
         self.int(schema::MEMORY_TOTAL_VM, memory.total_vm);
+        self.flag(schema::MEMORY_EXACT, memory.anon_rss.map(|_| memory.is_exact));
     }
 
     fn cgroup(&mut self, kill: &Kill) {
@@ -136,12 +143,22 @@ impl Known {
         self.int(schema::INCIDENT_KILL, Some(incident.kills));
         if incident.scope != Scope::Unknown {
             self.text(schema::SCOPE_TYPE, Some(incident.scope.as_str()));
-            self.text(schema::SCOPE_METHOD, Some(incident::SCOPE_METHOD));
         }
+        self.text(schema::SCOPE_METHOD, incident.method.map(Method::as_str));
         if let Some(hit) = &incident.limit {
             self.text(schema::LIMIT_CGROUP, hit.cgroup_path.as_deref());
-            self.int(schema::LIMIT_SIZE, Some(hit.limit));
-            self.int(schema::LIMIT_USAGE, Some(hit.usage));
+            self.int(schema::LIMIT_CGROUP_ID, hit.cgroup_id);
+            self.int(schema::LIMIT_SIZE, hit.limit);
+            self.int(schema::LIMIT_USAGE, hit.usage);
+        }
+    }
+
+    fn decision(&mut self, kill: &Kill) {
+        if let Some(decision) = &kill.decision {
+            self.text(schema::INCIDENT_CONSTRAINT, decision.constraint.map(Constraint::as_str));
+            self.int(schema::INCIDENT_GFP_MASK, Some(decision.gfp_mask));
+            self.int(schema::INCIDENT_ORDER, decision.order);
+            self.flag(schema::INCIDENT_REQUESTED, Some(decision.by_hand));
         }
     }
 
@@ -244,6 +261,26 @@ mod tests {
     }
 
     #[test]
+    fn a_decision_and_a_command_line_are_told_if_they_are_known() {
+        let mut kill = sample::kill();
+        kill.victim.arguments = Some(["sh", "-c", ""].map(str::to_owned).to_vec());
+        kill.decision = Some(sample::decision(1, None));
+        let known = of(&kill, &sample::container("app"));
+        let rows: &[(&str, Value)] = &[
+            ("oom_watcher.incident.constraint", "none".into()),
+            ("oom_watcher.incident.gfp_mask", 0xcc0.into()),
+            ("oom_watcher.incident.order", 0.into()),
+            ("oom_watcher.incident.requested", false.into()),
+            ("oom_watcher.scope.method", "oom_control".into()),
+            ("oom_watcher.scope.type", "node".into()),
+            ("process.command_args", Value::Array(Array::String(vec!["sh".into(), "-c".into(), "".into()]))),
+        ];
+        for (key, value) in rows {
+            assert_eq!(known.get(*key), Some(value), "{key}");
+        }
+    }
+
+    #[test]
     fn each_attribute_is_declared_with_its_type() {
         let owners = [
             sample::container("app"),
@@ -251,11 +288,15 @@ mod tests {
             Owner::Unit { name: "nginx.service".to_owned() },
             Owner::Unknown { why: Why::RootCgroup },
         ];
-        for (key, value) in owners.iter().flat_map(|owner| of(&sample::kill(), owner)) {
+        let mut kill = sample::kill();
+        kill.victim.arguments = Some(vec!["python3".to_owned()]);
+        kill.decision = Some(sample::decision(1, None));
+        for (key, value) in owners.iter().flat_map(|owner| of(&kill, owner)) {
             let r#type = match value {
                 Value::Bool(_) => Some(Type::Bool),
                 Value::I64(_) => Some(Type::Int),
                 Value::String(_) => Some(Type::String),
+                Value::Array(Array::String(_)) => Some(Type::Strings),
                 _ => None,
             };
             assert!(r#type.is_some(), "{key}");

@@ -2,6 +2,7 @@
 
 pub mod attributes;
 pub mod duplicates;
+pub mod ends;
 pub mod incident;
 mod iso_8601;
 mod levels;

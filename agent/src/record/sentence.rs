@@ -61,7 +61,12 @@ fn because(incident: &Incident) -> String {
         Scope::Cgroup | Scope::Node => cgroup(hit),
         Scope::Unknown => "a cgroup above it".to_owned(),
     };
-    format!(" because {whose} used {} of the limit of {}", size(hit.usage), size(hit.limit))
+    match (hit.usage, hit.limit) {
+        (Some(usage), Some(limit)) => format!(" because {whose} used {} of the limit of {}", size(usage), size(limit)),
+        (None, Some(limit)) => format!(" because {whose} reached the limit of {}", size(limit)),
+        (Some(usage), None) => format!(" because {whose} reached its limit with {}", size(usage)),
+        (None, None) => format!(" because {whose} reached its limit"),
+    }
 }
 
 fn cgroup(hit: &LimitHit) -> String {

@@ -88,7 +88,7 @@ impl Counts {
             kills: 0,
             incidents: BTreeMap::new(),
             memory: kill.victim.memory,
-            limit: incident.limit.as_ref().map(|hit| hit.limit),
+            limit: incident.limit.as_ref().and_then(|hit| hit.limit),
             last_kill: kill.time,
             last_incident: (incident.time, incident.id),
         };
@@ -111,7 +111,7 @@ impl Counts {
             }
         } else if incident.time >= time {
             self.memory = kill.victim.memory;
-            self.limit = incident.limit.as_ref().map(|hit| hit.limit);
+            self.limit = incident.limit.as_ref().and_then(|hit| hit.limit);
             self.last_incident = (incident.time, incident.id);
         }
     }
@@ -283,7 +283,7 @@ mod tests {
         record(&mut table, &sample::kill_of(1, 0), &owner);
         assert_eq!(counts(&table, &owner).unwrap().limit, Some(256 * MIB));
         let kill = sample::kill_of(2, 1);
-        let hit = LimitHit { cgroup_path: None, usage: 5, limit: 6 };
+        let hit = LimitHit { cgroup_id: None, cgroup_path: None, usage: Some(5), limit: Some(6) };
         table.record(&kill, &owner, &Incident { limit: Some(hit), ..sample::incident(&kill, &owner) });
         assert_eq!(counts(&table, &owner).unwrap().limit, Some(6));
     }

@@ -51,6 +51,8 @@ pub fn victim() -> io::Result<()> {
 /// The first step that failed.
 pub async fn run(mut config: Config, show: bool, out: &mut impl Write) -> Result<()> {
     config.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    // An agent may run beside it, whose kills these are too.
+    config.probe.pins = None;
     let receiver = match (&config.otlp.logs, &config.otlp.traces) {
         (None, None) => {
             let receiver = Receiver::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).context("starting a receiver on loopback")?;
@@ -66,8 +68,8 @@ pub async fn run(mut config: Config, show: bool, out: &mut impl Write) -> Result
     let (ready, is_ready) = oneshot::channel();
     let (stop, is_stopped) = oneshot::channel::<()>();
     let watching = agent.watch(
-        |reads_names| {
-            let _ = ready.send(reads_names);
+        |features| {
+            let _ = ready.send(features.names);
         },
         is_stopped,
         std::future::pending::<()>(),

@@ -4,4 +4,6 @@ pub mod btf;
 pub mod event;
 pub mod hierarchy;
 pub mod layout;
+mod machine;
 pub mod probe;
+pub mod ring;

@@ -37,6 +37,10 @@ impl Agent {
         let inherited = std::env::vars_os().filter(|(name, _)| name == "PATH" || name == "HOME");
         command.env_clear().envs(inherited).env("NODE_NAME", NODE).envs(environment.iter().copied());
         command.args(["--listen", "127.0.0.1:0", "--log-format", "json"]).args(flags);
+        // What another agent has left is not to be seen here, unless a test is about it.
+        if !flags.contains(&"--pin-dir") {
+            command.args(["--pin-dir", "none"]);
+        }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("starting {}: {error}", program.display()));
         let (ready, log) = (mpsc::channel(), Arc::new(Mutex::new(String::new())));

@@ -3,6 +3,8 @@
 //! The order of building matters: the port is bound before the probe is attached, because a port that is taken must not cost a kill; and kills are read
 //! before anything is exported, because the pipeline never waits for the network.
 
+mod held;
+
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -14,29 +16,32 @@ use opentelemetry::Context;
 use opentelemetry::trace::TraceContextExt;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tokio::time::Instant;
-use tracing::{info, info_span, warn};
+use tracing::{debug, info, info_span, warn};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use crate::attribution;
 use crate::config::Config;
 use crate::diagnostics::HANDLING;
-use crate::export::instruments::{self, Build, Keys};
+use crate::export::instruments::{self, Build, Keys, Recorder};
 use crate::export::otlp::Otlp;
 use crate::export::prometheus::{self, Bridge, Health};
 use crate::kill::{Kill, KubernetesOwner, Owner};
 use crate::record::duplicates::Duplicates;
+use crate::record::ends::{self, End, Ends};
 use crate::record::incident::Incidents;
 use crate::record::log_record::log_record;
 use crate::record::series::Table;
 use crate::record::span;
-use crate::source::event::Malformed;
-use crate::source::probe::{self, AttachError, CounterMap, Probe};
+use crate::source::probe::{self, AttachError, CounterMap, Features, Pinned, Probe, Told};
 use crate::stats::Stats;
+use held::Held;
 
 /// Kills that are handled before others get their turn: the server of `/metrics` and the export share this thread.
 const AT_ONCE: usize = 64;
 /// How often owners without kills are looked for.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(30);
+/// How often spans that wait for too long are looked for, while any waits.
+const ENDS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why the agent cannot do its job.
 #[derive(Debug)]
@@ -78,6 +83,9 @@ pub struct Pipeline {
     table: Arc<Mutex<Table>>,
     duplicates: Duplicates,
     incidents: Incidents,
+    ends: Ends,
+    recorders: Vec<Recorder>,
+    held: Held,
     otlp: Otlp,
 }
 
@@ -104,13 +112,23 @@ impl Agent {
         let owners = config.series.owners;
 
         let bridge = Arc::new(Bridge::new(owners).map_err(Failure::Export)?);
-        instruments::register(bridge.provider(), Keys::Prometheus, &config.node, &table, owners, &stats, &build);
+        let mut recorders = vec![instruments::register(bridge.provider(), Keys::Prometheus, &config.node, &table, owners, &stats, &build)];
         let otlp = Otlp::start(&config.otlp, &stats, owners, |provider| {
-            instruments::register(provider, Keys::Semantic, &config.node, &table, owners, &stats, &build);
+            recorders.push(instruments::register(provider, Keys::Semantic, &config.node, &table, owners, &stats, &build));
         })
         .map_err(Failure::Export)?;
 
-        let pipeline = Pipeline { node: config.node.clone(), stats, table, duplicates: Duplicates::default(), incidents: Incidents::default(), otlp };
+        let pipeline = Pipeline {
+            node: config.node.clone(),
+            stats,
+            table,
+            duplicates: Duplicates::default(),
+            incidents: Incidents::default(),
+            ends: Ends::default(),
+            recorders,
+            held: Held::default(),
+            otlp,
+        };
         let health = Health::not_ready("the probe is not attached yet");
         Ok(Self { config, pipeline, listener, address, bridge, health })
     }
@@ -137,8 +155,8 @@ impl Agent {
     }
 
     /// Attaches the probe and watches until `stop` gives way; then drains, for as long as the configuration allows or until `stop_now` gives way.
-    /// `ready` is called when kills are seen from now on, with whether names of cgroups can be read.
-    pub async fn watch(self, ready: impl FnOnce(bool), stop: impl Future, stop_now: impl Future) -> Result<(), Failure> {
+    /// `ready` is called when kills are seen from now on, with what the probe can tell.
+    pub async fn watch(self, ready: impl FnOnce(Features), stop: impl Future, stop_now: impl Future) -> Result<(), Failure> {
         let (config, address, health, stats) = (self.config.clone(), self.address, self.health.clone(), self.stats());
         let seen: Arc<Mutex<Option<CounterMap>>> = Arc::default();
         let before_scrape = {
@@ -156,22 +174,25 @@ impl Agent {
         *lock(&seen) = Some(probe.counters());
         stats.attached.store(true, Ordering::Relaxed);
         health.set(None);
-        if !probe.reads_names() {
-            warn!("the kernel refuses reading strings (lockdown=confidentiality): kills carry ids instead of names of cgroups, and no limits");
-        }
+        tell(&probe);
         info!(metrics_address = %address, probe_attached = true, node = config.node, "ready");
-        ready(probe.reads_names());
+        ready(probe.features());
 
         let read = pipeline.watch(&mut probe, stop).await;
-        // Nothing new from here on: what is in the ring buffer is handled, then everything that waits is delivered.
-        probe.drain(|kill| pipeline.receive(kill));
+        // Nothing new from here on, unless the next agent is to have it: what is there is handled, then everything that waits is delivered.
+        probe.stop();
+        while !pipeline.read_what_is_there(&mut probe) {}
         copy_counters(&probe.counters(), &stats);
-        drop(probe);
         health.set(Some("the agent is ending".to_owned()));
         stats.attached.store(false, Ordering::Relaxed);
         info!(grace = ?config.shutdown_grace, "ending: delivering what waits");
+        pipeline.give_up_ends();
+        let (mut held, otlp) = (std::mem::take(&mut pipeline.held), pipeline.otlp);
         let drained = tokio::select! {
-            () = pipeline.deliver(config.shutdown_grace) => Ok(()),
+            settled = otlp.shutdown(Instant::now() + config.shutdown_grace) => {
+                held.safe(settled).for_each(|place| probe.release(place));
+                Ok(())
+            }
             _ = stop_now => Err(Failure::Interrupted),
         };
         server.abort();
@@ -179,16 +200,36 @@ impl Agent {
     }
 }
 
+/// Says once what the probe cannot do here.
+fn tell(probe: &Probe) {
+    let features = probe.features();
+    if !features.names {
+        warn!("the kernel refuses reading strings (lockdown=confidentiality): kills carry ids instead of names of cgroups, and no limits");
+    }
+    for program in probe.programs() {
+        match &program.refused {
+            Some(refused) => info!(program = program.name, refused, "a program is not attached that the kernel could do without"),
+            None => debug!(program = program.name, verified_instructions = program.verified_instructions, time = ?program.time, "loaded"),
+        }
+    }
+    match probe.pinned() {
+        Pinned::TakenOver => info!("the probe was attached already: kills that happened while no agent ran follow"),
+        Pinned::Refused(why) => warn!(why, "the probe is not pinned: kills while no agent runs are not seen"),
+        Pinned::New | Pinned::No => {}
+    }
+}
+
 impl Pipeline {
     async fn watch(&mut self, probe: &mut Probe, stop: impl Future) -> Result<(), Failure> {
-        let counters = probe.counters();
-        let mut expiry = tokio::time::interval(EXPIRY_INTERVAL);
+        let (counters, own, settling) = (probe.counters(), probe.ring(), self.otlp.settling());
+        let (mut expiry, mut ends) = (tokio::time::interval(EXPIRY_INTERVAL), tokio::time::interval(ENDS_INTERVAL));
         let mut told_dropped = 0;
         tokio::pin!(stop);
         loop {
+            let anything_ends = !self.ends.is_empty();
             tokio::select! {
                 _ = &mut stop => return Ok(()),
-                read = probe.read(AT_ONCE, |kill| self.receive(kill)) => {
+                read = probe.read(AT_ONCE, |told| self.take(told, own)) => {
                     read.map_err(Failure::Read)?;
                     copy_counters(&counters, &self.stats);
                     // Not by what the statistics said before: a scrape may have brought them up to date in between.
@@ -199,17 +240,49 @@ impl Pipeline {
                     }
                     tokio::task::yield_now().await;
                 }
+                () = settling.notified() => {}
+                _ = ends.tick(), if anything_ends => self.expire_ends(SystemTime::now()),
                 _ = expiry.tick() => self.expire(SystemTime::now()),
             }
+            self.release(probe);
         }
     }
 
-    fn receive(&mut self, kill: Result<Kill, Malformed>) {
-        match kill {
-            Ok(kill) => self.handle(&kill),
-            Err(error) => {
+    /// Handles what is in the ring buffers, as much as at once. Whether that was all.
+    fn read_what_is_there(&mut self, probe: &mut Probe) -> bool {
+        let own = probe.ring();
+        let all = probe.read_what_is_there(AT_ONCE, |told| self.take(told, own));
+        self.release(probe);
+        all
+    }
+
+    /// Gives back to the kernel what needs no more care, and what it needs the room of.
+    fn release(&mut self, probe: &mut Probe) {
+        self.held.safe(self.otlp.settled()).for_each(|place| probe.release(place));
+        while let Some(place) = self.held.oldest().filter(|place| probe.is_crowded(place.ring)) {
+            probe.release(place);
+            self.held.give_up_oldest();
+        }
+    }
+
+    /// `own`: the ring buffer that the probe writes now, of which alone it tells when memory is free.
+    fn take(&mut self, told: Told, own: u32) {
+        match told {
+            Told::Kill(Ok(mut kill), place) => {
+                kill.victim.end_is_told &= place.ring == own;
+                let record = self.handle(&kill);
+                self.held.add(place, record);
+            }
+            Told::Kill(Err(error), place) => {
                 self.stats.malformed_events.add(1);
                 warn!(%error, "an event of the probe was not understood");
+                self.held.add(place, None);
+            }
+            Told::Freed { sequence, time } => {
+                if let Some((span, took)) = self.ends.freed(sequence, time) {
+                    self.recorders.iter().for_each(|recorder| recorder.reclaimed(took));
+                    self.otlp.span(span);
+                }
             }
         }
     }
@@ -219,16 +292,25 @@ impl Pipeline {
         lock(&self.table).expire(now);
     }
 
+    fn expire_ends(&mut self, now: SystemTime) {
+        self.ends.expired(now).into_iter().for_each(|span| self.otlp.span(span));
+    }
+
+    fn give_up_ends(&mut self) {
+        self.ends.give_up(SystemTime::now()).into_iter().for_each(|span| self.otlp.span(span));
+    }
+
     /// Delivers what waits, for as long as `grace`; what is left then is counted and told.
-    pub async fn deliver(self, grace: Duration) {
+    pub async fn deliver(mut self, grace: Duration) {
+        self.give_up_ends();
         self.otlp.shutdown(Instant::now() + grace).await;
     }
 
-    /// Carries one kill through attribution and record to the exports. Never waits.
-    pub fn handle(&mut self, kill: &Kill) {
+    /// Carries one kill through attribution and record to the exports. Never waits. Gives the number of its log record, if that waits for the collector.
+    pub fn handle(&mut self, kill: &Kill) -> Option<u64> {
         if self.duplicates.seen(kill.id) {
             self.stats.duplicates.add(1);
-            return;
+            return None;
         }
         self.stats.kills.add(1);
 
@@ -256,9 +338,12 @@ impl Pipeline {
             "the OOM killer killed a process"
         );
         info_span!(target: HANDLING, parent: &handling, "hand_over").in_scope(|| {
-            self.otlp.log(record);
-            self.otlp.span(span::span(kill, &owner, &incident, &self.node, SystemTime::now()));
-        });
+            let number = self.otlp.log(record);
+            let (span, now) = (span::span(kill, &owner, &incident, &self.node), SystemTime::now());
+            let ended = if kill.victim.end_is_told { self.ends.wait(kill.sequence, span, now) } else { Some(ends::ended(span, now, End::Read)) };
+            ended.into_iter().for_each(|span| self.otlp.span(span));
+            number
+        })
     }
 }
 
@@ -267,6 +352,9 @@ fn copy_counters(counters: &CounterMap, stats: &Stats) {
     stats.ring_full.set(counted.ring_full);
     stats.marks_without_kill.set(counted.marks_without_kill);
     stats.signals_without_mark.set(counted.signals_without_mark);
+    stats.repeated.set(counted.repeated);
+    stats.shared_memory.set(counted.shared_memory);
+    stats.collateral.set(counted.collateral);
 }
 
 /// Takes a lock even if another thread panicked with it: counts are whole at every moment.
