@@ -51,12 +51,14 @@ mod tests {
                 pid: 7,
                 tid: 7,
                 command: "trigger".into(),
+                cgroup_id: None,
                 cgroup_path: Some("/system.slice/trigger.service".into()),
                 path_cut: false,
             },
             cgroups: Vec::new(),
             cgroup_path: Some(path.into()),
             path_cut: false,
+            cgroups_from_files: false,
         }
     }
 

@@ -12,4 +12,4 @@ pub mod series;
 pub mod span;
 
 #[cfg(test)]
-mod sample;
+pub(crate) mod sample;

@@ -39,7 +39,7 @@ pub(crate) fn kill() -> Kill {
             already_dying: false,
             memory: memory(200),
         },
-        trigger: Trigger { pid: 4242, tid: 4250, command: "worker-3".to_owned(), cgroup_path: Some(path.clone()), path_cut: false },
+        trigger: Trigger { pid: 4242, tid: 4250, command: "worker-3".to_owned(), cgroup_id: None, cgroup_path: Some(path.clone()), path_cut: false },
         cgroups: vec![
             level(&container, 256 * MIB - 4096, Some(256 * MIB)),
             level(&pod, 257 * MIB, Some(1024 * MIB)),
@@ -49,6 +49,7 @@ pub(crate) fn kill() -> Kill {
         ],
         cgroup_path: Some(path),
         path_cut: false,
+        cgroups_from_files: false,
     }
 }
 

@@ -47,10 +47,11 @@ pub(crate) fn kill_at(pid: u32, path: &str) -> Kill {
             already_dying: false,
             memory: memory(200),
         },
-        trigger: Trigger { pid: 77, tid: 78, command: "worker-3".to_owned(), cgroup_path: Some(path.to_owned()), path_cut: false },
+        trigger: Trigger { pid: 77, tid: 78, command: "worker-3".to_owned(), cgroup_id: None, cgroup_path: Some(path.to_owned()), path_cut: false },
         cgroups,
         cgroup_path: Some(path.to_owned()),
         path_cut: false,
+        cgroups_from_files: false,
     }
 }
 
