@@ -248,9 +248,17 @@ mod tests {
         let hit = LimitHit { cgroup_path: None, usage: 256 * MIB - 4096, limit: 256 * MIB };
         assert_eq!((scope, limit), (Scope::Unknown, Some(hit)), "the limit itself was read");
         for cgroup in &mut kill.cgroups {
+            cgroup.usage = None;
+        }
+        assert_eq!(limit_hit(&kill, &UNKNOWN), (Scope::Unknown, None), "a limit whose use is not known is no sign that the machine ran out");
+        for cgroup in &mut kill.cgroups {
             (cgroup.limit, cgroup.limit_known) = (None, false);
         }
         assert_eq!(limit_hit(&kill, &UNKNOWN), (Scope::Unknown, None));
+        for cgroup in &mut kill.cgroups {
+            cgroup.limit_known = true;
+        }
+        assert_eq!(limit_hit(&kill, &UNKNOWN), (Scope::Node, None), "no limit, so none was hit");
         kill.cgroups.clear();
         assert_eq!(limit_hit(&kill, &UNKNOWN), (Scope::Unknown, None));
     }

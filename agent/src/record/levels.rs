@@ -29,7 +29,8 @@ pub(super) enum Hit {
 /// victim. It was hit if there is no more room than [`SLACK`].
 ///
 /// The kernel charges the trigger, so only a limit above the trigger can have been hit. If none of the shared levels has a limit, nobody's was. If one
-/// has and there is room, others may have freed memory since the decision, or the machine ran out: that cannot be told apart here.
+/// has and there is room, others may have freed memory since the decision, or the machine ran out: that cannot be told apart here. Nor if it is not known
+/// how much there is (lockdown=confidentiality).
 pub(super) fn hit(kill: &Kill) -> Hit {
     let first = first_shared(kill);
     let shared = || kill.cgroups.iter().enumerate().skip(first);
@@ -37,7 +38,7 @@ pub(super) fn hit(kill: &Kill) -> Hit {
     // Of equal ones `min_by_key` gives the first: the innermost.
     match limited.min_by_key(|(_, usage, limit)| limit.saturating_sub(*usage)) {
         Some((level, usage, limit)) if limit.saturating_sub(usage) <= SLACK => Hit::Level { level, usage, limit },
-        None if !kill.cgroups.is_empty() && !kill.path_cut && shared().all(|(_, cgroup)| cgroup.limit_known) => Hit::Nobody,
+        None if !kill.cgroups.is_empty() && !kill.path_cut && shared().all(|(_, cgroup)| cgroup.limit_known && cgroup.limit.is_none()) => Hit::Nobody,
         _ => Hit::Unknown,
     }
 }
