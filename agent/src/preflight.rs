@@ -10,6 +10,7 @@ use std::path::Path;
 use crate::config::Config;
 use crate::export::{otlp, prometheus};
 use crate::source::btf::Btf;
+use crate::source::cgroup_table::CgroupTable;
 use crate::source::layout;
 use crate::source::probe::{self, Probe};
 use crate::stats::Signal;
@@ -71,8 +72,24 @@ pub struct Seen {
     pub port: Port,
     /// Each signal that is exported, and whether its endpoint answers.
     pub endpoints: Vec<(Signal, String, Result<(), String>)>,
-    /// The attempt to attach: whether names are read, or why it failed.
-    pub attached: Result<bool, String>,
+    /// The attempt to attach: where names come from, or why it failed.
+    pub attached: Result<Names, String>,
+}
+
+/// Where names and limits of cgroups come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Names {
+    /// The probe reads them.
+    FromKernel,
+    /// The kernel refuses; they are in the table of cgroups.
+    FromFiles {
+        /// How many are in it.
+        cgroups: usize,
+        /// Whether these are all there are.
+        all: bool,
+    },
+    /// Neither, and why there is no table.
+    Nowhere(String),
 }
 
 /// Who has the port of `/metrics`.
@@ -110,6 +127,13 @@ pub async fn look(config: &Config) -> Seen {
             endpoints.push((signal, endpoint.url.clone(), otlp::reach(signal, endpoint).await));
         }
     }
+    let attached = Probe::attach(&config.probe).map(|probe| match probe.reads_names() {
+        true => Names::FromKernel,
+        false => match CgroupTable::start() {
+            Ok(table) => Names::FromFiles { cgroups: table.cgroups(), all: table.is_whole() },
+            Err(error) => Names::Nowhere(format!("{error:#}")),
+        },
+    });
     Seen {
         object: probe::BUILD != "none",
         kernel: read("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
@@ -125,7 +149,7 @@ pub async fn look(config: &Config) -> Seen {
             Err(error) => Port::Taken(error),
         },
         endpoints,
-        attached: Probe::attach(&config.probe).map(|probe| probe.reads_names()).map_err(|error| error.to_string()),
+        attached: attached.map_err(|error| error.to_string()),
     }
 }
 
@@ -227,10 +251,12 @@ fn memory(seen: &Seen) -> Finding {
 fn lockdown(seen: &Seen) -> Finding {
     match seen.lockdown.as_deref().map(str::trim) {
         None => finding("lockdown", Verdict::Pass, "cannot be read here; the attempt to attach tells"),
-        Some(text) if text.contains("[confidentiality]") => {
-            finding("lockdown", Verdict::Degraded, "confidentiality: kills carry ids instead of names of cgroups, and no limits")
-                .or_else("lockdown=integrity, where names in log records matter more")
-        }
+        Some(text) if text.contains("[confidentiality]") => finding(
+            "lockdown",
+            Verdict::Degraded,
+            "confidentiality: the probe may not read names and limits; what takes their place is said at `attach`",
+        )
+        .or_else("lockdown=integrity, where whose limit was hit matters more"),
         Some(text) => finding("lockdown", Verdict::Pass, text),
     }
 }
@@ -271,10 +297,33 @@ fn endpoint(signal: Signal, url: &str, answer: &Result<(), String>) -> Finding {
 
 fn attached(seen: &Seen) -> Finding {
     match &seen.attached {
-        Ok(true) => finding("attach", Verdict::Pass, "loaded, attached to signal_generate and mark_victim, detached"),
-        Ok(false) => finding("attach", Verdict::Degraded, "attached without names and limits: the kernel refuses reading strings")
-            .or_else("lockdown=integrity, where names in log records matter more"),
+        Ok(names) => attached_with(names),
         Err(why) => finding("attach", Verdict::Fail, why.clone()),
+    }
+}
+
+/// What is missing where names and limits are not read in the kernel.
+fn attached_with(names: &Names) -> Finding {
+    let refused = "attached; the kernel refuses reading strings";
+    match names {
+        Names::FromKernel => finding("attach", Verdict::Pass, "loaded, attached to signal_generate and mark_victim, detached"),
+        Names::FromFiles { cgroups, all: true } => {
+            let found = format!(
+                "{refused}: names and limits come from the files of {cgroups} cgroups; absent are what cgroups used at the kill and so whose limit was hit, \
+                 the pid in a container, and the name of a cgroup that was made and gone at once"
+            );
+            finding("attach", Verdict::Degraded, found).or_else("lockdown=integrity, where whose limit was hit matters more")
+        }
+        Names::FromFiles { cgroups, all: false } => {
+            let found = format!(
+                "{refused}, and only a part of the cgroups is mounted here ({cgroups}): kills in others carry ids instead of names, and no limits"
+            );
+            finding("attach", Verdict::Degraded, found).or_else("mount the host's /sys/fs/cgroup, read-only is enough; or lockdown=integrity")
+        }
+        Names::Nowhere(why) => {
+            finding("attach", Verdict::Degraded, format!("{refused}: kills carry ids instead of names of cgroups, and no limits: {why}"))
+                .or_else("mount the host's /sys/fs/cgroup, read-only is enough; or lockdown=integrity")
+        }
     }
 }
 
@@ -329,7 +378,7 @@ mod tests {
             listen: SocketAddr::from(([0, 0, 0, 0], 8080)),
             port: Port::Free,
             endpoints: vec![(Signal::Logs, "http://localhost:4317".into(), Ok(()))],
-            attached: Ok(true),
+            attached: Ok(Names::FromKernel),
         }
     }
 
@@ -366,7 +415,10 @@ mod tests {
         check("port", Verdict::Pass, |seen| seen.port = Port::Ours);
         check("port", Verdict::Fail, |seen| seen.port = Port::Taken(io::ErrorKind::AddrInUse.into()));
         check("otlp logs", Verdict::Degraded, |seen| seen.endpoints[0].2 = Err("connection refused".into()));
-        check("attach", Verdict::Degraded, |seen| seen.attached = Ok(false));
+        for names in [Names::FromFiles { cgroups: 300, all: true }, Names::FromFiles { cgroups: 3, all: false }, Names::Nowhere("not mounted".into())]
+        {
+            check("attach", Verdict::Degraded, |seen| seen.attached = Ok(names));
+        }
         check("attach", Verdict::Fail, |seen| seen.attached = Err("not permitted".into()));
     }
 

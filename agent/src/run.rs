@@ -29,6 +29,7 @@ use crate::record::incident::Incidents;
 use crate::record::log_record::log_record;
 use crate::record::series::Table;
 use crate::record::span;
+use crate::source::cgroup_table::CgroupTable;
 use crate::source::event::Malformed;
 use crate::source::probe::{self, AttachError, CounterMap, Probe};
 use crate::stats::Stats;
@@ -76,6 +77,8 @@ pub struct Pipeline {
     node: String,
     stats: Arc<Stats>,
     table: Arc<Mutex<Table>>,
+    /// Where the kernel refuses to have names read.
+    cgroups: Option<CgroupTable>,
     duplicates: Duplicates,
     incidents: Incidents,
     otlp: Otlp,
@@ -110,7 +113,8 @@ impl Agent {
         })
         .map_err(Failure::Export)?;
 
-        let pipeline = Pipeline { node: config.node.clone(), stats, table, duplicates: Duplicates::default(), incidents: Incidents::default(), otlp };
+        let (duplicates, incidents) = (Duplicates::default(), Incidents::default());
+        let pipeline = Pipeline { node: config.node.clone(), stats, table, cgroups: None, duplicates, incidents, otlp };
         let health = Health::not_ready("the probe is not attached yet");
         Ok(Self { config, pipeline, listener, address, bridge, health })
     }
@@ -137,7 +141,7 @@ impl Agent {
     }
 
     /// Attaches the probe and watches until `stop` gives way; then drains, for as long as the configuration allows or until `stop_now` gives way.
-    /// `ready` is called when kills are seen from now on, with whether names of cgroups can be read.
+    /// `ready` is called when kills are seen from now on, with whether names of cgroups can be had.
     pub async fn watch(self, ready: impl FnOnce(bool), stop: impl Future, stop_now: impl Future) -> Result<(), Failure> {
         let (config, address, health, stats) = (self.config.clone(), self.address, self.health.clone(), self.stats());
         let seen: Arc<Mutex<Option<CounterMap>>> = Arc::default();
@@ -157,10 +161,10 @@ impl Agent {
         stats.attached.store(true, Ordering::Relaxed);
         health.set(None);
         if !probe.reads_names() {
-            warn!("the kernel refuses reading strings (lockdown=confidentiality): kills carry ids instead of names of cgroups, and no limits");
+            pipeline.cgroups = table_of_cgroups();
         }
         info!(metrics_address = %address, probe_attached = true, node = config.node, "ready");
-        ready(probe.reads_names());
+        ready(probe.reads_names() || pipeline.cgroups.is_some());
 
         let read = pipeline.watch(&mut probe, stop).await;
         // Nothing new from here on: what is in the ring buffer is handled, then everything that waits is delivered.
@@ -206,7 +210,12 @@ impl Pipeline {
 
     fn receive(&mut self, kill: Result<Kill, Malformed>) {
         match kill {
-            Ok(kill) => self.handle(&kill),
+            Ok(mut kill) => {
+                if let Some(cgroups) = &mut self.cgroups {
+                    cgroups.complete(&mut kill);
+                }
+                self.handle(&kill);
+            }
             Err(error) => {
                 self.stats.malformed_events.add(1);
                 warn!(%error, "an event of the probe was not understood");
@@ -259,6 +268,33 @@ impl Pipeline {
             self.otlp.log(record);
             self.otlp.span(span::span(kill, &owner, &incident, &self.node, SystemTime::now()));
         });
+    }
+}
+
+/// What takes the place of names and limits where the kernel refuses to have them read. Says what is missing then.
+fn table_of_cgroups() -> Option<CgroupTable> {
+    match CgroupTable::start() {
+        Ok(table) if table.is_whole() => {
+            let cgroups = table.cgroups();
+            warn!(
+                cgroups,
+                "the kernel refuses reading strings (lockdown=confidentiality): names and limits are read from the cgroups' files, usage is absent"
+            );
+            Some(table)
+        }
+        Ok(table) => {
+            let cgroups = table.cgroups();
+            warn!(
+                cgroups,
+                "the kernel refuses reading strings (lockdown=confidentiality), and only a part of the cgroups is mounted here: others have ids instead of names"
+            );
+            Some(table)
+        }
+        Err(error) => {
+            let error = format!("{error:#}");
+            warn!(error, "the kernel refuses reading strings (lockdown=confidentiality): kills carry ids instead of names of cgroups, and no limits");
+            None
+        }
     }
 }
 

@@ -95,7 +95,10 @@ fn load_on(host_name: Option<String>, flags: &Flags, env: &dyn Fn(&str) -> Optio
             filter: log_filter(r, flags, &file),
             format: r.resolve("log.format", [flags.log_format(), file.get("log.format")], Format::Human, value::format),
         },
-        probe: probe::Config { ring_bytes: r.resolve("probe.ring_bytes", [file.get("probe.ring_bytes")], value::DEFAULT_RING, value::ring_bytes).0 },
+        probe: probe::Config {
+            ring_bytes: r.resolve("probe.ring_bytes", [file.get("probe.ring_bytes")], value::DEFAULT_RING, value::ring_bytes).0,
+            read_names: true,
+        },
         series: Limits {
             owners: r.resolve("series.max_owners", [file.get("series.max_owners")], 2000, |text| value::number(text, 1..=100_000)),
             expiry: r.resolve("series.expiry", [file.get("series.expiry")], value::HOUR, |text| value::duration(text, "2m", "7d")).0,

@@ -27,6 +27,9 @@ use crate::kill::Kill;
 pub struct Config {
     /// Size of the ring buffer in bytes: a power of two and a multiple of the page size. An event takes 0.5 to 10 KiB.
     pub ring_bytes: u32,
+    /// Have names and limits of cgroups read in the kernel, unless it refuses. Without it kills are as under lockdown=confidentiality: for tests, nobody
+    /// else gains by it.
+    pub read_names: bool,
 }
 
 /// Where the kernel's type information is.
@@ -143,12 +146,12 @@ impl Probe {
             std::fs::read_to_string(BOOT_ID).and_then(|text| text.trim().parse().map_err(io::Error::other)).map_err(AttachError::NoBootId)?;
         let bytes = std::fs::read(BTF).map_err(AttachError::NoBtf)?;
         let btf = Btf::parse(&bytes).map_err(AttachError::BadBtf)?;
-        let attached = match load(config, &btf, true) {
+        let attached = match load(config, &btf, config.read_names) {
             // Under lockdown=confidentiality programs that read strings do not load; the same object without them does.
             Err(AttachError::Refused(..) | AttachError::NotPermitted(..)) if lockdown_forbids_reads() => {
                 load(config, &btf, false).map(|programs| (programs, false))
             }
-            other => other.map(|programs| (programs, true)),
+            other => other.map(|programs| (programs, config.read_names)),
         };
         drop(btf);
         drop(bytes);
