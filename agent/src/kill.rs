@@ -22,10 +22,14 @@ pub struct Kill {
     pub trigger: Trigger,
     /// The victim's memory cgroup and its ancestors, its own first. Empty if the kernel told nothing.
     pub cgroups: Vec<Cgroup>,
-    /// The path of the first of `cgroups`, from the root of the memory hierarchy. Absent where names cannot be read (lockdown=confidentiality).
+    /// The path of the first of `cgroups`, from the root of the memory hierarchy. Absent where names cannot be read (lockdown=confidentiality) and the
+    /// cgroup is not found by its id.
     pub cgroup_path: Option<String>,
-    /// More levels than the probe keeps: `cgroup_path` lacks its beginning.
+    /// More levels than the probe keeps, or than are mounted here: `cgroup_path` lacks its beginning.
     pub path_cut: bool,
+    /// Names and limits in `cgroups` are those of the cgroups' directories and files right after the kill, because the kernel refuses to have its own read
+    /// (lockdown=confidentiality). What the cgroups used at the kill is absent then.
+    pub cgroups_from_files: bool,
     /// What the kernel decided. Absent where `oom_kill_process` cannot be hooked.
     pub decision: Option<Decision>,
     /// What the machine had left when the kill was read. Absent where the kernel says itself what the decision was about.
@@ -161,14 +165,16 @@ pub struct Trigger {
     pub tid: u32,
     /// The command name of the thread.
     pub command: String,
-    /// The path of its memory cgroup, if names can be read.
+    /// The inode number of the directory of its memory cgroup.
+    pub cgroup_id: Option<u64>,
+    /// The path of its memory cgroup. Absent as the victim's is.
     pub cgroup_path: Option<String>,
-    /// More levels than the probe keeps: `cgroup_path` lacks its beginning.
+    /// As the victim's.
     pub path_cut: bool,
 }
 
-/// One memory cgroup above the victim.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One memory cgroup above the victim. By default nothing is known of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cgroup {
     /// The inode number of its directory.
     pub id: Option<u64>,
@@ -300,7 +306,7 @@ impl Qos {
 /// Why an owner, or a container of a known pod, could not be named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Why {
-    /// The kernel gave no cgroup path: names cannot be read under lockdown=confidentiality.
+    /// No cgroup path: names cannot be read under lockdown=confidentiality, and the cgroup was not found by its id.
     NoPath,
     /// The path lacks its beginning and what is left names no container.
     PathCut,

@@ -2,6 +2,8 @@
 //!
 //! The last word has the probe itself: it is loaded, attached and detached again. The findings before it explain why it fails.
 
+mod names;
+
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -13,6 +15,7 @@ use crate::source::btf::Btf;
 use crate::source::layout;
 use crate::source::probe::{self, Probe};
 use crate::stats::Signal;
+pub use names::Names;
 
 /// How bad it is. Ordered: the worst is the verdict of all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,8 +74,8 @@ pub struct Seen {
     pub port: Port,
     /// Each signal that is exported, and whether its endpoint answers.
     pub endpoints: Vec<(Signal, String, Result<(), String>)>,
-    /// The attempt to attach: whether names are read, or why it failed.
-    pub attached: Result<bool, String>,
+    /// The attempt to attach: where names come from, or why it failed.
+    pub attached: Result<Names, String>,
 }
 
 /// Who has the port of `/metrics`.
@@ -125,8 +128,9 @@ pub async fn look(config: &Config) -> Seen {
             Err(error) => Port::Taken(error),
         },
         endpoints,
+        // Not pinned: it must not be in the way of an agent.
         attached: Probe::attach(&probe::Config { pins: None, ..config.probe.clone() })
-            .map(|probe| probe.features().names)
+            .map(|probe| Names::look(&probe))
             .map_err(|error| error.to_string()),
     }
 }
@@ -229,10 +233,12 @@ fn memory(seen: &Seen) -> Finding {
 fn lockdown(seen: &Seen) -> Finding {
     match seen.lockdown.as_deref().map(str::trim) {
         None => finding("lockdown", Verdict::Pass, "cannot be read here; the attempt to attach tells"),
-        Some(text) if text.contains("[confidentiality]") => {
-            finding("lockdown", Verdict::Degraded, "confidentiality: kills carry ids instead of names of cgroups, and no limits")
-                .or_else("lockdown=integrity, where names in log records matter more")
-        }
+        Some(text) if text.contains("[confidentiality]") => finding(
+            "lockdown",
+            Verdict::Degraded,
+            "confidentiality: the probe may not read names and limits; what takes their place is said at `attach`",
+        )
+        .or_else("lockdown=integrity, where whose limit was hit matters more"),
         Some(text) => finding("lockdown", Verdict::Pass, text),
     }
 }
@@ -273,9 +279,7 @@ fn endpoint(signal: Signal, url: &str, answer: &Result<(), String>) -> Finding {
 
 fn attached(seen: &Seen) -> Finding {
     match &seen.attached {
-        Ok(true) => finding("attach", Verdict::Pass, "loaded, attached to signal_generate and mark_victim, detached"),
-        Ok(false) => finding("attach", Verdict::Degraded, "attached without names and limits: the kernel refuses reading strings")
-            .or_else("lockdown=integrity, where names in log records matter more"),
+        Ok(names) => names.judge(),
         Err(why) => finding("attach", Verdict::Fail, why.clone()),
     }
 }
@@ -332,7 +336,7 @@ mod tests {
             listen: SocketAddr::from(([0, 0, 0, 0], 8080)),
             port: Port::Free,
             endpoints: vec![(Signal::Logs, "http://localhost:4317".into(), Ok(()))],
-            attached: Ok(true),
+            attached: Ok(Names::FromKernel),
         }
     }
 
@@ -369,7 +373,10 @@ mod tests {
         check("port", Verdict::Pass, |seen| seen.port = Port::Ours);
         check("port", Verdict::Fail, |seen| seen.port = Port::Taken(io::ErrorKind::AddrInUse.into()));
         check("otlp logs", Verdict::Degraded, |seen| seen.endpoints[0].2 = Err("connection refused".into()));
-        check("attach", Verdict::Degraded, |seen| seen.attached = Ok(false));
+        for names in [Names::FromFiles { cgroups: 300, all: true }, Names::FromFiles { cgroups: 3, all: false }, Names::Nowhere("not mounted".into())]
+        {
+            check("attach", Verdict::Degraded, |seen| seen.attached = Ok(names));
+        }
         check("attach", Verdict::Fail, |seen| seen.attached = Err("not permitted".into()));
     }
 

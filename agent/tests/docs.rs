@@ -190,6 +190,8 @@ fn every_message_is_on_the_page() {
         ("agent/src/source/event.rs", "write!("),
         ("agent/src/preflight.rs", ".or_else("),
         ("agent/src/preflight.rs", "finding("),
+        ("agent/src/preflight/names.rs", ".or_else("),
+        ("agent/src/preflight/names.rs", "finding("),
     ] {
         messages.extend(literals(file, mark).into_iter().flatten());
     }

@@ -81,6 +81,7 @@ impl Known {
 
     fn cgroup(&mut self, kill: &Kill) {
         self.text(schema::PROCESS_LINUX_CGROUP, kill.cgroup_path.as_deref());
+        self.flag(schema::CGROUP_FROM_FILES, kill.cgroups_from_files.then_some(true));
         self.flag(schema::CGROUP_PATH_CUT, kill.cgroup_path.as_ref().map(|_| kill.path_cut));
         if let Some(cgroup) = kill.cgroups.first() {
             self.int(schema::CGROUP_ID, cgroup.id);
@@ -302,6 +303,15 @@ mod tests {
             assert!(r#type.is_some(), "{key}");
             assert_eq!(schema::ATTRIBUTES.iter().find(|known| known.key == key).map(|known| known.r#type), r#type, "{key}");
         }
+    }
+
+    #[test]
+    fn names_and_limits_from_files_are_told_from_those_of_the_kernel() {
+        let mut kill = sample::kill();
+        let told = |kill: &Kill| of(kill, &sample::container("app")).get("oom_watcher.cgroup.from_files").cloned();
+        assert_eq!(told(&kill), None);
+        kill.cgroups_from_files = true;
+        assert_eq!(told(&kill), Some(true.into()));
     }
 
     #[test]

@@ -262,9 +262,17 @@ mod tests {
         let hit = LimitHit { cgroup_id: kill.cgroups[0].id, cgroup_path: None, usage: Some(256 * MIB - 4096), limit: Some(256 * MIB) };
         assert_eq!(found, (Scope::Unknown, Some(hit), Some(Method::Headroom)), "the limit itself was read");
         for cgroup in &mut kill.cgroups {
+            cgroup.usage = None;
+        }
+        assert_eq!(limit_hit(&kill, &UNKNOWN), (Scope::Unknown, None, None), "a limit whose use is not known is no sign that the machine ran out");
+        for cgroup in &mut kill.cgroups {
             (cgroup.limit, cgroup.limit_known) = (None, false);
         }
         assert_eq!(limit_hit(&kill, &UNKNOWN), (Scope::Unknown, None, None));
+        for cgroup in &mut kill.cgroups {
+            cgroup.limit_known = true;
+        }
+        assert_eq!(limit_hit(&kill, &UNKNOWN), (Scope::Node, None, Some(Method::Headroom)), "no limit, so none was hit");
         kill.cgroups.clear();
         assert_eq!(limit_hit(&kill, &UNKNOWN), (Scope::Unknown, None, None));
     }

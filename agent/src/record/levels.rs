@@ -60,7 +60,8 @@ fn by_lock(kill: &Kill) -> Hit {
 /// hit if there is no more room than [`SLACK`], and if the machine had memory left: else that may have run out, with a cgroup near its limit by chance.
 ///
 /// The kernel charges the trigger, so only a limit above the trigger can have been hit. If none of the shared levels has a limit, nobody's was. If one
-/// has and there is room, others may have freed memory since the decision, or the machine ran out: that cannot be told apart here.
+/// has and there is room, others may have freed memory since the decision, or the machine ran out: that cannot be told apart here. Nor if it is not known
+/// how much there is (lockdown=confidentiality).
 fn by_headroom(kill: &Kill) -> Hit {
     match least_room(kill) {
         Some((level, room)) if room <= SLACK && machine_had_memory(kill) => limit_of(kill, level),
@@ -88,7 +89,9 @@ fn least_room(kill: &Kill) -> Option<(usize, u64)> {
 }
 
 fn all_known(kill: &Kill) -> bool {
-    !kill.cgroups.is_empty() && !kill.path_cut && kill.cgroups.iter().skip(first_shared(kill)).all(|cgroup| cgroup.limit_known)
+    !kill.cgroups.is_empty()
+        && !kill.path_cut
+        && kill.cgroups.iter().skip(first_shared(kill)).all(|cgroup| cgroup.limit_known && (cgroup.limit.is_none() || cgroup.usage.is_some()))
 }
 
 /// The innermost level that the trigger is below, too. 0, which leaves out none, where the paths cannot be compared.

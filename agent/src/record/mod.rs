@@ -13,4 +13,4 @@ pub mod series;
 pub mod span;
 
 #[cfg(test)]
-mod sample;
+pub(crate) mod sample;

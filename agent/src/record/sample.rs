@@ -44,7 +44,7 @@ pub(crate) fn kill() -> Kill {
             arguments: None,
             end_is_told: false,
         },
-        trigger: Trigger { pid: 4242, tid: 4250, command: "worker-3".to_owned(), cgroup_path: Some(path.clone()), path_cut: false },
+        trigger: Trigger { pid: 4242, tid: 4250, command: "worker-3".to_owned(), cgroup_id: None, cgroup_path: Some(path.clone()), path_cut: false },
         cgroups: vec![
             level(&container, 256 * MIB - 4096, Some(256 * MIB)),
             level(&pod, 257 * MIB, Some(1024 * MIB)),
@@ -56,6 +56,7 @@ pub(crate) fn kill() -> Kill {
         path_cut: false,
         decision: None,
         machine: Some(Machine { total: 32 << 30, available: 20 << 30 }),
+        cgroups_from_files: false,
     }
 }
 

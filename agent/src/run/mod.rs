@@ -32,6 +32,7 @@ use crate::record::incident::Incidents;
 use crate::record::log_record::log_record;
 use crate::record::series::Table;
 use crate::record::span;
+use crate::source::cgroup_table::CgroupTable;
 use crate::source::probe::{self, AttachError, CounterMap, Features, Pinned, Probe, Told};
 use crate::stats::Stats;
 use held::Held;
@@ -81,6 +82,8 @@ pub struct Pipeline {
     node: String,
     stats: Arc<Stats>,
     table: Arc<Mutex<Table>>,
+    /// Where the kernel refuses to have names read.
+    cgroups: Option<CgroupTable>,
     duplicates: Duplicates,
     incidents: Incidents,
     ends: Ends,
@@ -122,6 +125,7 @@ impl Agent {
             node: config.node.clone(),
             stats,
             table,
+            cgroups: None,
             duplicates: Duplicates::default(),
             incidents: Incidents::default(),
             ends: Ends::default(),
@@ -155,7 +159,8 @@ impl Agent {
     }
 
     /// Attaches the probe and watches until `stop` gives way; then drains, for as long as the configuration allows or until `stop_now` gives way.
-    /// `ready` is called when kills are seen from now on, with what the probe can tell.
+    /// `ready` is called when kills are seen from now on, with what the probe can tell. Names of cgroups are told too where they are found by
+    /// their ids.
     pub async fn watch(self, ready: impl FnOnce(Features), stop: impl Future, stop_now: impl Future) -> Result<(), Failure> {
         let (config, address, health, stats) = (self.config.clone(), self.address, self.health.clone(), self.stats());
         let seen: Arc<Mutex<Option<CounterMap>>> = Arc::default();
@@ -175,8 +180,13 @@ impl Agent {
         stats.attached.store(true, Ordering::Relaxed);
         health.set(None);
         tell(&probe);
+        let mut features = probe.features();
+        if !features.names {
+            pipeline.cgroups = table_of_cgroups();
+            features.names = pipeline.cgroups.is_some();
+        }
         info!(metrics_address = %address, probe_attached = true, node = config.node, "ready");
-        ready(probe.features());
+        ready(features);
 
         let read = pipeline.watch(&mut probe, stop).await;
         // Nothing new from here on, unless the next agent is to have it: what is there is handled, then everything that waits is delivered.
@@ -202,10 +212,6 @@ impl Agent {
 
 /// Says once what the probe cannot do here.
 fn tell(probe: &Probe) {
-    let features = probe.features();
-    if !features.names {
-        warn!("the kernel refuses reading strings (lockdown=confidentiality): kills carry ids instead of names of cgroups, and no limits");
-    }
     for program in probe.programs() {
         match &program.refused {
             Some(refused) => info!(program = program.name, refused, "a program is not attached that the kernel could do without"),
@@ -270,6 +276,9 @@ impl Pipeline {
         match told {
             Told::Kill(Ok(mut kill), place) => {
                 kill.victim.end_is_told &= place.ring == own;
+                if let Some(cgroups) = &mut self.cgroups {
+                    cgroups.complete(&mut kill);
+                }
                 let record = self.handle(&kill);
                 self.held.add(place, record);
             }
@@ -344,6 +353,33 @@ impl Pipeline {
             ended.into_iter().for_each(|span| self.otlp.span(span));
             number
         })
+    }
+}
+
+/// What takes the place of names and limits where the kernel refuses to have them read. Says what is missing then.
+fn table_of_cgroups() -> Option<CgroupTable> {
+    match CgroupTable::start() {
+        Ok(table) if table.is_whole() => {
+            let cgroups = table.cgroups();
+            warn!(
+                cgroups,
+                "the kernel refuses reading strings (lockdown=confidentiality): names and limits are read from the cgroups' files, usage is absent"
+            );
+            Some(table)
+        }
+        Ok(table) => {
+            let cgroups = table.cgroups();
+            warn!(
+                cgroups,
+                "the kernel refuses reading strings (lockdown=confidentiality), and only a part of the cgroups is mounted here: others have ids instead of names"
+            );
+            Some(table)
+        }
+        Err(error) => {
+            let error = format!("{error:#}");
+            warn!(error, "the kernel refuses reading strings (lockdown=confidentiality): kills carry ids instead of names of cgroups, and no limits");
+            None
+        }
     }
 }
 

@@ -57,11 +57,11 @@ pub fn kill(bytes: &[u8], scale: &Scale) -> Result<Kill, Malformed> {
     let has = |flag: u64| event.present & flag != 0;
     let levels = event.cgroups.get(..event.levels as usize).ok_or(Malformed { length: bytes.len() })?;
     let path = path(levels.iter().map(|level| &level.name));
-    let trigger_path = if has(present::SAME_CGROUP) {
-        path.clone()
+    let (trigger_id, trigger_path) = if has(present::SAME_CGROUP) {
+        (levels.first().map(|level| level.id), path.clone())
     } else {
         let levels: &[TriggerLevel] = event.trigger_cgroups.get(..event.trigger_levels as usize).unwrap_or_default();
-        path_of_trigger(levels)
+        (levels.first().map(|level| level.id), path_of_trigger(levels))
     };
     Ok(Kill {
         id: KillId::new(scale.boot_id, event.tgid, Duration::from_nanos(event.start_boot_ns)),
@@ -93,6 +93,7 @@ pub fn kill(bytes: &[u8], scale: &Scale) -> Result<Kill, Malformed> {
             pid: event.trigger_tgid,
             tid: event.trigger_pid,
             command: command(&event.trigger_comm),
+            cgroup_id: trigger_id.filter(|&id| id != ABSENT),
             cgroup_path: trigger_path,
             path_cut: has(if has(present::SAME_CGROUP) { present::PATH_CUT } else { present::TRIGGER_PATH_CUT }),
         },
@@ -101,6 +102,7 @@ pub fn kill(bytes: &[u8], scale: &Scale) -> Result<Kill, Malformed> {
         path_cut: has(present::PATH_CUT),
         decision: has(present::DECISION).then(|| decision(&event, scale)),
         machine: None,
+        cgroups_from_files: false,
     })
 }
 
@@ -322,7 +324,7 @@ mod tests {
         assert_eq!(kill.victim.memory.resident(), Some(6 * 4096));
         assert_eq!(kill.victim.memory.pgtables, Some(8192));
         assert_eq!(kill.cgroup_path.as_deref(), Some("/kubepods/pod/container"));
-        assert_eq!(kill.trigger.cgroup_path, kill.cgroup_path);
+        assert_eq!((kill.trigger.cgroup_path, kill.trigger.cgroup_id), (kill.cgroup_path, Some(30)));
         assert_eq!(kill.cgroups.len(), 4);
         assert_eq!((kill.cgroups[0].limit, kill.cgroups[0].usage), (Some(8192), Some(8192)));
         assert!(kill.cgroups[1].limit.is_none() && kill.cgroups[1].limit_known, "no limit is not an unknown limit");
@@ -348,7 +350,7 @@ mod tests {
         assert_eq!(kill.victim.memory, Memory::default());
         assert_eq!((kill.victim.namespace_pid, kill.victim.started, kill.victim.oom_score_adj, kill.victim.user_id), (None, None, None, None));
         assert!(kill.victim.already_dying && kill.path_cut);
-        assert_eq!((kill.cgroup_path, kill.trigger.cgroup_path), (None, None));
+        assert_eq!((kill.cgroup_path, kill.trigger.cgroup_path, kill.trigger.cgroup_id), (None, None, None));
         let own = &kill.cgroups[0];
         assert_eq!((own.id, own.usage, own.limit, own.limit_known, own.oom_group), (None, None, None, false, None));
     }
@@ -404,7 +406,7 @@ mod tests {
         event.trigger_cgroups[1] = TriggerLevel { id: 1, name: named("") };
         event.trigger_levels = 2;
         let kill = kill(&bytes(&event), &SCALE).unwrap();
-        assert_eq!(kill.trigger.cgroup_path.as_deref(), Some("/other"));
+        assert_eq!((kill.trigger.cgroup_path.as_deref(), kill.trigger.cgroup_id), (Some("/other"), Some(7)));
         assert_eq!(kill.cgroup_path.as_deref(), Some("/kubepods/pod/container"));
     }
 

@@ -121,12 +121,13 @@ pub(crate) fn kill(pid: u32) -> Kill {
         sequence: u64::from(pid),
         time: time(0) + Duration::from_millis(123),
         victim,
-        trigger: Trigger { pid, tid: pid, command: "python3".to_owned(), cgroup_path: None, path_cut: false },
+        trigger: Trigger { pid, tid: pid, command: "python3".to_owned(), cgroup_id: None, cgroup_path: None, path_cut: false },
         cgroups: Vec::new(),
         cgroup_path: None,
         path_cut: false,
         decision: None,
         machine: None,
+        cgroups_from_files: false,
     }
 }
 

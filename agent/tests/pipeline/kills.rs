@@ -49,12 +49,13 @@ pub(crate) fn kill_at(pid: u32, path: &str) -> Kill {
             arguments: None,
             end_is_told: false,
         },
-        trigger: Trigger { pid: 77, tid: 78, command: "worker-3".to_owned(), cgroup_path: Some(path.to_owned()), path_cut: false },
+        trigger: Trigger { pid: 77, tid: 78, command: "worker-3".to_owned(), cgroup_id: None, cgroup_path: Some(path.to_owned()), path_cut: false },
         cgroups,
         cgroup_path: Some(path.to_owned()),
         path_cut: false,
         decision: None,
         machine: Some(Machine { total: 32 << 30, available: 20 << 30 }),
+        cgroups_from_files: false,
     }
 }
 

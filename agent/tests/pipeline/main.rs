@@ -192,7 +192,7 @@ async fn a_kill_without_owner_is_counted_with_the_reason() {
         change(&mut kill);
         kill
     };
-    check(change(|kill| kill.cgroup_path = None), "no_path", "").await;
+    check(change(|kill| (kill.cgroup_path, kill.cgroups) = (None, Vec::new())), "no_path", "").await;
     check(change(|kill| (kill.cgroup_path, kill.path_cut) = (Some("/a/b".to_owned()), true)), "path_cut", "").await;
     check(kill_at(1, "/"), "root_cgroup", "").await;
     check(kill_at(1, "/docker/short"), "malformed_id", "").await;

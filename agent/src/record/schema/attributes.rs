@@ -60,6 +60,8 @@ attributes! {
         "The pod's uid. Absent outside of Kubernetes, and for static pods: see oom_watcher.pod.config_hash";
     LOG_RECORD_UID = String "log.record.uid",
         "Identifies the kill: a UUID, the same in every copy of the record. Log records only";
+    CGROUP_FROM_FILES = Bool "oom_watcher.cgroup.from_files",
+        "Names and limits of cgroups are from their files right after the kill, and what they used is absent (lockdown=confidentiality). Absent if not";
     CGROUP_ID = Int "oom_watcher.cgroup.id",
         "The inode number of the directory of the victim's memory cgroup";
     CGROUP_LIMIT = Int "oom_watcher.cgroup.limit" in "By",
@@ -67,7 +69,7 @@ attributes! {
     CGROUP_OOM_GROUP = Bool "oom_watcher.cgroup.oom_group",
         "memory.oom.group of the victim's own cgroup";
     CGROUP_PATH_CUT = Bool "oom_watcher.cgroup.path_cut",
-        "process.linux.cgroup lacks its beginning, because the cgroup is deeper than the probe reads. Absent if there is no path";
+        "process.linux.cgroup lacks its beginning, because the cgroup is deeper than the probe reads, or only a part is mounted. Absent if there is no path";
     CGROUP_SWAP_LIMIT = Int "oom_watcher.cgroup.swap_limit" in "By",
         "Swap limit of the victim's own cgroup; of memory and swap together with cgroup v1. Absent if it has none";
     CGROUP_SWAP_USAGE = Int "oom_watcher.cgroup.swap_usage" in "By",
@@ -159,7 +161,7 @@ attributes! {
     PROCESS_CREATION_TIME = String "process.creation.time",
         "When the victim was started, ISO 8601 in UTC";
     PROCESS_LINUX_CGROUP = String "process.linux.cgroup",
-        "The path of the victim's memory cgroup. Absent where names cannot be read (lockdown=confidentiality)";
+        "The path of the victim's memory cgroup. Absent where names cannot be read (lockdown=confidentiality) and it is not found by its id";
     PROCESS_PID = Int "process.pid",
         "The victim's pid, as the host sees it";
     PROCESS_REAL_USER_ID = Int "process.real_user.id",
