@@ -4,8 +4,12 @@
 
 use std::time::{Duration, SystemTime};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+pub use missed::{Missed, MissedKills};
+
+mod missed;
 
 /// One process that the kernel's OOM killer killed.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,7 +33,7 @@ pub struct Kill {
 }
 
 /// Identifies a kill across restarts of the agent and repeated deliveries: a name-based UUID.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct KillId(pub Uuid);
 
 impl KillId {
@@ -67,7 +71,8 @@ pub struct Victim {
 }
 
 /// Memory of one process, in bytes. Resident sizes are the kernel's approximate counters, as in its own log line.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Memory {
     /// Address space.
     pub total_vm: Option<u64>,
@@ -269,8 +274,16 @@ impl Why {
     }
 
     /// All of them, for metrics that start at 0.
-    pub const ALL: [Self; 8] =
-        [Self::NoPath, Self::PathCut, Self::RootCgroup, Self::PodLevel, Self::ContainerMonitor, Self::MalformedId, Self::Mount, Self::OtherCgroup];
+    pub const ALL: [Self; 8] = [
+        Self::NoPath,
+        Self::PathCut,
+        Self::RootCgroup,
+        Self::PodLevel,
+        Self::ContainerMonitor,
+        Self::MalformedId,
+        Self::Mount,
+        Self::OtherCgroup,
+    ];
 }
 
 /// One decision of the OOM killer. It has one kill, or several with `memory.oom.group`.
@@ -289,7 +302,8 @@ pub struct Incident {
 }
 
 /// Whose limit was hit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Scope {
     /// The container's own.
     Container,

@@ -1,6 +1,7 @@
 //! Where kills come from: the kernel's BTF gives the offsets, aya loads the probe, the ring buffer delivers.
 
 pub mod btf;
+pub mod counters;
 pub mod event;
 pub mod hierarchy;
 pub mod layout;
