@@ -256,6 +256,8 @@ pub enum Why {
     Mount,
     /// A cgroup that neither a container runtime nor systemd has named.
     OtherCgroup,
+    /// A kill that nobody saw, in a cgroup that is gone: only what was above it is known.
+    Removed,
 }
 
 impl Why {
@@ -270,11 +272,12 @@ impl Why {
             Self::MalformedId => "malformed_id",
             Self::Mount => "mount",
             Self::OtherCgroup => "other_cgroup",
+            Self::Removed => "removed",
         }
     }
 
     /// All of them, for metrics that start at 0.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::NoPath,
         Self::PathCut,
         Self::RootCgroup,
@@ -283,6 +286,7 @@ impl Why {
         Self::MalformedId,
         Self::Mount,
         Self::OtherCgroup,
+        Self::Removed,
     ];
 }
 
