@@ -6,3 +6,4 @@ pub mod event;
 pub mod hierarchy;
 pub mod layout;
 pub mod probe;
+pub mod state;
