@@ -3,6 +3,8 @@
 //! The order of building matters: the port is bound before the probe is attached, because a port that is taken must not cost a kill; and kills are read
 //! before anything is exported, because the pipeline never waits for the network.
 
+pub mod account;
+
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
