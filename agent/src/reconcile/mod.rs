@@ -28,6 +28,9 @@ use places::{Known, Place, places};
 /// Cgroups whose kills are remembered. A further one's are forgotten, and what is missing then has no owner until all cgroups have been looked at again.
 pub const KNOWN_CGROUPS: usize = 16_384;
 
+/// Cgroups with kills beyond twice those of the last comparison, after which it is time to forget the ones that are gone: each takes room in the state.
+const FURTHER_CGROUPS: usize = 512;
+
 /// Checks that wait for a pause in the kills before cgroups are compared although kills go on, which may blame a missing one on nobody.
 const PATIENCE: u32 = 10;
 
@@ -160,6 +163,8 @@ pub struct Account {
     repeats: u64,
     /// By the id of the cgroup.
     cgroups: BTreeMap<u64, Known>,
+    /// With how many of them it is looked which ones are gone.
+    look_at: usize,
     /// Whether a cgroup that is not known had no kills when the cgroups were compared.
     complete: bool,
     /// Whether the cgroups are to be looked at so that they are.
@@ -192,6 +197,7 @@ impl Account {
             open: Numbers::default(),
             repeats: 0,
             cgroups: BTreeMap::new(),
+            look_at: FURTHER_CGROUPS,
             complete: false,
             look: true,
             last: None,
@@ -227,6 +233,7 @@ impl Account {
             open: self.open,
             repeats: 0,
             cgroups: BTreeMap::new(),
+            look_at: FURTHER_CGROUPS,
             complete: true,
             look: false,
             last: None,
@@ -257,6 +264,7 @@ impl Account {
 
     fn note(&mut self, cgroup: Option<u64>, count: impl FnOnce(&mut Known)) {
         let Some(id) = cgroup else { return };
+        self.look |= self.cgroups.len() > self.look_at;
         if self.cgroups.len() < KNOWN_CGROUPS || self.cgroups.contains_key(&id) {
             count(self.cgroups.entry(id).or_default());
         } else {
@@ -382,5 +390,6 @@ impl Account {
             }
         }
         (self.complete, self.look, self.repeats, self.waited) = (all && room, false, 0, 0);
+        self.look_at = self.cgroups.len().saturating_mul(2).saturating_add(FURTHER_CGROUPS);
     }
 }

@@ -293,6 +293,19 @@ fn an_incomplete_look_blames_nobody() {
 }
 
 #[test]
+fn cgroups_that_are_gone_are_forgotten_in_time() {
+    let mut account = Account::first(&look(0, probe(0, 0, 0), &v1(&[])));
+    let kills = FURTHER_CGROUPS as u64 + 1;
+    for id in 0..kills {
+        assert!(!account.wants_cgroups(), "{id}");
+        account.seen(&kill_in(&[id]));
+    }
+    assert!(account.wants_cgroups());
+    check(&settled(&mut account, &look(kills, probe(kills, 0, 0), &v1(&[(3, 1)]))), &[], 0, 0, 0);
+    assert_eq!((account.cgroups.len(), account.wants_cgroups()), (1, false));
+}
+
+#[test]
 fn too_many_cgroups_cost_owners_and_no_kill() {
     let mut account = Account::first(&look(0, probe(0, 0, 0), &v1(&[])));
     let kills = KNOWN_CGROUPS as u64 + 5;
