@@ -4,8 +4,12 @@
 
 use std::time::{Duration, SystemTime};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+pub use missed::{Missed, MissedKills};
+
+mod missed;
 
 /// One process that the kernel's OOM killer killed.
 #[derive(Clone, Debug, PartialEq)]
@@ -88,7 +92,7 @@ impl Constraint {
 }
 
 /// Identifies a kill across restarts of the agent and repeated deliveries: a name-based UUID.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct KillId(pub Uuid);
 
 impl KillId {
@@ -130,7 +134,8 @@ pub struct Victim {
 }
 
 /// Memory of one process, in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Memory {
     /// Address space.
     pub total_vm: Option<u64>,
@@ -322,6 +327,8 @@ pub enum Why {
     Mount,
     /// A cgroup that neither a container runtime nor systemd has named.
     OtherCgroup,
+    /// A kill that nobody saw, in a cgroup that is gone: only what was above it is known.
+    Removed,
 }
 
 impl Why {
@@ -336,12 +343,22 @@ impl Why {
             Self::MalformedId => "malformed_id",
             Self::Mount => "mount",
             Self::OtherCgroup => "other_cgroup",
+            Self::Removed => "removed",
         }
     }
 
     /// All of them, for metrics that start at 0.
-    pub const ALL: [Self; 8] =
-        [Self::NoPath, Self::PathCut, Self::RootCgroup, Self::PodLevel, Self::ContainerMonitor, Self::MalformedId, Self::Mount, Self::OtherCgroup];
+    pub const ALL: [Self; 9] = [
+        Self::NoPath,
+        Self::PathCut,
+        Self::RootCgroup,
+        Self::PodLevel,
+        Self::ContainerMonitor,
+        Self::MalformedId,
+        Self::Mount,
+        Self::OtherCgroup,
+        Self::Removed,
+    ];
 }
 
 /// One decision of the OOM killer. It has one kill, or several with `memory.oom.group`.
@@ -387,7 +404,8 @@ impl Method {
 }
 
 /// Whose limit was hit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Scope {
     /// The container's own.
     Container,

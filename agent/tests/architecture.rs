@@ -11,8 +11,16 @@ use std::path::{Path, PathBuf};
 use scanner::{paths, scan};
 
 /// Groups of modules: each may import from those above it, never from its own.
-const LAYERS: &[&[&str]] =
-    &[&["kill"], &["stats"], &["record"], &["attribution", "export", "source"], &["config"], &["diagnostics"], &["preflight", "run"], &["selftest"]];
+const LAYERS: &[&[&str]] = &[
+    &["kill"],
+    &["stats"],
+    &["reconcile", "record"],
+    &["attribution", "export", "source"],
+    &["config"],
+    &["diagnostics"],
+    &["preflight", "run"],
+    &["selftest"],
+];
 
 /// Crates that only these files, or the files of these folders, may name.
 const CRATES: &[(&str, &str)] = &[("aya", "source/probe/"), ("tonic", "export/otlp/"), ("serde_yaml", "config/")];
@@ -23,7 +31,7 @@ const VARIABLES: &[&str] = &["var", "var_os", "vars", "vars_os", "set_var", "rem
 const ENVIRONMENT: &str = "config/environment.rs";
 
 /// Modules without clock, files, network, processes and tasks: what they need is an argument.
-const PURE: &[&str] = &["kill", "record", "attribution"];
+const PURE: &[&str] = &["kill", "reconcile", "record", "attribution"];
 /// What they may not name.
 const IMPURE: &[&[&str]] = &[
     &["SystemTime", "now"],

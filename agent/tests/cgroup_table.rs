@@ -41,7 +41,7 @@ fn configuration(environment: &[(&str, &str)]) -> config::Config {
     all.insert("NODE_NAME", "test-node");
     let mut config = config::load(&Flags::default(), &|name| all.get(name).map(|value| (*value).to_owned())).unwrap().config;
     config.listen = "127.0.0.1:0".parse().unwrap();
-    (config.probe.read_names, config.probe.pins) = (false, None);
+    (config.probe.read_names, config.probe.pins, config.state_directory) = (false, None, None);
     config
 }
 

@@ -8,7 +8,9 @@ mod support;
 use std::collections::BTreeSet;
 use std::fs;
 
+use oom_watcher::reconcile::{Account, Observed, ProbeCounts};
 use oom_watcher::selftest::scratch::Scratch;
+use oom_watcher::source::counters::{cgroup_kills, node_kills};
 use oom_watcher::source::hierarchy::{Hierarchy, Version};
 use support::makers::{Made, make, make_and_hold, make_if_possible};
 use support::told::{End, Role};
@@ -126,6 +128,19 @@ fn a_group_is_killed_as_a_whole() {
         // Version 1 has no memory.oom.group: there is no group to kill.
         Err(why) => assert_eq!(Hierarchy::find().unwrap().version, Version::V1, "{why}"),
     }
+}
+
+/// There is no probe, and all kills of this machine are missed; others may kill meanwhile.
+#[test]
+fn a_kill_that_nobody_saw_is_found_in_the_kernels_counters_with_its_cgroup() {
+    needs_cgroups!();
+    let look = || Observed { node: node_kills(), probe: ProbeCounts::default(), cgroups: Some(cgroup_kills(&Hierarchy::find().unwrap())) };
+    let mut account = Account::first(&look());
+    account.resume(ProbeCounts::default(), false);
+    let held = make_and_hold("tree");
+    let cgroup = held.made.only(Role::Victim).cgroup.clone();
+    let found: Vec<_> = (0..30).flat_map(|_| account.check(look()).missed).filter(|kills| kills.cgroup_path == cgroup).collect();
+    assert!(matches!(&found[..], [kills] if (kills.first, kills.number, kills.removed) == (1, 1, false)), "{cgroup}: {found:?}");
 }
 
 #[test]

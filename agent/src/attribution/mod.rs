@@ -6,7 +6,7 @@ pub mod container;
 pub mod proc_cgroup;
 pub mod report;
 
-use crate::kill::{Kill, KubernetesOwner, Owner, PodNames, Why};
+use crate::kill::{Kill, KubernetesOwner, MissedKills, Owner, PodNames, Why};
 
 /// Whose process `kill` ended, by the path of its cgroup. Where that is absent, by the names above it, as far as they leave no choice: see [`enclosing`].
 ///
@@ -40,6 +40,26 @@ fn enclosing(kill: &Kill) -> Owner {
     }
 }
 
+/// Whose processes were killed while nobody saw it. `names` as for [`attribute`].
+///
+/// If their cgroup is gone, only what was above it is known: the pod perhaps, never a container or unit that may have been another.
+pub fn attribute_missed(kills: &MissedKills, names: impl FnOnce(&KubernetesOwner) -> Option<PodNames>) -> Owner {
+    let mut owner = container::owner(Some(&kills.cgroup_path), false);
+    match &mut owner {
+        Owner::Kubernetes(in_pod) => {
+            if kills.removed && in_pod.container_id.is_none() {
+                in_pod.why_no_container = Some(Why::Removed);
+            }
+            in_pod.names = names(in_pod);
+        }
+        // A slice is made of units.
+        Owner::Unit { name } if kills.removed && name.ends_with(".slice") => owner = Owner::Unknown { why: Why::Removed },
+        Owner::Unknown { why } if kills.removed => *why = Why::Removed,
+        Owner::Container { .. } | Owner::Unit { .. } | Owner::Unknown { .. } => {}
+    }
+    owner
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::{Duration, SystemTime};
@@ -47,7 +67,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::kill::{Cgroup, KillId, Memory, Trigger, Victim};
+    use crate::kill::{Cgroup, KillId, Memory, Missed, Trigger, Victim};
 
     const POD: &str = "/kubepods/burstable/pod4a163a05-439d-484b-8e53-2968bc15824f/cde6dfaf5007ed65aad2d6aed72af91b0f3d95813492f773286e29ae145d20f4";
 
@@ -150,5 +170,31 @@ mod tests {
             None
         });
         assert_eq!((owner, asked), (Owner::Unit { name: "sshd.service".into() }, false));
+    }
+
+    #[test]
+    fn a_cgroup_that_is_gone_blames_nobody_but_its_pod() {
+        let check = |path: &str, removed: bool, expected: &str| {
+            let kills = MissedKills { cgroup_id: 1, cgroup_path: path.into(), removed, first: 1, number: 1, why: Missed::Away, may_repeat: false };
+            let found = match attribute_missed(&kills, |_| None) {
+                Owner::Kubernetes(KubernetesOwner { container_id: Some(_), why_no_container: None, .. }) => "container of a pod".to_owned(),
+                Owner::Kubernetes(KubernetesOwner { why_no_container: Some(why), .. }) => format!("pod, {}", why.as_str()),
+                Owner::Unit { name } => name,
+                Owner::Unknown { why } => why.as_str().to_owned(),
+                other => format!("{other:?}"),
+            };
+            assert_eq!(found, expected, "{path}, removed: {removed}");
+        };
+        let (pod, _) = POD.rsplit_once('/').unwrap_or_default();
+        check(POD, false, "container of a pod");
+        check(POD, true, "container of a pod");
+        check(pod, false, "pod, pod_level");
+        check(pod, true, "pod, removed");
+        check("/kubepods.slice", true, "removed");
+        check("/system.slice", true, "removed");
+        check("/system.slice", false, "system.slice");
+        check("/system.slice/nginx.service", true, "nginx.service");
+        check("/kubepods", true, "removed");
+        check("/", true, "removed");
     }
 }

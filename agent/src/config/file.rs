@@ -44,6 +44,7 @@ const KEYS: &[(&str, Kind)] = &[
     ("probe.ring_bytes", Kind::TextOrNumber),
     ("series.max_owners", Kind::Number),
     ("series.expiry", Kind::Text),
+    ("state.directory", Kind::Text),
     ("shutdown_grace", Kind::Text),
 ];
 
@@ -200,7 +201,7 @@ mod tests {
 
     #[test]
     fn a_malformed_file_is_refused_with_its_place() {
-        let keys = "node_name, listen, log, probe, series, shutdown_grace";
+        let keys = "node_name, listen, log, probe, series, state, shutdown_grace";
         #[rustfmt::skip]
         let rows: &[(&str, &str)] = &[
             ("", ""),

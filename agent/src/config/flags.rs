@@ -23,6 +23,9 @@ pub struct Flags {
     /// Where in bpffs the probe outlives the agent, or none [env: OOM_WATCHER_PIN_DIR] [default: /sys/fs/bpf/oom-watcher]
     #[arg(long, value_name = "DIR")]
     pub pin_dir: Option<String>,
+    /// Where the state is kept that outlives the agent; `none`: nowhere [env: OOM_WATCHER_STATE_DIR] [default: /run/oom-watcher]
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<String>,
     /// How the agent's own messages look: human or json [default: human]
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,
@@ -46,6 +49,10 @@ impl Flags {
 
     pub(super) fn pin_dir(&self) -> Option<Candidate> {
         candidate("--pin-dir", &self.pin_dir)
+    }
+
+    pub(super) fn state_dir(&self) -> Option<Candidate> {
+        candidate("--state-dir", &self.state_dir)
     }
 
     pub(super) fn log_format(&self) -> Option<Candidate> {
@@ -76,7 +83,7 @@ mod tests {
     #[test]
     fn flags_are_texts_and_an_address_excludes_a_port() {
         let parse = |arguments: &str| Program::try_parse_from(arguments.split(' ')).map(|program| program.flags);
-        let all = parse("p --config f --node-name n --metrics-port x --pin-dir d --log-format y --log-filter z").ok();
+        let all = parse("p --config f --node-name n --metrics-port x --pin-dir d --state-dir s --log-format y --log-filter z").ok();
         let text = |text: &str| Some(text.to_owned());
         let expected = Flags {
             config: Some("f".into()),
@@ -84,6 +91,7 @@ mod tests {
             listen: None,
             metrics_port: text("x"),
             pin_dir: text("d"),
+            state_dir: text("s"),
             log_format: text("y"),
             log_filter: text("z"),
         };

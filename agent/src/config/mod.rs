@@ -30,6 +30,7 @@ pub use value::Format;
 use crate::export::settings::Otlp;
 use crate::record::series::Limits;
 use crate::source::probe::{self, pins};
+use crate::source::state;
 use file::File;
 use resolver::Resolver;
 
@@ -46,6 +47,8 @@ pub struct Config {
     pub probe: probe::Config,
     /// Bounds of the table of counts.
     pub series: Limits,
+    /// Where the state is kept that outlives the agent. Absent: nowhere.
+    pub state_directory: Option<PathBuf>,
     /// Where OTLP goes.
     pub otlp: Otlp,
     /// How long the agent goes on delivering what waits after it is told to end.
@@ -105,6 +108,10 @@ fn load_on(host_name: Option<String>, flags: &Flags, env: &dyn Fn(&str) -> Optio
         series: Limits {
             owners: r.resolve("series.max_owners", [file.get("series.max_owners")], 2000, |text| value::number(text, 1..=100_000)),
             expiry: r.resolve("series.expiry", [file.get("series.expiry")], value::HOUR, |text| value::duration(text, "2m", "7d")).0,
+        },
+        state_directory: {
+            let candidates = [flags.state_dir(), r.variable("OOM_WATCHER_STATE_DIR"), file.get("state.directory")];
+            r.resolve("state.directory", candidates, value::Directory(Some(state::DEFAULT.into())), value::directory).0
         },
         shutdown_grace: r
             .resolve("shutdown_grace", [file.get("shutdown_grace")], value::Span(Duration::from_secs(10)), |text| value::duration(text, "1s", "10m"))

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
@@ -127,6 +127,15 @@ pub(super) fn duration(text: &str, min: &str, max: &str) -> Result<Span, Refused
     span(text).filter(allowed).map(Span).ok_or_else(|| format!("a duration from {min} to {max}, such as 30s, 10m or 1h").into())
 }
 
+/// A path from the root, or `none`: relative ones would depend on where the agent was started.
+pub(super) fn directory(text: &str) -> Result<Directory, Refused> {
+    match text {
+        "" | "none" => Ok(Directory(None)),
+        _ if text.starts_with('/') && !text.contains('\0') => Ok(Directory(Some(PathBuf::from(text)))),
+        _ => Err("an absolute path, or none".into()),
+    }
+}
+
 fn span(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
     let unit = match unit {
@@ -145,15 +154,6 @@ pub(super) fn milliseconds(text: &str, allowed: RangeInclusive<u64>) -> Result<S
     let number = text.parse().ok().filter(|number| allowed.contains(number));
     let expected = || format!("milliseconds, a whole number from {} to {}", allowed.start(), allowed.end()).into();
     number.map(|number| Span(Duration::from_millis(number))).ok_or_else(expected)
-}
-
-/// A path from the root, or `none`.
-pub(super) fn directory(text: &str) -> Result<Directory, Refused> {
-    match text {
-        "none" => Ok(Directory(None)),
-        _ if Path::new(text).is_absolute() && !text.contains('\0') => Ok(Directory(Some(text.into()))),
-        _ => Err("a path that begins with /, or none".into()),
-    }
 }
 
 pub(super) fn boolean(text: &str) -> Result<bool, Refused> {
@@ -251,12 +251,12 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_named_from_the_root() {
-        for text in ["none", "/", "/sys/fs/bpf/a b"] {
-            check(directory(text), Ok(text));
+    fn a_directory_is_absolute_or_none() {
+        for (text, shown) in [("/run/x", "/run/x"), ("/", "/"), ("/sys/fs/bpf/a b", "/sys/fs/bpf/a b"), ("none", "none"), ("", "none")] {
+            check(directory(text), Ok(shown));
         }
-        for text in ["", "None", "run", "./run", "/a\0b"] {
-            check(directory(text), Err("a path that begins with /, or none"));
+        for text in ["run/x", ".", "./run", "None", "~/x", "/a\0b"] {
+            check(directory(text), Err("an absolute path, or none"));
         }
     }
 

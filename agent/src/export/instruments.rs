@@ -10,11 +10,11 @@ use opentelemetry::metrics::{AsyncInstrument, Histogram, Meter, MeterProvider};
 use opentelemetry::{KeyValue, StringValue};
 use opentelemetry_sdk::metrics::{Instrument, SdkMeterProvider, Stream};
 
-use crate::kill::{Memory, Scope};
+use crate::kill::{Memory, Missed, Scope};
 use crate::record::schema::{self, Kind, Metric, reason};
 use crate::record::series::{Counts, Labels, Table};
 use crate::record::span;
-use crate::stats::{Export, Signal, Stats};
+use crate::stats::{Export, MissedCount, Signal, Stats};
 
 /// Rows of the table beyond its bound: the overflow.
 const OVERFLOW_ROWS: usize = 1;
@@ -120,7 +120,7 @@ fn register_owners(meter: &Meter, attributes: &Attributes, table: &Arc<Mutex<Tab
     let metric = schema::LAST_TIMESTAMP;
     let instrument = meter.f64_observable_gauge(metric.name).with_description(metric.help).with_callback(move |observer| {
         for (labels, counts) in lock(&table).rows() {
-            if let Ok(time) = counts.last_kill.duration_since(UNIX_EPOCH) {
+            if let Some(Ok(time)) = counts.last_kill.map(|time| time.duration_since(UNIX_EPOCH)) {
                 observer.observe(time.as_secs_f64(), &attributes.owner(&labels, None));
             }
         }
@@ -141,6 +141,19 @@ fn register_kills(meter: &Meter, attributes: &Attributes, stats: &Arc<Stats>) {
         observe(stats.shared_memory.get(), &[("reason", reason::SHARED_MEMORY)]);
         observe(stats.collateral.get(), &[("reason", reason::COLLATERAL)]);
         observe(stats.duplicates.get(), &[("reason", reason::DUPLICATE)]);
+    });
+    number(meter, schema::MISSED_KILLS, attributes, stats, |stats, observe| {
+        for why in [Missed::Away, Missed::Dropped] {
+            let MissedCount { reconstructed, without_owner } = stats.missed(why);
+            observe(reconstructed.get(), &[("reason", why.as_str()), ("reconstructed", "true")]);
+            observe(without_owner.get(), &[("reason", why.as_str()), ("reconstructed", "false")]);
+        }
+    });
+    number(meter, schema::UNEXPLAINED_KILLS, attributes, stats, |stats, observe| observe(stats.missed(Missed::Unexplained).total(), &[]));
+    number(meter, schema::KERNEL_KILLS, attributes, stats, |stats, observe| {
+        if let Some(kills) = stats.kernel_kills.get() {
+            observe(kills, &[]);
+        }
     });
     number(meter, schema::KILLS_WITHOUT_OWNER, attributes, stats, |stats, observe| {
         for (why, count) in stats.without_owner() {

@@ -50,7 +50,8 @@ fn texts(parts: Vec<String>) -> Array {
 }
 
 /// The attributes so far.
-struct Known(Vec<KeyValue>);
+#[derive(Default)]
+pub(super) struct Known(Vec<KeyValue>);
 
 impl Known {
     fn victim(&mut self, kill: &Kill) {
@@ -101,7 +102,7 @@ impl Known {
         self.text(schema::TRIGGER_CGROUP, trigger.cgroup_path.as_deref());
     }
 
-    fn owner(&mut self, owner: &Owner) {
+    pub(super) fn owner(&mut self, owner: &Owner) {
         let kind = match owner {
             Owner::Kubernetes(owner) => {
                 self.kubernetes(owner);
@@ -163,16 +164,16 @@ impl Known {
         }
     }
 
-    fn text(&mut self, attribute: Attribute, value: Option<&str>) {
+    pub(super) fn text(&mut self, attribute: Attribute, value: Option<&str>) {
         self.add(attribute, value.filter(|text| !text.is_empty()).map(|text| text.to_owned().into()));
     }
 
     // A number beyond 63 bits is given as the greatest: OTLP has no unsigned numbers.
-    fn int<T: TryInto<i64>>(&mut self, attribute: Attribute, value: Option<T>) {
+    pub(super) fn int<T: TryInto<i64>>(&mut self, attribute: Attribute, value: Option<T>) {
         self.add(attribute, value.map(|number| number.try_into().unwrap_or(i64::MAX).into()));
     }
 
-    fn flag(&mut self, attribute: Attribute, value: Option<bool>) {
+    pub(super) fn flag(&mut self, attribute: Attribute, value: Option<bool>) {
         self.add(attribute, value.map(Value::Bool));
     }
 
@@ -180,7 +181,7 @@ impl Known {
         self.0.extend(value.map(|value| KeyValue::new(attribute.key, value)));
     }
 
-    fn sorted(mut self) -> Vec<KeyValue> {
+    pub(super) fn sorted(mut self) -> Vec<KeyValue> {
         sort(&mut self.0);
         self.0
     }

@@ -93,6 +93,12 @@ metrics! {
         "Kills of which the agent knows no more than that they happened";
     EVENTS_IGNORED = Counter "oom_watcher.events_ignored", "oom_watcher_events_ignored_total", Some("{event}"), REASON,
         "What looked like a kill and was none";
+    MISSED_KILLS = Counter "oom_watcher.missed_kills", "oom_watcher_missed_kills_total", Some("{kill}"), &["node", "reason", "reconstructed"],
+        "Kills that nobody saw, found in the kernel's counters; those that are reconstructed count for their owners";
+    UNEXPLAINED_KILLS = Counter "oom_watcher.unexplained_kills", "oom_watcher_unexplained_kills_total", Some("{kill}"), NODE,
+        "Kills that the kernel counted while the probe was attached, and the probe did not see";
+    KERNEL_KILLS = Counter "oom_watcher.kernel_kills", "oom_watcher_kernel_kills_total", Some("{kill}"), NODE,
+        "The kernel's own count since the node was booted: oom_kill of /proc/vmstat, the first victim of a group kill usually twice; absent if it does not tell";
     KILLS_WITHOUT_OWNER = Counter "oom_watcher.kills_without_owner", "oom_watcher_kills_without_owner_total", Some("{kill}"), REASON,
         "Kills whose owner, or whose container in a known pod, could not be named";
     EXPORT_ITEMS = Counter "oom_watcher.export_items", "oom_watcher_export_items_total", Some("{item}"), SIGNAL,
@@ -128,12 +134,17 @@ pub const LABELS: &[Label] = &[
     Label { prometheus: "pod", otlp: K8S_POD_NAME.key, help: "The pod's name, or empty" },
     Label { prometheus: "probe", otlp: "oom_watcher.probe", help: "The build of the probe" },
     Label { prometheus: "reason", otlp: "oom_watcher.reason", help: "Why" },
+    Label {
+        prometheus: "reconstructed",
+        otlp: "oom_watcher.reconstructed",
+        help: "true if the kernel's counters tell whose kill it was, else false",
+    },
     Label { prometheus: "scope", otlp: SCOPE_TYPE.key, help: "Whose limit was hit: container, pod, kubepods, cgroup, node or unknown" },
     Label { prometheus: "signal", otlp: "oom_watcher.signal", help: "logs, traces or metrics" },
     Label { prometheus: "version", otlp: "oom_watcher.version", help: "The agent's version" },
 ];
 
-/// Values of `reason`. Those of [`KILLS_WITHOUT_OWNER`] are [`Why::as_str`](crate::kill::Why::as_str).
+/// Values of `reason`. Those of [`KILLS_WITHOUT_OWNER`] are [`Why::as_str`](crate::kill::Why::as_str), those of [`MISSED_KILLS`] `away` and `dropped`.
 pub mod reason {
     /// [`KILLS_DROPPED`](super::KILLS_DROPPED): the event found no room in the ring buffer.
     pub const RING_FULL: &str = "ring_full";

@@ -3,6 +3,7 @@
 //! The order of building matters: the port is bound before the probe is attached, because a port that is taken must not cost a kill; and kills are read
 //! before anything is exported, because the pipeline never waits for the network.
 
+mod account;
 mod held;
 
 use std::fmt;
@@ -26,6 +27,7 @@ use crate::export::instruments::{self, Build, Keys, Recorder};
 use crate::export::otlp::Otlp;
 use crate::export::prometheus::{self, Bridge, Health};
 use crate::kill::{Kill, KubernetesOwner, Owner};
+use crate::reconcile::ProbeCounts;
 use crate::record::duplicates::Duplicates;
 use crate::record::ends::{self, End, Ends};
 use crate::record::incident::Incidents;
@@ -33,8 +35,12 @@ use crate::record::log_record::log_record;
 use crate::record::series::Table;
 use crate::record::span;
 use crate::source::cgroup_table::CgroupTable;
-use crate::source::probe::{self, AttachError, CounterMap, Features, Pinned, Probe, Told};
+use crate::source::hierarchy::Hierarchy;
+use crate::source::lock::{self, Lock};
+use crate::source::probe::{self, AttachError, CounterMap, Counters, Features, Pinned, Probe, Told};
+use crate::source::state::Store;
 use crate::stats::Stats;
+use account::Ledger;
 use held::Held;
 
 /// Kills that are handled before others get their turn: the server of `/metrics` and the export share this thread.
@@ -43,6 +49,8 @@ const AT_ONCE: usize = 64;
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(30);
 /// How often spans that wait for too long are looked for, while any waits.
 const ENDS_INTERVAL: Duration = Duration::from_secs(1);
+/// How soon after a kill the state is saved: at once, but in a burst not more often than this, and not for more than a tenth of the time.
+const SAVE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Why the agent cannot do its job.
 #[derive(Debug)]
@@ -89,6 +97,8 @@ pub struct Pipeline {
     ends: Ends,
     recorders: Vec<Recorder>,
     held: Held,
+    /// Absent without a probe.
+    ledger: Option<Ledger>,
     otlp: Otlp,
 }
 
@@ -131,6 +141,7 @@ impl Agent {
             ends: Ends::default(),
             recorders,
             held: Held::default(),
+            ledger: None,
             otlp,
         };
         let health = Health::not_ready("the probe is not attached yet");
@@ -175,8 +186,11 @@ impl Agent {
         let (mut pipeline, server) = self.into_parts(before_scrape);
         let server = tokio::spawn(server);
 
+        let _lock = state_lock(&config)?;
         let mut probe = Probe::attach(&config.probe).map_err(Failure::Attach)?;
         *lock(&seen) = Some(probe.counters());
+        copy_counters(&probe.counters(), &stats);
+        pipeline.open_ledger(&config, &probe);
         stats.attached.store(true, Ordering::Relaxed);
         health.set(None);
         tell(&probe);
@@ -191,7 +205,7 @@ impl Agent {
         let read = pipeline.watch(&mut probe, stop).await;
         // Nothing new from here on, unless the next agent is to have it: what is there is handled, then everything that waits is delivered.
         probe.stop();
-        while !pipeline.read_what_is_there(&mut probe) {}
+        pipeline.save(&mut probe);
         copy_counters(&probe.counters(), &stats);
         health.set(Some("the agent is ending".to_owned()));
         stats.attached.store(false, Ordering::Relaxed);
@@ -207,6 +221,16 @@ impl Agent {
         };
         server.abort();
         read.and(drained)
+    }
+}
+
+/// One agent at a time has a state.
+fn state_lock(config: &Config) -> Result<Option<Lock>, Failure> {
+    match config.state_directory.as_deref().map(Lock::take) {
+        Some(Ok(lock)) => Ok(Some(lock)),
+        Some(Err(lock::Denied::Taken(holder))) => Err(Failure::Attach(AttachError::Taken(holder))),
+        // That it cannot be saved there is told when it is.
+        Some(Err(lock::Denied::Unusable(_))) | None => Ok(None),
     }
 }
 
@@ -226,10 +250,29 @@ fn tell(probe: &Probe) {
 }
 
 impl Pipeline {
+    /// Opens the account where the last agent has left it.
+    fn open_ledger(&mut self, config: &Config, probe: &Probe) {
+        // Without the cgroups missed kills have no owners; preflight says what to do about it.
+        let hierarchy = Hierarchy::widest().ok();
+        let mut ledger = Ledger::load(&self.node, probe.boot_id(), Store::new(config.state_directory.clone()), hierarchy);
+        let detached: Vec<_> = probe.leftovers().iter().map(|(ring, counted)| (*ring, self.counts(counted))).collect();
+        let attached = (probe.ring(), self.counts(&probe.counters().read()));
+        ledger.attached(attached, &detached, &self.stats, &self.table, SystemTime::now());
+        self.ledger = Some(ledger);
+    }
+
+    fn counts(&self, counted: &Counters) -> ProbeCounts {
+        let dropped = counted.ring_full.saturating_add(self.stats.malformed_events.get());
+        ProbeCounts { confirmed: counted.kills, repeated: counted.repeated, dropped }
+    }
+
     async fn watch(&mut self, probe: &mut Probe, stop: impl Future) -> Result<(), Failure> {
         let (counters, own, settling) = (probe.counters(), probe.ring(), self.otlp.settling());
         let (mut expiry, mut ends) = (tokio::time::interval(EXPIRY_INTERVAL), tokio::time::interval(ENDS_INTERVAL));
-        let mut told_dropped = 0;
+        let mut told_dropped = self.ledger.as_ref().map_or(0, Ledger::dropped);
+        // Whether something was handled that is not saved, and when it may be.
+        let (mut unsaved, mut save_at) = (true, Instant::now());
+        let mut check_at = Instant::now();
         tokio::pin!(stop);
         loop {
             let anything_ends = !self.ends.is_empty();
@@ -237,6 +280,7 @@ impl Pipeline {
                 _ = &mut stop => return Ok(()),
                 read = probe.read(AT_ONCE, |told| self.take(told, own)) => {
                     read.map_err(Failure::Read)?;
+                    unsaved = true;
                     copy_counters(&counters, &self.stats);
                     // Not by what the statistics said before: a scrape may have brought them up to date in between.
                     let dropped = self.stats.ring_full.get().saturating_sub(told_dropped);
@@ -247,11 +291,53 @@ impl Pipeline {
                     tokio::task::yield_now().await;
                 }
                 () = settling.notified() => {}
+                () = tokio::time::sleep_until(save_at), if unsaved => {
+                    let begin = Instant::now();
+                    self.save(probe);
+                    unsaved = false;
+                    save_at = Instant::now() + SAVE_INTERVAL.max(begin.elapsed() * 10);
+                }
+                () = tokio::time::sleep_until(check_at) => {
+                    self.check(probe);
+                    check_at = Instant::now() + self.ledger.as_ref().map_or(EXPIRY_INTERVAL, Ledger::pause);
+                }
                 _ = ends.tick(), if anything_ends => self.expire_ends(SystemTime::now()),
                 _ = expiry.tick() => self.expire(SystemTime::now()),
             }
             self.release(probe);
         }
+    }
+
+    /// Handles what is there and saves what outlives the agent.
+    fn save(&mut self, probe: &mut Probe) {
+        // The counters first: what they tell of is handled then.
+        let counted = probe.counters().read();
+        while !self.read_what_is_there(probe) {}
+        let counts = self.counts(&counted);
+        if let Some(ledger) = &mut self.ledger {
+            // If it fails that is told, and nothing waits for it: what the state is for is lost then.
+            ledger.save(counts, &self.stats, &self.table, SystemTime::now());
+        }
+        self.held.are_saved();
+    }
+
+    /// Compares the kernel's counters with what was seen, and tells of what nobody saw.
+    fn check(&mut self, probe: &mut Probe) {
+        let Some(ledger) = &self.ledger else { return };
+        let observed = ledger.look(|| self.counts(&probe.counters().read()));
+        while !self.read_what_is_there(probe) {}
+        let (Some(ledger), otlp) = (&mut self.ledger, &self.otlp) else { return };
+        ledger.check(
+            observed,
+            &self.stats,
+            &self.table,
+            SystemTime::now(),
+            |_| None,
+            |record| {
+                otlp.log(record);
+            },
+        );
+        self.save(probe);
     }
 
     /// Handles what is in the ring buffers, as much as at once. Whether that was all.
@@ -279,7 +365,12 @@ impl Pipeline {
                 if let Some(cgroups) = &mut self.cgroups {
                     cgroups.complete(&mut kill);
                 }
-                let record = self.handle(&kill);
+                let is_new = !self.has_come_before(&kill);
+                let counted = self.ledger.as_ref().is_some_and(|ledger| ledger.has_counted(place.ring, kill.sequence));
+                if let Some(ledger) = self.ledger.as_mut().filter(|_| !counted) {
+                    ledger.seen(&kill, place.ring, is_new);
+                }
+                let record = if is_new { self.tell(&kill, !counted) } else { None };
                 self.held.add(place, record);
             }
             Told::Kill(Err(error), place) => {
@@ -317,11 +408,20 @@ impl Pipeline {
 
     /// Carries one kill through attribution and record to the exports. Never waits. Gives the number of its log record, if that waits for the collector.
     pub fn handle(&mut self, kill: &Kill) -> Option<u64> {
-        if self.duplicates.seen(kill.id) {
-            self.stats.duplicates.add(1);
-            return None;
+        if self.has_come_before(kill) { None } else { self.tell(kill, true) }
+    }
+
+    fn has_come_before(&mut self, kill: &Kill) -> bool {
+        let before = self.duplicates.seen(kill.id);
+        self.stats.duplicates.add(u64::from(before));
+        before
+    }
+
+    /// `counts`: it is not among the counts already, as one is whose record an agent could not deliver before it died.
+    fn tell(&mut self, kill: &Kill, counts: bool) -> Option<u64> {
+        if counts {
+            self.stats.kills.add(1);
         }
-        self.stats.kills.add(1);
 
         // Signed: the layer makes a text of any other number.
         let handling = info_span!(target: HANDLING, "handle", "process.pid" = i64::from(kill.victim.pid));
@@ -329,12 +429,16 @@ impl Pipeline {
         let _ = handling.set_parent(Context::new().with_remote_span_context(span::context(self.incidents.id(kill), kill.id)));
         let owner = info_span!(target: HANDLING, parent: &handling, "attribute").in_scope(|| attribution::attribute(kill, |_| None));
         match &owner {
-            Owner::Unknown { why } | Owner::Kubernetes(KubernetesOwner { why_no_container: Some(why), .. }) => self.stats.count_without_owner(*why),
-            Owner::Kubernetes(_) | Owner::Container { .. } | Owner::Unit { .. } => {}
+            Owner::Unknown { why } | Owner::Kubernetes(KubernetesOwner { why_no_container: Some(why), .. }) if counts => {
+                self.stats.count_without_owner(*why);
+            }
+            _ => {}
         }
         let (incident, record) = info_span!(target: HANDLING, parent: &handling, "record").in_scope(|| {
             let incident = self.incidents.assign(kill, &owner);
-            lock(&self.table).record(kill, &owner, &incident);
+            if counts {
+                lock(&self.table).record(kill, &owner, &incident);
+            }
             let record = log_record(kill, &owner, &incident, &self.node);
             (incident, record)
         });

@@ -52,7 +52,7 @@ pub fn victim() -> io::Result<()> {
 pub async fn run(mut config: Config, show: bool, out: &mut impl Write) -> Result<()> {
     config.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     // An agent may run beside it, whose kills these are too.
-    config.probe.pins = None;
+    (config.probe.pins, config.state_directory) = (None, None);
     let receiver = match (&config.otlp.logs, &config.otlp.traces) {
         (None, None) => {
             let receiver = Receiver::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).context("starting a receiver on loopback")?;

@@ -29,6 +29,8 @@ pub struct Hierarchy {
     pub root: String,
     /// Whether cgroups can be made here.
     pub writable: bool,
+    /// v2: `memory.events` counts a cgroup's own events alone, without those below it (the mount option `memory_localevents`).
+    pub local_events: bool,
 }
 
 impl Hierarchy {
@@ -98,7 +100,8 @@ impl Hierarchy {
             _ => return None,
         };
         let writable = !has(options, "ro") && !has(super_options, "ro");
-        Some(Self { version, mount: PathBuf::from(point), root: root.to_owned(), writable })
+        let local_events = has(super_options, "memory_localevents");
+        Some(Self { version, mount: PathBuf::from(point), root: root.to_owned(), writable, local_events })
     }
 }
 
@@ -133,6 +136,13 @@ mod tests {
     const V2: &str = "29 23 0:26 / /sys/fs/cgroup rw,nosuid,nodev,noexec,relatime shared:4 - cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot\n";
     const READ_ONLY: &str = "812 805 0:26 / /sys/fs/cgroup ro,nosuid,nodev,noexec,relatime - cgroup2 cgroup rw\n";
     const A_PART: &str = "812 805 0:32 /kubepods/pod1 /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n";
+
+    #[test]
+    fn an_option_says_whether_events_below_a_cgroup_count() {
+        let local = |mountinfo: &str| Hierarchy::choose(mountinfo, |_| true).map(|found| found.local_events).ok();
+        assert_eq!(local(V2), Some(false));
+        assert_eq!(local(&V2.replace("rw,nsdelegate", "rw,memory_localevents,nsdelegate")), Some(true));
+    }
 
     #[test]
     fn the_hierarchy_that_limits_memory_is_found() {

@@ -2,9 +2,12 @@
 
 pub mod btf;
 pub mod cgroup_table;
+pub mod counters;
 pub mod event;
 pub mod hierarchy;
 pub mod layout;
+pub mod lock;
 mod machine;
 pub mod probe;
 pub mod ring;
+pub mod state;

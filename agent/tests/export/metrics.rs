@@ -9,7 +9,7 @@ use oom_watcher::export::instruments::{Build, Keys, Recorder, register};
 use oom_watcher::export::otlp::{Answer, Otlp, Received, Receiver};
 use oom_watcher::export::prometheus::Bridge;
 use oom_watcher::export::settings;
-use oom_watcher::kill::{Owner, Why};
+use oom_watcher::kill::{Missed, Owner, Why};
 use oom_watcher::record::schema::{self, Kind};
 use oom_watcher::record::series::{Limits, Table};
 use oom_watcher::stats::Stats;
@@ -65,6 +65,10 @@ fn the_page_has_the_names_and_labels_of_the_contract() {
     agent.kill(2, &owner("web-1"));
     agent.kill(3, &Owner::Unit { name: "cron\"job\".service".to_owned() });
     agent.stats.ring_full.set(4);
+    agent.stats.kernel_kills.set(Some(12));
+    agent.stats.missed(Missed::Away).reconstructed.add(2);
+    agent.stats.missed(Missed::Dropped).without_owner.add(4);
+    agent.stats.missed(Missed::Unexplained).reconstructed.add(1);
     agent.stats.count_without_owner(Why::Mount);
     agent.stats.attached.store(true, Ordering::Relaxed);
     agent.stats.logs.lost_queue_full.add(5);
@@ -74,7 +78,7 @@ fn the_page_has_the_names_and_labels_of_the_contract() {
     for line in [
         format!("oom_kills_total{{{web}}} 2"),
         format!("oom_kills_total{{{unit}}} 1"),
-        r#"oom_kills_per_node_total{node="node-a"} 7"#.to_owned(),
+        r#"oom_kills_per_node_total{node="node-a"} 10"#.to_owned(),
         r#"oom_memory_usage_bytes{container="app",memory_type="anon_rss",namespace="default",node="node-a",pod="web-1"} 1000"#.to_owned(),
         r#"oom_memory_usage_bytes{container="app",memory_type="swap",namespace="default",node="node-a",pod="web-1"} 0"#.to_owned(),
         format!("oom_last_timestamp{{{web}}} 1790000000.123"),
@@ -85,6 +89,11 @@ fn the_page_has_the_names_and_labels_of_the_contract() {
         r#"oom_reclaim_seconds_sum{node="node-a"} 0.003"#.to_owned(),
         r#"oom_watcher_kills_dropped_total{node="node-a",reason="ring_full"} 4"#.to_owned(),
         r#"oom_watcher_kills_dropped_total{node="node-a",reason="malformed"} 0"#.to_owned(),
+        r#"oom_watcher_missed_kills_total{node="node-a",reason="away",reconstructed="true"} 2"#.to_owned(),
+        r#"oom_watcher_missed_kills_total{node="node-a",reason="away",reconstructed="false"} 0"#.to_owned(),
+        r#"oom_watcher_missed_kills_total{node="node-a",reason="dropped",reconstructed="false"} 4"#.to_owned(),
+        r#"oom_watcher_unexplained_kills_total{node="node-a"} 1"#.to_owned(),
+        r#"oom_watcher_kernel_kills_total{node="node-a"} 12"#.to_owned(),
         r#"oom_watcher_kills_without_owner_total{node="node-a",reason="mount"} 1"#.to_owned(),
         r#"oom_watcher_kills_without_owner_total{node="node-a",reason="no_path"} 0"#.to_owned(),
         r#"oom_watcher_export_lost_total{node="node-a",reason="queue_full",signal="logs"} 5"#.to_owned(),
@@ -114,6 +123,14 @@ fn the_page_has_the_names_and_labels_of_the_contract() {
         assert!(!samples.is_empty(), "{}", metric.name);
         assert!(samples.iter().all(|sample| labels(sample) == metric.labels), "{samples:?}");
     }
+}
+
+#[test]
+fn what_the_kernel_does_not_count_is_not_shown_as_0() {
+    let agent = Agent::new();
+    assert!(!text(&agent.bridge()).contains("oom_watcher_kernel_kills_total"));
+    agent.stats.kernel_kills.set(Some(0));
+    assert!(text(&agent.bridge()).contains("oom_watcher_kernel_kills_total{node=\"node-a\"} 0\n"));
 }
 
 #[test]

@@ -38,8 +38,10 @@ impl Agent {
         command.env_clear().envs(inherited).env("NODE_NAME", NODE).envs(environment.iter().copied());
         command.args(["--listen", "127.0.0.1:0", "--log-format", "json"]).args(flags);
         // What another agent has left is not to be seen here, unless a test is about it.
-        if !flags.contains(&"--pin-dir") {
-            command.args(["--pin-dir", "none"]);
+        for outlives in ["--pin-dir", "--state-dir"] {
+            if !flags.contains(&outlives) {
+                command.args([outlives, "none"]);
+            }
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("starting {}: {error}", program.display()));

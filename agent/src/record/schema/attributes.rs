@@ -70,6 +70,8 @@ attributes! {
         "memory.oom.group of the victim's own cgroup";
     CGROUP_PATH_CUT = Bool "oom_watcher.cgroup.path_cut",
         "process.linux.cgroup lacks its beginning, because the cgroup is deeper than the probe reads, or only a part is mounted. Absent if there is no path";
+    CGROUP_REMAINING = String "oom_watcher.cgroup.remaining",
+        "The path of the nearest cgroup above the victim's that is left: its own is gone, and its path not known. Reconstructed kills only";
     CGROUP_SWAP_LIMIT = Int "oom_watcher.cgroup.swap_limit" in "By",
         "Swap limit of the victim's own cgroup; of memory and swap together with cgroup v1. Absent if it has none";
     CGROUP_SWAP_USAGE = Int "oom_watcher.cgroup.swap_usage" in "By",
@@ -94,6 +96,14 @@ attributes! {
         "2 to this power pages were asked for at once. Absent as oom_watcher.incident.constraint is, and if a person asked for the kill";
     INCIDENT_REQUESTED = Bool "oom_watcher.incident.requested",
         "A person asked for the kill (sysrq-f). Absent as oom_watcher.incident.constraint is";
+    KILL_MISSED_REASON = String "oom_watcher.kill.missed_reason",
+        "Why nobody saw the kill: away, dropped or unexplained. Reconstructed kills only";
+    KILL_NOT_AFTER = String "oom_watcher.kill.not_after",
+        "When the kill was found in the kernel's counters, ISO 8601 in UTC. Reconstructed kills only";
+    KILL_NOT_BEFORE = String "oom_watcher.kill.not_before",
+        "When the kernel's counters were last seen without the kill, ISO 8601 in UTC. Reconstructed kills only; absent if they never were since the boot";
+    KILL_RECONSTRUCTED = Bool "oom_watcher.kill.reconstructed",
+        "True: nobody saw the kill, a counter of the kernel tells of it, and what is absent is not known. Absent for all others";
     KILL_SEQUENCE = Int "oom_watcher.kill.sequence",
         "Counts the kills that one attached probe saw, from 1: a gap is a kill that could not be recorded";
     LIMIT_CGROUP = String "oom_watcher.limit.cgroup",

@@ -30,7 +30,7 @@ fn node() -> (TempDir, Tree) {
 }
 
 fn tree(folder: &TempDir, is_whole: bool) -> Tree {
-    let hierarchy = Hierarchy { version: Version::V2, mount: folder.path().to_owned(), root: "/".to_owned(), writable: true };
+    let hierarchy = Hierarchy { version: Version::V2, mount: folder.path().to_owned(), root: "/".to_owned(), writable: true, local_events: false };
     Tree::read(&hierarchy, is_whole, MAX_CGROUPS).unwrap()
 }
 

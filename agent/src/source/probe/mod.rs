@@ -105,9 +105,10 @@ impl fmt::Display for AttachError {
 
 impl std::error::Error for AttachError {}
 
+/// What to say if another agent runs.
 fn taken(holder: Option<u32>) -> String {
     let who = holder.map_or_else(|| "in a pid namespace that cannot be seen from here".to_owned(), |pid| format!("process {pid}"));
-    format!("another oom-watcher runs on this node, {who}: stop it, or give one of them another --pin-dir")
+    format!("another oom-watcher runs on this node, {who}: stop it, or give one of them another --pin-dir and --state-dir")
 }
 
 /// What the attached probe can tell on this kernel.
@@ -178,6 +179,7 @@ pub struct Probe {
     /// Those of other sets first, the own one last.
     sources: Vec<Source>,
     counters: CounterMap,
+    leftovers: Vec<(u32, Counters)>,
     boot_id: Uuid,
     page: u64,
     features: Features,
@@ -304,25 +306,29 @@ impl Probe {
         }
     }
 
-    fn start(attached: Attached, leftovers: Vec<(MapData, Set)>, folder: Option<Folder>, pinned: Pinned, boot_id: Uuid) -> Result<Self, AttachError> {
+    fn start(attached: Attached, leftovers: Vec<Leftover>, folder: Option<Folder>, pinned: Pinned, boot_id: Uuid) -> Result<Self, AttachError> {
         let page = page_size();
         let start = || -> anyhow::Result<Self> {
             let mut sources = Vec::new();
-            for (map, set) in leftovers {
-                match source(&map, page, Some(set)) {
-                    Ok(source) => sources.push(source),
+            let mut counted = Vec::new();
+            for Leftover { events, counters, set } in leftovers {
+                match source(&events, page, Some(set)).and_then(|source| Ok((numbers(&counters, page)?.read(), source))) {
+                    Ok((counts, source)) => {
+                        counted.push((source.id, counts));
+                        sources.push(source);
+                    }
                     Err(error) => tracing::warn!(error = format!("{error:#}"), "what another probe has left cannot be read"),
                 }
             }
             sources.push(source(&attached.events, page, None)?);
-            let count = attached.counters.info()?.max_entries() as usize;
-            let counters = Numbers::open(attached.counters.fd().as_fd(), count, page).context("mapping the probe's counters")?;
+            let counters = numbers(&attached.counters, page)?;
             let notes = RingBuf::try_from(Map::RingBuf(attached.notes))?;
             Ok(Self {
                 // SAFETY: the ring buffer owns its descriptor and gives the same one until it is dropped, together with this.
                 notes: unsafe { AsyncFd::register_with_interest(notes, Interest::READABLE) }?,
                 sources,
-                counters: CounterMap(Arc::new(counters)),
+                counters,
+                leftovers: counted,
                 boot_id,
                 page: page as u64,
                 features: attached.features,
@@ -355,6 +361,11 @@ impl Probe {
     /// The boot that it lives in.
     pub fn boot_id(&self) -> Uuid {
         self.boot_id
+    }
+
+    /// What the probes had counted that were detached for this one, by their ring buffers. A kill while both were attached is in both.
+    pub fn leftovers(&self) -> &[(u32, Counters)] {
+        &self.leftovers
     }
 
     /// The ring buffer that kills go to now.
@@ -485,10 +496,16 @@ fn attach_new(config: &Config) -> Result<Attached, AttachError> {
     attached
 }
 
-/// The events that another set has left, its programs detached.
-fn leftover(set: Set) -> Option<(MapData, Set)> {
+/// What another set has left, its programs detached.
+struct Leftover {
+    events: MapData,
+    counters: MapData,
+    set: Set,
+}
+
+fn leftover(set: Set) -> Option<Leftover> {
     match set.detach() {
-        Ok(Some(events)) => Some((events, set)),
+        Ok(Some((events, counters))) => Some(Leftover { events, counters, set }),
         Ok(None) => {
             remove(&set);
             None
@@ -510,6 +527,12 @@ fn source(events: &MapData, page: usize, leftover: Option<Set>) -> anyhow::Resul
     let bytes = events.info().context("asking for the size of a ring buffer")?.max_entries();
     let ring = Ring::open(events.fd().as_fd(), bytes, page).context("mapping a ring buffer")?;
     Ok(Source { id: pins::id(events)?, ring, leftover })
+}
+
+fn numbers(counters: &MapData, page: usize) -> anyhow::Result<CounterMap> {
+    let count = counters.info().context("asking for the size of the counters")?.max_entries() as usize;
+    let numbers = Numbers::open(counters.fd().as_fd(), count, page).context("mapping the probe's counters")?;
+    Ok(CounterMap(Arc::new(numbers)))
 }
 
 fn note(bytes: &[u8]) -> Option<Note> {

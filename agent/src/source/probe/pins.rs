@@ -3,18 +3,18 @@
 //! One folder for each set, named after what it is: build of the object, size of the ring buffer, settings, features. A set of the same name is taken over
 //! as it is. A set of another name, or one that a crash has left incomplete, is detached and its ring buffer read to the end before it is removed.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use aya::maps::{MapData, MapInfo};
 use aya::programs::links::PinnedLink;
 
 use super::load::Attached;
 use super::{BUILD, Config, Features};
+use crate::source::lock::{self, Lock};
 
 /// Where pins are kept if nothing else is set.
 pub const DEFAULT: &str = "/sys/fs/bpf/oom-watcher";
@@ -35,7 +35,7 @@ const LINK: &str = "link_";
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
-    _lock: File,
+    _lock: Lock,
 }
 
 /// One set of pins.
@@ -65,25 +65,20 @@ pub(super) enum Denied {
 impl Folder {
     /// Makes the folder if it is not there, and locks it until it is dropped.
     pub(super) fn open(path: &Path) -> Result<Self, Denied> {
-        let unusable = |error: anyhow::Error| Denied::Unusable(error);
-        match DirBuilder::new().mode(0o700).create(path) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(unusable(anyhow::Error::from(error).context(format!("making {}", path.display())))),
-        }
-        let open = || -> Result<File> {
-            if !is_bpffs(path)? {
-                // Made a moment ago on another file system, where nothing can be pinned.
-                let _ = fs::remove_dir(path);
-                bail!("{} is not on a BPF file system: mount one (mount -t bpf bpf /sys/fs/bpf)", path.display());
+        // The nearest that is there tells the file system: a folder of another kind must not be left.
+        let there = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+        match is_bpffs(there) {
+            Ok(true) => {}
+            Ok(false) => {
+                let error = anyhow::anyhow!("{} is not on a BPF file system: mount one (mount -t bpf bpf /sys/fs/bpf)", path.display());
+                return Err(Denied::Unusable(error));
             }
-            File::open(path).with_context(|| format!("opening {}", path.display()))
-        };
-        let lock = open().map_err(unusable)?;
-        if try_lock(&lock).with_context(|| format!("locking {}", path.display())).map_err(unusable)? {
-            Ok(Self { path: path.to_owned(), _lock: lock })
-        } else {
-            Err(Denied::Taken(holder(&lock)))
+            Err(error) => return Err(Denied::Unusable(error)),
+        }
+        match Lock::take(path) {
+            Ok(lock) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Err(lock::Denied::Taken(holder)) => Err(Denied::Taken(holder)),
+            Err(lock::Denied::Unusable(error)) => Err(Denied::Unusable(anyhow::Error::from(error).context(format!("locking {}", path.display())))),
         }
     }
 
@@ -132,12 +127,16 @@ impl Set {
 
     /// Its maps, whose programs go on writing.
     pub(super) fn open(&self, features: Features) -> Result<Attached> {
-        let map = |name: &str| MapData::from_pin(self.path.join(name)).with_context(|| format!("opening {name} in {}", self.path.display()));
-        Ok(Attached { events: map(EVENTS)?, notes: map(NOTES)?, counters: map(COUNTERS)?, links: Vec::new(), features, programs: Vec::new() })
+        let (events, notes, counters) = (self.map(EVENTS)?, self.map(NOTES)?, self.map(COUNTERS)?);
+        Ok(Attached { events, notes, counters, links: Vec::new(), features, programs: Vec::new() })
     }
 
-    /// Detaches its programs and gives the ring buffer with what they have left in it. `None`: it has none.
-    pub(super) fn detach(&self) -> Result<Option<MapData>> {
+    fn map(&self, name: &str) -> Result<MapData> {
+        MapData::from_pin(self.path.join(name)).with_context(|| format!("opening {name} in {}", self.path.display()))
+    }
+
+    /// Detaches its programs and gives the ring buffer with what they have left in it, and their counters. `None`: it has not both.
+    pub(super) fn detach(&self) -> Result<Option<(MapData, MapData)>> {
         for path in self.entries()?.into_iter().filter(|path| is_link(path)) {
             // Opened first: where the link is broken, removing its name is all that can be done.
             if let Ok(link) = PinnedLink::from_pin(&path) {
@@ -146,11 +145,10 @@ impl Set {
                 fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
             }
         }
-        let events = self.path.join(EVENTS);
-        if !events.exists() {
+        if !self.path.join(EVENTS).exists() || !self.path.join(COUNTERS).exists() {
             return Ok(None);
         }
-        MapData::from_pin(&events).map(Some).with_context(|| format!("opening {}", events.display()))
+        Ok(Some((self.map(EVENTS)?, self.map(COUNTERS)?)))
     }
 
     /// Removes all of it.
@@ -225,44 +223,9 @@ fn is_bpffs(path: &Path) -> Result<bool> {
     Ok(found.f_type as u64 & 0xffff_ffff == BPF_FS)
 }
 
-/// Whether the lock could be had at once.
-fn try_lock(file: &File) -> io::Result<bool> {
-    // SAFETY: no memory is involved.
-    if unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
-        return Ok(true);
-    }
-    match io::Error::last_os_error() {
-        error if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
-        error => Err(error),
-    }
-}
-
-/// The process that has the lock. Absent if it is in a pid namespace that cannot be seen from here.
-fn holder(file: &File) -> Option<u32> {
-    holder_in(&fs::read_to_string("/proc/locks").ok()?, file.metadata().ok()?.ino())
-}
-
-/// `1: FLOCK  ADVISORY  WRITE 28803 00:27:44442 0 EOF`: proc_locks(5).
-fn holder_in(locks: &str, inode: u64) -> Option<u32> {
-    let suffix = format!(":{inode}");
-    locks.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).find_map(|fields| match fields[..] {
-        [_, "FLOCK", _, _, pid, file, ..] if file.ends_with(&suffix) => pid.parse().ok().filter(|pid| *pid != 0),
-        _ => None,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_holder_of_a_lock_is_found_by_the_inode() {
-        let locks = "1: FLOCK  ADVISORY  READ 26597 fe:00:10051587 0 EOF\n2: FLOCK  ADVISORY  WRITE 28803 00:27:44442 0 EOF\n\
-                     2: -> FLOCK  ADVISORY  WRITE 1 00:27:44443 0 EOF\n3: POSIX  ADVISORY  WRITE 7 00:27:4444 0 EOF\n4: FLOCK ADVISORY WRITE 0 00:27:5 0 EOF";
-        for (inode, expected) in [(44_442, Some(28_803)), (44_443, None), (4_444, None), (442, None), (5, None)] {
-            assert_eq!(holder_in(locks, inode), expected, "{inode}");
-        }
-    }
 
     #[test]
     fn a_set_is_taken_over_only_if_everything_fits() {

@@ -17,7 +17,7 @@ const ENOUGH: usize = 100_000;
 const ALL: usize = 100_000;
 
 fn hierarchy(mount: &Path, root: &str) -> Hierarchy {
-    Hierarchy { version: Version::V2, mount: mount.to_owned(), root: root.to_owned(), writable: true }
+    Hierarchy { version: Version::V2, mount: mount.to_owned(), root: root.to_owned(), writable: true, local_events: false }
 }
 
 /// A folder with these directories, and its tree.
