@@ -201,6 +201,22 @@ fn every_message_is_on_the_page() {
 }
 
 #[test]
+fn every_shape_of_kill_on_the_page_is_tested_and_every_shape_tested_is_on_the_page() {
+    let (mut named, mut tested) = (BTreeSet::new(), BTreeSet::new());
+    for row in rows(TELEMETRY, "## What one kill is") {
+        let [.., tests] = &row[..] else { panic!("{row:?}") };
+        named.extend(tests.split(", ").map(|test| test.trim_matches('`').to_owned()));
+    }
+    for file in ["exactly_once", "limit"] {
+        let text = page(&format!("agent/tests/kernel/{file}.rs"));
+        tested.extend(text.split("#[test]\nfn ").skip(1).filter_map(|rest| Some(rest.split_once('(')?.0.to_owned())));
+    }
+    let owner = page("agent/tests/kernel/owner.rs");
+    let missing: Vec<_> = named.iter().filter(|test| !tested.contains(*test) && !owner.contains(&format!("fn {test}("))).collect();
+    assert!(missing.is_empty() && named.is_superset(&tested), "not tested: {missing:?}; not on the page: {:?}", tested.difference(&named));
+}
+
+#[test]
 fn every_constant_has_the_value_that_the_page_says() {
     let table = rows(ARCHITECTURE, "### Constants");
     assert!(table.len() > 20, "{table:?}");

@@ -9,10 +9,14 @@ use std::time::SystemTime;
 use crate::support::told::{Cgroup, Done, Line, Process, Role};
 
 /// What oom-maker is made of.
-const SOURCES: [&str; 7] = [
+const SOURCES: [&str; 11] = [
     "src/selftest/scratch.rs",
     "src/source/hierarchy.rs",
-    "tests/support/modes.rs",
+    "tests/support/modes/cgroups.rs",
+    "tests/support/modes/machine.rs",
+    "tests/support/modes/mod.rs",
+    "tests/support/modes/namespaces.rs",
+    "tests/support/modes/processes.rs",
     "tests/support/names.rs",
     "tests/support/oom_maker.rs",
     "tests/support/stage.rs",
@@ -38,6 +42,11 @@ impl Made {
         let process = found.next().unwrap_or_else(|| panic!("no {role:?} in {self:?}"));
         assert_eq!(found.next(), None);
         process
+    }
+
+    /// Whether it had a process of that role.
+    pub(crate) fn has(&self, role: Role) -> bool {
+        self.processes.iter().any(|process| process.role == role)
     }
 
     /// The cgroup with that path.
