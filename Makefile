@@ -21,6 +21,7 @@ demo: build ## a real OOM kill in a cgroup of its own, followed to the outputs (
 	target/release/oom-watcher selftest --show
 
 test: build ## all tests that this machine can run; says which it cannot
+	@.ci/setup test
 	@.ci/test
 
 lint: ## formatting and lints of the Rust code and of the scripts

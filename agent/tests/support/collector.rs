@@ -23,8 +23,10 @@ impl Collector {
     }
 
     /// What an agent needs in its environment to send there.
-    pub(crate) fn environment(&self) -> [(&str, &str); 2] {
-        [("OTEL_EXPORTER_OTLP_ENDPOINT", &self.endpoint), ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")]
+    ///
+    /// On a slow machine an answer may take longer than the default of 10 s; the request would be repeated, and its records be there twice.
+    pub(crate) fn environment(&self) -> [(&str, &str); 3] {
+        [("OTEL_EXPORTER_OTLP_ENDPOINT", &self.endpoint), ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"), ("OTEL_EXPORTER_OTLP_TIMEOUT", "60000")]
     }
 
     /// From now on takes requests and never answers them.

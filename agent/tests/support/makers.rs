@@ -108,8 +108,13 @@ fn run(arguments: &str) -> Result<Held, String> {
     panic!("oom-maker {arguments} ended with {}: {message}", child.wait().unwrap());
 }
 
-/// Cargo builds examples beside the directory of the tests; but not when it is asked for one test program only.
+/// The one that `OOM_MAKER_BIN` names. Else cargo builds examples beside the directory of the tests; but not when it is asked for one test
+/// program only.
 fn program() -> PathBuf {
+    if let Some(named) = std::env::var_os("OOM_MAKER_BIN") {
+        // Whoever names one knows how old it is.
+        return PathBuf::from(named);
+    }
     let test = std::env::current_exe().unwrap();
     let program = test.parent().unwrap().parent().unwrap().join("examples/oom-maker");
     let built = modified(&program).unwrap_or_else(|| panic!("{} is missing: {BUILD}", program.display()));
