@@ -183,8 +183,14 @@ fn every_message_is_on_the_page() {
         ("agent/src/source/btf.rs", "write_str("),
         ("agent/src/source/layout.rs", "write!("),
         ("agent/src/source/event.rs", "write!("),
-        ("agent/src/preflight.rs", ".or_else("),
-        ("agent/src/preflight.rs", "finding("),
+        ("agent/src/source/denial.rs", "of("),
+        ("agent/src/source/denial.rs", "write!("),
+        ("agent/src/source/denial.rs", "write_str("),
+        ("agent/src/source/denial.rs", "fn remedy("),
+        ("agent/src/preflight/mod.rs", ".or_else("),
+        ("agent/src/preflight/mod.rs", "finding("),
+        ("agent/src/preflight/privileges.rs", ".or_else("),
+        ("agent/src/preflight/privileges.rs", "finding("),
     ] {
         messages.extend(literals(file, mark).into_iter().flatten());
     }

@@ -2,6 +2,7 @@
 
 pub mod btf;
 pub mod capabilities;
+pub mod denial;
 pub mod event;
 pub mod hierarchy;
 pub mod layout;

@@ -18,6 +18,7 @@ use tokio::io::unix::AsyncFd;
 use uuid::Uuid;
 
 use super::btf::{self, Btf};
+use super::denial::{Denial, Standing};
 use super::event::{self, Malformed, Scale};
 use super::layout::{self, Missing};
 use crate::kill::Kill;
@@ -31,6 +32,9 @@ pub struct Config {
 
 /// Where the kernel's type information is.
 pub const BTF: &str = "/sys/kernel/btf/vmlinux";
+
+/// What the programs are attached to.
+pub const TRACEPOINTS: [&str; 2] = ["signal_generate", "mark_victim"];
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -52,8 +56,10 @@ pub enum AttachError {
     BadBtf(btf::Malformed),
     /// The kernel has not what the probe reads.
     Layout(Missing),
+    /// The kernel has not all of [`TRACEPOINTS`].
+    NoTracepoint(&'static str),
     /// The kernel does not allow this process to load it.
-    NotPermitted(&'static str, anyhow::Error),
+    NotPermitted(&'static str, anyhow::Error, Denial),
     /// The kernel's verifier, or something else on the way, refused it.
     Refused(&'static str, anyhow::Error),
 }
@@ -73,12 +79,8 @@ impl fmt::Display for AttachError {
             }
             Self::NoBootId(error) => write!(f, "reading {BOOT_ID}: {error}: mount /proc"),
             Self::Layout(missing) => write!(f, "{missing}: the kernel must be 5.10 or newer, 64-bit, with memory cgroups (CONFIG_MEMCG)"),
-            Self::NotPermitted(step, error) => {
-                write!(
-                    f,
-                    "{step}: {error:#}: give the process CAP_BPF and CAP_PERFMON (before kernel 5.8 CAP_SYS_ADMIN; before 5.11 also CAP_SYS_RESOURCE)"
-                )
-            }
+            Self::NoTracepoint(name) => write!(f, "the kernel has no tracepoint {name}: use a kernel built with CONFIG_TRACEPOINTS=y"),
+            Self::NotPermitted(step, error, why) => write!(f, "{step}: {error:#}: {why}"),
             Self::Refused(step, error) => write!(f, "{step}: {error:#}"),
         }
     }
@@ -134,7 +136,7 @@ impl fmt::Debug for CounterMap {
 }
 
 impl Probe {
-    /// Loads and attaches it. Must be called inside a Tokio runtime.
+    /// Loads and attaches it, with the capabilities that are in effect. Must be called inside a Tokio runtime.
     pub fn attach(config: &Config) -> Result<Self, AttachError> {
         if OBJECT.is_empty() {
             return Err(AttachError::NoObject);
@@ -143,6 +145,9 @@ impl Probe {
             std::fs::read_to_string(BOOT_ID).and_then(|text| text.trim().parse().map_err(io::Error::other)).map_err(AttachError::NoBootId)?;
         let bytes = std::fs::read(BTF).map_err(AttachError::NoBtf)?;
         let btf = Btf::parse(&bytes).map_err(AttachError::BadBtf)?;
+        if let Some(name) = TRACEPOINTS.into_iter().find(|name| !btf.has_tracepoint(name)) {
+            return Err(AttachError::NoTracepoint(name));
+        }
         let attached = match load(config, &btf, true) {
             // Under lockdown=confidentiality programs that read strings do not load; the same object without them does.
             Err(AttachError::Refused(..) | AttachError::NotPermitted(..)) if lockdown_forbids_reads() => {
@@ -232,16 +237,16 @@ fn load(config: &Config, btf: &Btf<'_>, use_helpers: bool) -> Result<Ebpf, Attac
         .override_global("LAYOUT", &layout, true)
         .map_max_entries("EVENTS", config.ring_bytes)
         .load(OBJECT)
-        .map_err(|error| from_loader("creating the probe's maps", error))?;
+        .map_err(|error| from_loader(config, "creating the probe's maps", error))?;
     let signal: &mut BtfTracePoint = program(&mut programs, "on_signal")?;
-    signal.load("signal_generate", &types).map_err(|error| from_program("loading the program for signal_generate", error))?;
+    signal.load("signal_generate", &types).map_err(|error| from_program(config, "loading the program for signal_generate", error))?;
     let mark: &mut RawTracePoint = program(&mut programs, "on_mark")?;
-    mark.load().map_err(|error| from_program("loading the program for mark_victim", error))?;
+    mark.load().map_err(|error| from_program(config, "loading the program for mark_victim", error))?;
     // The capture first: a mark without one would be counted as no kill.
     let signal: &mut BtfTracePoint = program(&mut programs, "on_signal")?;
-    signal.attach().map_err(|error| from_program("attaching to signal_generate", error))?;
+    signal.attach().map_err(|error| from_program(config, "attaching to signal_generate", error))?;
     let mark: &mut RawTracePoint = program(&mut programs, "on_mark")?;
-    mark.attach("mark_victim").map_err(|error| from_program("attaching to mark_victim", error))?;
+    mark.attach("mark_victim").map_err(|error| from_program(config, "attaching to mark_victim", error))?;
     Ok(programs)
 }
 
@@ -254,18 +259,22 @@ where
     program.try_into().map_err(|error: ProgramError| refused(error.into()))
 }
 
-fn from_loader(step: &'static str, error: EbpfError) -> AttachError {
-    by_cause(step, error.into())
+fn from_loader(config: &Config, step: &'static str, error: EbpfError) -> AttachError {
+    by_cause(config, step, error.into())
 }
 
-fn from_program(step: &'static str, error: ProgramError) -> AttachError {
-    by_cause(step, error.into())
+fn from_program(config: &Config, step: &'static str, error: ProgramError) -> AttachError {
+    by_cause(config, step, error.into())
 }
 
 /// EPERM and EACCES anywhere in the chain are a matter of privilege.
-fn by_cause(step: &'static str, error: anyhow::Error) -> AttachError {
+fn by_cause(config: &Config, step: &'static str, error: anyhow::Error) -> AttachError {
     let denied = error.chain().any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied));
-    if denied { AttachError::NotPermitted(step, error) } else { AttachError::Refused(step, error) }
+    if !denied {
+        return AttachError::Refused(step, error);
+    }
+    let why = Standing::of_this_thread().map_or(Denial::Unknown, |standing| standing.denial(config.ring_bytes));
+    AttachError::NotPermitted(step, error, why)
 }
 
 fn lockdown_forbids_reads() -> bool {
