@@ -4,6 +4,7 @@ pub(crate) mod agent;
 pub(crate) mod collector;
 pub(crate) mod exposition;
 pub(crate) mod makers;
+pub(crate) mod restricted;
 pub(crate) mod told;
 
 use std::io::Write;
