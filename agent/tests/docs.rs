@@ -22,6 +22,7 @@ use rust_text::{constant, constant_part, literals, number};
 const TELEMETRY: &str = "docs/telemetry.md";
 const OPERATIONS: &str = "docs/operations.md";
 const ARCHITECTURE: &str = "docs/architecture.md";
+const SECURITY: &str = "docs/security.md";
 
 /// The rows below `heading` of `page` are these; of the last cell only the beginning counts, a page may say more.
 #[track_caller]
@@ -197,6 +198,28 @@ fn every_message_is_on_the_page() {
     assert!(messages.len() > 60, "only {} messages were found in the code", messages.len());
     let missing: BTreeSet<&str> = messages.iter().map(|message| constant_part(message)).filter(|part| !text.contains(part)).collect();
     assert!(missing.is_empty(), "{OPERATIONS} does not have\n{}", missing.into_iter().collect::<Vec<_>>().join("\n"));
+}
+
+/// Who runs the agent has to know what it looks at.
+#[test]
+fn every_field_of_the_kernel_and_every_file_that_is_read_is_on_the_page() {
+    let text = page(SECURITY);
+    let layout = "agent/src/source/layout.rs";
+    let marks = ["find.offset(", "find.optional(", "find.either(", "find.enumerator(", "btf.offset(", "counter("];
+    let fields: Vec<String> = marks.into_iter().flat_map(|mark| literals(layout, mark)).filter_map(|literals| literals.into_iter().next()).collect();
+    assert!(fields.len() > 25, "{fields:?}");
+    let mut paths = BTreeSet::new();
+    for file in files("agent/src", ".rs") {
+        let texts = ["(", "const BTF: &str = ", "const BOOT_ID: &str = "].into_iter().flat_map(|mark| literals(&file, mark)).flatten();
+        let is_path = |text: &String| ["/proc/", "/sys/"].iter().any(|root| text.starts_with(root)) && !text.contains(' ');
+        let constant = |path: String| path.replace("{pid}", "PID").split("/{").next().map(str::to_owned);
+        paths.extend(texts.filter(is_path).filter_map(constant));
+    }
+    assert!(paths.len() > 8, "{paths:?}");
+    // The place of the memory controller in an array, and no field.
+    for name in fields.iter().filter(|name| *name != "memory_cgrp_id").chain(&paths) {
+        assert!(text.contains(&code(name)), "{SECURITY} does not have {}", code(name));
+    }
 }
 
 #[test]
