@@ -1,8 +1,8 @@
 //! THE DATA PATH: builds the stages, carries each kill through them, drains them at the end. The picture in docs/architecture.md as code.
 //!
-//! The order of building matters: the port is bound before the probe is attached, because a port that is taken must not cost a kill; the capabilities go to
-//! a thread of their own before there is another one, so that no thread which listens or sends ever has any; and kills are read before anything is
-//! exported, because the pipeline never waits for the network.
+//! The order of building matters: the port is bound before the probe is attached, because a port that is taken must not cost a kill; the capabilities
+//! go to a thread of their own before there is another one, so that no thread which listens or sends ever has any; and kills are read before anything
+//! is exported, because the pipeline never waits for the network.
 
 use std::fmt;
 use std::io;
@@ -145,8 +145,9 @@ impl Agent {
         (self.pipeline, server)
     }
 
-    /// Attaches the probe on the thread that has the capabilities for it, and watches until `stop` gives way; then drains, for as long as the configuration allows or until `stop_now` gives way.
-    /// `ready` is called when kills are seen from now on, with whether names of cgroups can be read.
+    /// Attaches the probe on the thread that has the capabilities for it, and watches until `stop` gives way; then drains, for as long as the
+    /// configuration allows or until `stop_now` gives way. `ready` is called when kills are seen from now on, with whether names of cgroups can be
+    /// read.
     pub async fn watch(self, privileged: Privileged, ready: impl FnOnce(bool), stop: impl Future, stop_now: impl Future) -> Result<(), Failure> {
         let (config, address, health, stats) = (self.config.clone(), self.address, self.health.clone(), self.stats());
         let seen: Arc<Mutex<Option<CounterMap>>> = Arc::default();

@@ -1,4 +1,5 @@
-//! Ring "kernel": what the agent may do, before the probe is attached and after, and what it says where it may not. The release binary, as in `kernel.rs`.
+//! Ring "kernel": what the agent may do, before the probe is attached and after, and what it says where it may not. The release binary, as in
+//! `kernel.rs`.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
 
@@ -203,8 +204,8 @@ fn capabilities_that_no_new_privs_keeps_from_the_binary_are_told() {
         unsafe { command.pre_exec(|| Capabilities::default().apply()) };
         (command, Some(folder))
     };
-    let remedy = "add BPF and PERFMON to the container's securityContext.capabilities: the binary has them, but under no_new_privs who starts it must have \
-                  them too";
+    let remedy = "add BPF and PERFMON to the container's securityContext.capabilities: the binary has them, but under no_new_privs who starts it \
+                  must have them too";
     check_refused(start, remedy, &format!("\n-> {remedy}\n"));
 }
 

@@ -1,10 +1,11 @@
 //! The capabilities of the calling thread: what it has, how it makes them effective, and how it gives them up for good.
 //!
-//! Kubernetes sets no ambient capabilities, so a container that is not root has them from the binary: `setcap cap_bpf,cap_perfmon+p`. With `+p` they are
-//! permitted and not in effect until the program says so. With `+ep` the kernel would refuse to start the binary where the container lacks one; with `+p`
-//! it starts, and can say what is missing.
+//! Kubernetes sets no ambient capabilities, so a container that is not root has them from the binary: `setcap cap_bpf,cap_perfmon+p`. With `+p` they
+//! are permitted and not in effect until the program says so. With `+ep` the kernel would refuse to start the binary where the container lacks one;
+//! with `+p` it starts, and can say what is missing.
 //!
-//! capset(2) and prctl(2) act on the calling thread alone, and a thread begins with what the one that started it has: [`privileged`](super::privileged).
+//! capset(2) and prctl(2) act on the calling thread alone, and a thread begins with what the one that started it has:
+//! [`privileged`](super::privileged).
 
 use std::fmt;
 use std::io;
@@ -127,7 +128,8 @@ impl Capabilities {
     }
 }
 
-/// Makes those effective that the probe has a use for, as far as they are permitted, and gives them. What is missing is told by who is refused for it.
+/// Makes those effective that the probe has a use for, as far as they are permitted, and gives them. What is missing is told by who is refused for
+/// it.
 ///
 /// # Errors
 /// A seccomp filter refuses capget(2) or capset(2).

@@ -1,5 +1,5 @@
-//! Why the kernel denies the probe to this process, and what to do about it: which capability is missing where it could have come from, or what stands in
-//! the way although all are there.
+//! Why the kernel denies the probe to this process, and what to do about it: which capability is missing where it could have come from, or what
+//! stands in the way although all are there.
 //!
 //! Looked at ([`Standing::of_this_thread`]) where the kernel said no, and before by `check`; judged without I/O.
 
@@ -148,12 +148,14 @@ impl Missing {
         match self.place {
             Place::Container if self.is_root || self.has_file => "add BPF and PERFMON to the container's securityContext.capabilities",
             Place::Container => {
-                "add BPF and PERFMON to the container's securityContext.capabilities, and `setcap cap_bpf,cap_perfmon+p` the binary, or run it as root"
+                "add BPF and PERFMON to the container's securityContext.capabilities, and `setcap cap_bpf,cap_perfmon+p` the binary, \
+                 or run it as root"
             }
             Place::Starter => "start it with CAP_BPF and CAP_PERFMON: something before it gave them up",
             Place::File => "`setcap cap_bpf,cap_perfmon+p` the binary, or run it as root",
             Place::Gained => {
-                "add BPF and PERFMON to the container's securityContext.capabilities: the binary has them, but under no_new_privs who starts it must have them too"
+                "add BPF and PERFMON to the container's securityContext.capabilities: the binary has them, but under no_new_privs who starts it \
+                 must have them too"
             }
             Place::Mount => "put the binary on a file system that is not mounted nosuid: what its file permits is ignored there",
         }

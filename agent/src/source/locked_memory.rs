@@ -1,5 +1,5 @@
-//! The limit of locked memory (`ulimit -l`), to which kernels before 5.11 charge maps. Newer ones charge them to the memory cgroup, and nothing is to be
-//! done: "bpf: Eliminate rlimit-based memory accounting", December 2020.
+//! The limit of locked memory (`ulimit -l`), to which kernels before 5.11 charge maps. Newer ones charge them to the memory cgroup, and nothing is to
+//! be done: "bpf: Eliminate rlimit-based memory accounting", December 2020.
 
 use std::io;
 

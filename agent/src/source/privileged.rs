@@ -52,8 +52,8 @@ impl Privileged {
                 job(capabilities::raise().unwrap_or_default());
             }
         };
-        // SAFETY: numbers only. The tens of megabytes that attaching takes for a moment would come from an arena of the thread's own, whose end glibc does
-        // not give back when asked to: 5 MB more in use afterwards.
+        // SAFETY: numbers only. The tens of megabytes that attaching takes for a moment would come from an arena of the thread's own, whose end glibc
+        // does not give back when asked to: 5 MB more in use afterwards.
         #[cfg(target_env = "gnu")]
         unsafe {
             libc::mallopt(libc::M_ARENA_MAX, 1);
