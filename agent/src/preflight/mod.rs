@@ -101,8 +101,11 @@ pub enum MemoryController {
 /// Looks at everything, with the capabilities of the calling thread, which it makes effective. Must be called inside a Tokio runtime.
 pub async fn look(config: &Config) -> Seen {
     // What fails here fails again where the probe is attached, and says there what it was.
-    let _ = capabilities::raise();
-    let _ = locked_memory::raise();
+    let is_charged = locked_memory::is_charged(locked_memory::running());
+    let _ = capabilities::raise(is_charged);
+    if is_charged {
+        let _ = locked_memory::raise();
+    }
     let read = |path: &str| std::fs::read_to_string(path);
     let mut endpoints = Vec::new();
     for (signal, endpoint) in [(Signal::Logs, &config.otlp.logs), (Signal::Traces, &config.otlp.traces), (Signal::Metrics, &config.otlp.metrics)] {

@@ -68,10 +68,16 @@ impl Set {
         self.has(bit) || NEEDED.contains(&bit) && self.has(CAP_SYS_ADMIN)
     }
 
-    /// Those of them that the probe has a use for: `CAP_SYS_ADMIN` only where it stands in.
-    fn useful(self) -> Self {
+    /// Those of them that the probe has a use for: `CAP_SYS_ADMIN` only where it stands in, `CAP_SYS_RESOURCE` only where maps are charged to the limit
+    /// of locked memory.
+    fn useful(self, is_charged: bool) -> Self {
         let stands_in = NEEDED.iter().any(|&bit| !self.has(bit));
-        let of_use = USEFUL.iter().map(|(bit, _)| *bit).filter(|&bit| self.has(bit) && (bit != CAP_SYS_ADMIN || stands_in));
+        let is_of_use = |bit| match bit {
+            CAP_SYS_ADMIN => stands_in,
+            CAP_SYS_RESOURCE => is_charged,
+            _ => true,
+        };
+        let of_use = USEFUL.iter().map(|(bit, _)| *bit).filter(|&bit| self.has(bit) && is_of_use(bit));
         Self::of(&of_use.collect::<Vec<_>>())
     }
 
@@ -129,13 +135,13 @@ impl Capabilities {
 }
 
 /// Makes those effective that the probe has a use for, as far as they are permitted, and gives them. What is missing is told by who is refused for
-/// it.
+/// it. `is_charged`: whether this kernel charges maps to the limit of locked memory ([`locked_memory`](super::locked_memory)).
 ///
 /// # Errors
 /// A seccomp filter refuses capget(2) or capset(2).
-pub fn raise() -> io::Result<Set> {
+pub fn raise(is_charged: bool) -> io::Result<Set> {
     let own = Capabilities::of_this_thread()?;
-    let useful = own.permitted.useful();
+    let useful = own.permitted.useful(is_charged);
     Capabilities { effective: Set(own.effective.0 | useful.0), ..own }.apply()?;
     Ok(useful)
 }
@@ -182,11 +188,12 @@ mod tests {
 
     #[test]
     fn sys_admin_stands_in_for_what_is_missing_and_is_left_alone_otherwise() {
-        let check = |set: &[u32], expected: &[&str]| assert_eq!(Set::of(set).useful().names(), expected, "{set:?}");
+        let check = |set: &[u32], expected: &[&str]| assert_eq!(Set::of(set).useful(true).names(), expected, "{set:?}");
         check(&[CAP_BPF, CAP_PERFMON, CAP_SYS_ADMIN, CAP_SETPCAP], &["CAP_BPF", "CAP_PERFMON"]);
         check(&[CAP_BPF, CAP_SYS_ADMIN], &["CAP_BPF", "CAP_SYS_ADMIN"]);
         check(&[CAP_SYS_ADMIN, CAP_SYS_RESOURCE], &["CAP_SYS_ADMIN", "CAP_SYS_RESOURCE"]);
         check(&[CAP_SETPCAP], &[]);
+        assert_eq!(Set::of(&[CAP_BPF, CAP_SYS_RESOURCE]).useful(false).names(), ["CAP_BPF"]);
         assert!(Set::of(&[CAP_SYS_ADMIN]).allows(CAP_BPF) && !Set::of(&[CAP_SYS_ADMIN]).allows(CAP_SYS_RESOURCE));
         assert_eq!(Set::of(&NEEDED).to_string(), "000000c000000000");
     }
@@ -198,7 +205,7 @@ mod tests {
             let before = Capabilities::of_this_thread().unwrap();
             let left = drop_all().unwrap();
             assert!(left == Set::default() || !before.permitted.has(CAP_SETPCAP), "{left} is left of {before:?}");
-            (left, Capabilities::of_this_thread().unwrap(), raise().unwrap())
+            (left, Capabilities::of_this_thread().unwrap(), raise(true).unwrap())
         })
         .join()
         .unwrap();

@@ -49,7 +49,13 @@ impl Privileged {
         let wait = move || {
             if let Ok(job) = waiting.recv() {
                 // Refused only by a filter of system calls; then what is missing is told by who is refused for it.
-                job(capabilities::raise().unwrap_or_default());
+                let is_charged = locked_memory::is_charged(locked_memory::running());
+                let used = capabilities::raise(is_charged).unwrap_or_default();
+                if is_charged {
+                    // Refused where the limit is what it may be already.
+                    let _ = locked_memory::raise();
+                }
+                job(used);
             }
         };
         // SAFETY: numbers only. The tens of megabytes that attaching takes for a moment would come from an arena of the thread's own, whose end glibc
@@ -69,10 +75,6 @@ impl Privileged {
     pub async fn run<T: Send + 'static>(self, job: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
         let (sender, result) = oneshot::channel();
         let job: Job = Box::new(move |used| {
-            if locked_memory::is_charged(locked_memory::running()) {
-                // Refused where the limit is what it may be already.
-                let _ = locked_memory::raise();
-            }
             let made = job();
             // Before the result is handed over: from then on nothing has capabilities.
             let left = capabilities::drop_all();
