@@ -11,8 +11,9 @@ use oom_watcher::attribution::report::{self, Report, Subject};
 use oom_watcher::config::{self, Flags, Loaded, Problems};
 use oom_watcher::diagnostics;
 use oom_watcher::preflight::{self, Verdict};
-use oom_watcher::run::{Agent, Failure};
+use oom_watcher::run::{self, Agent, Failure};
 use oom_watcher::selftest;
+use oom_watcher::source::privileged::Privileged;
 use oom_watcher::source::probe::pins;
 use opentelemetry::trace::TracerProvider;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -181,14 +182,17 @@ fn run(flags: &Flags) -> Result<ExitCode, Error> {
     let done = runtime.block_on(async {
         // Before anything that takes time: a signal during start must end the agent properly too.
         let mut signals = Signals::listen()?;
-        let agent = Agent::build(config)?;
+        let listener = run::bind(&config)?;
+        // Before any other thread: those that come have no capabilities.
+        let privileged = Privileged::separate()?;
+        let agent = Agent::build(config, listener)?;
         let tracer = agent.tracer_provider().map(|provider| provider.tracer("oom-watcher"));
         diagnostics::start(&log, tracer, &agent.stats()).map_err(anyhow::Error::from)?;
         for warning in warnings {
             warn!(setting = %warning.name, problem = %warning.text, "configuration");
         }
         let (first, second) = signals.split();
-        agent.watch(|_| {}, first.recv(), second.recv()).await?;
+        agent.watch(privileged, |_| {}, first.recv(), second.recv()).await?;
         Ok(ExitCode::SUCCESS)
     });
     // Not to wait for a name resolution that hangs.

@@ -11,10 +11,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::thread::{self, JoinHandle};
 
 use oom_watcher::config::{self, Flags};
-use oom_watcher::run::Agent;
+use oom_watcher::run::{self, Agent};
 use oom_watcher::selftest::scratch::Scratch;
 use oom_watcher::source::cgroup_table::CgroupTable;
 use oom_watcher::source::hierarchy::Hierarchy;
+use oom_watcher::source::privileged::Privileged;
 use support::collector::{Collector, Record};
 use support::makers::{Made, make, make_and_hold};
 use support::told::Role;
@@ -52,8 +53,10 @@ impl Nameless {
         let (ready, is_ready) = std::sync::mpsc::channel();
         let thread = thread::spawn(move || {
             block_on(async {
-                let agent = Agent::build(config).unwrap();
-                agent.watch(|features| ready.send(features.names).unwrap(), stopped, std::future::pending::<()>()).await.unwrap();
+                let listener = run::bind(&config).unwrap();
+                let agent = Agent::build(config, listener).unwrap();
+                let privileged = Privileged::beside().unwrap();
+                agent.watch(privileged, |features| ready.send(features.names).unwrap(), stopped, std::future::pending::<()>()).await.unwrap();
             });
         });
         assert!(is_ready.recv_timeout(PATIENCE).unwrap(), "the table has the names");

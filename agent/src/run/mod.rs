@@ -1,7 +1,8 @@
 //! THE DATA PATH: builds the stages, carries each kill through them, drains them at the end. The picture in docs/architecture.md as code.
 //!
-//! The order of building matters: the port is bound before the probe is attached, because a port that is taken must not cost a kill; and kills are read
-//! before anything is exported, because the pipeline never waits for the network.
+//! The order of building matters: the port is bound before the probe is attached, because a port that is taken must not cost a kill; the capabilities
+//! go to a thread of their own before there is another one, so that no thread which listens or sends ever has any; and kills are read before anything
+//! is exported, because the pipeline never waits for the network.
 
 mod account;
 mod held;
@@ -16,6 +17,7 @@ use std::time::{Duration, SystemTime};
 use opentelemetry::Context;
 use opentelemetry::trace::TraceContextExt;
 use opentelemetry_sdk::trace::SdkTracerProvider;
+use tokio::runtime::Handle;
 use tokio::time::Instant;
 use tracing::{debug, info, info_span, warn};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
@@ -37,6 +39,7 @@ use crate::record::span;
 use crate::source::cgroup_table::CgroupTable;
 use crate::source::hierarchy::Hierarchy;
 use crate::source::lock::{self, Lock};
+use crate::source::privileged::Privileged;
 use crate::source::probe::{self, AttachError, CounterMap, Counters, Features, Pinned, Probe, Told};
 use crate::source::state::Store;
 use crate::stats::Stats;
@@ -113,12 +116,18 @@ pub struct Agent {
     health: Health,
 }
 
+/// Binds the port of `/metrics`: before the capabilities are given up, since a port below 1024 needs one.
+///
+/// # Errors
+/// The port is taken, or the address is not to be had.
+pub fn bind(config: &Config) -> Result<TcpListener, Failure> {
+    prometheus::bind(config.listen).map_err(|error| Failure::Listen(config.listen, error))
+}
+
 impl Agent {
-    /// Binds the port and starts the exports. Must be called inside a Tokio runtime.
-    pub fn build(config: Config) -> Result<Self, Failure> {
-        let listen = |error| Failure::Listen(config.listen, error);
-        let listener = prometheus::bind(config.listen).map_err(listen)?;
-        let address = listener.local_addr().map_err(listen)?;
+    /// Starts the exports; `listener` is that of [`bind`]. Must be called inside a Tokio runtime.
+    pub fn build(config: Config, listener: TcpListener) -> Result<Self, Failure> {
+        let address = listener.local_addr().map_err(|error| Failure::Listen(config.listen, error))?;
         let stats = Arc::new(Stats::default());
         let table = Arc::new(Mutex::new(Table::new(config.series)));
         let build = Build { version: env!("CARGO_PKG_VERSION").to_owned(), probe: probe::BUILD.to_owned() };
@@ -169,10 +178,10 @@ impl Agent {
         (self.pipeline, server)
     }
 
-    /// Attaches the probe and watches until `stop` gives way; then drains, for as long as the configuration allows or until `stop_now` gives way.
-    /// `ready` is called when kills are seen from now on, with what the probe can tell. Names of cgroups are told too where they are found by
-    /// their ids.
-    pub async fn watch(self, ready: impl FnOnce(Features), stop: impl Future, stop_now: impl Future) -> Result<(), Failure> {
+    /// Attaches the probe on the thread that has the capabilities for it, and watches until `stop` gives way; then drains, for as long as the
+    /// configuration allows or until `stop_now` gives way. `ready` is called when kills are seen from now on, with what the probe can tell. Names of cgroups
+    /// are told too where they are found by their ids.
+    pub async fn watch(self, privileged: Privileged, ready: impl FnOnce(Features), stop: impl Future, stop_now: impl Future) -> Result<(), Failure> {
         let (config, address, health, stats) = (self.config.clone(), self.address, self.health.clone(), self.stats());
         let seen: Arc<Mutex<Option<CounterMap>>> = Arc::default();
         let before_scrape = {
@@ -187,7 +196,15 @@ impl Agent {
         let server = tokio::spawn(server);
 
         let _lock = state_lock(&config)?;
-        let mut probe = Probe::attach(&config.probe).map_err(Failure::Attach)?;
+        let attach = {
+            let (runtime, settings) = (Handle::current(), config.probe.clone());
+            move || {
+                let _inside = runtime.enter();
+                Probe::attach(&settings)
+            }
+        };
+        let attached = privileged.run(attach).await.unwrap_or_else(|error| Err(AttachError::Refused("attaching", error.into())));
+        let mut probe = attached.map_err(Failure::Attach)?;
         *lock(&seen) = Some(probe.counters());
         copy_counters(&probe.counters(), &stats);
         pipeline.open_ledger(&config, &probe);

@@ -1,6 +1,7 @@
 //! The agent's start and its end.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use crate::support::agent::Agent;
@@ -51,6 +52,8 @@ fn a_second_sigterm_ends_the_agent_though_its_collector_hangs() {
     // It would go on far longer than a test waits.
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(&file, "shutdown_grace: 10m\n").unwrap();
+    // The agent may be somebody else.
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
     let environment = [&collector.environment()[..], &[("OTEL_EXPORTER_OTLP_TIMEOUT", "600000")]].concat();
     let mut agent = Agent::start(&environment, &["--config", file.path().to_str().unwrap()]);
     make("one");

@@ -7,7 +7,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 
+use tempfile::TempDir;
+
 use crate::support::exposition::{Sample, parse_exposition};
+use crate::support::restricted::Restricted;
 use crate::support::{PATIENCE, eventually};
 
 /// What `NODE_NAME` is.
@@ -18,6 +21,8 @@ pub(crate) struct Agent {
     child: Child,
     metrics_address: SocketAddr,
     log: Arc<Mutex<String>>,
+    /// Where its program is, if that is a copy.
+    _folder: Option<TempDir>,
 }
 
 /// The log line that tells that the agent works.
@@ -32,8 +37,18 @@ impl Agent {
     /// Of this process's environment it gets nothing that it reads: `environment` is added to `NODE_NAME`, `flags` to where it
     /// listens and how it logs.
     pub(crate) fn start(environment: &[(&str, &str)], flags: &[&str]) -> Self {
-        let program = program();
-        let mut command = Command::new(&program);
+        Self::start_with(Restricted::of_environment(), environment, flags)
+    }
+
+    /// The same, restricted so, or as this process may.
+    pub(crate) fn start_with(restricted: Option<Restricted>, environment: &[(&str, &str)], flags: &[&str]) -> Self {
+        match restricted.map(|restricted| restricted.command(&program())) {
+            Some((command, folder)) => Self::spawn(command, Some(folder), environment, flags),
+            None => Self::spawn(Command::new(program()), None, environment, flags),
+        }
+    }
+
+    fn spawn(mut command: Command, folder: Option<TempDir>, environment: &[(&str, &str)], flags: &[&str]) -> Self {
         let inherited = std::env::vars_os().filter(|(name, _)| name == "PATH" || name == "HOME");
         command.env_clear().envs(inherited).env("NODE_NAME", NODE).envs(environment.iter().copied());
         command.args(["--listen", "127.0.0.1:0", "--log-format", "json"]).args(flags);
@@ -44,7 +59,7 @@ impl Agent {
             }
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("starting {}: {error}", program.display()));
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("starting {}: {error}", command.get_program().display()));
         let (ready, log) = (mpsc::channel(), Arc::new(Mutex::new(String::new())));
         let (lines, copy) = (BufReader::new(child.stderr.take().unwrap()).lines(), Arc::clone(&log));
         thread::spawn(move || {
@@ -55,7 +70,7 @@ impl Agent {
                 let _ = found.map(|found| ready.0.send(found));
             }
         });
-        let mut agent = Self { child, metrics_address: SocketAddr::from(([0, 0, 0, 0], 0)), log };
+        let mut agent = Self { child, metrics_address: SocketAddr::from(([0, 0, 0, 0], 0)), log, _folder: folder };
         let Ok(ready) = ready.1.recv_timeout(PATIENCE) else { panic!("the agent does not become ready: {}", agent.log()) };
         assert!(ready.probe_attached, "the probe is not attached: {}", agent.log());
         agent.metrics_address = ready.metrics_address;
@@ -83,6 +98,11 @@ impl Agent {
     /// What it logged so far.
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Sends a signal, if it has not ended.
@@ -126,7 +146,8 @@ fn ready_line(line: &str) -> Option<Ready> {
     Some(Ready { metrics_address: fields.get("metrics_address")?.as_str()?.parse().ok()?, probe_attached: fields.get("probe_attached")?.as_bool()? })
 }
 
-fn program() -> PathBuf {
+/// The release binary, or the one that `OOM_WATCHER_BIN` names.
+pub(crate) fn program() -> PathBuf {
     let built = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/oom-watcher");
     let program = std::env::var_os("OOM_WATCHER_BIN").map_or_else(built, PathBuf::from);
     assert!(program.exists(), "{} is missing: run `make build`, or name another binary in OOM_WATCHER_BIN", program.display());

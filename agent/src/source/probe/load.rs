@@ -14,6 +14,7 @@ use oom_watcher_shared::Counter;
 
 use super::{AttachError, Config, Features};
 use crate::source::btf::Btf;
+use crate::source::denial::{Denial, Standing};
 use crate::source::layout::{self, Switches};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/probe.o"));
@@ -65,15 +66,16 @@ pub(super) fn attach(config: &Config, btf: &Btf<'_>, cpus: u32, helpers: bool) -
         .map_max_entries("EVENTS", config.ring_bytes)
         .map_max_entries("COUNTERS", cpus.saturating_mul(Counter::SLOTS))
         .load(OBJECT)
-        .map_err(|error| from_loader("creating the probe's maps", error))?;
+        .map_err(|error| from_loader(config, "creating the probe's maps", error))?;
 
     let mut programs = Vec::new();
     // All are loaded before the first is attached: the time between the first and the last hook is short.
     let signal: &mut BtfTracePoint = program(&mut object, ON_SIGNAL)?;
-    let taken = timed(|| signal.load("signal_generate", &types)).map_err(|error| from_program("loading the program for signal_generate", error))?;
+    let taken =
+        timed(|| signal.load("signal_generate", &types)).map_err(|error| from_program(config, "loading the program for signal_generate", error))?;
     programs.push(loaded(ON_SIGNAL, taken, signal.info()));
     let mark: &mut RawTracePoint = program(&mut object, ON_MARK)?;
-    let taken = timed(|| mark.load()).map_err(|error| from_program("loading the program for mark_victim", error))?;
+    let taken = timed(|| mark.load()).map_err(|error| from_program(config, "loading the program for mark_victim", error))?;
     programs.push(loaded(ON_MARK, taken, mark.info()));
 
     let mut links = Vec::new();
@@ -98,10 +100,12 @@ pub(super) fn attach(config: &Config, btf: &Btf<'_>, cpus: u32, helpers: bool) -
     }
     // The capture before what confirms it: a mark without one would be counted as no kill.
     let signal: &mut BtfTracePoint = program(&mut object, ON_SIGNAL)?;
-    let link = signal.attach().and_then(|link| signal.take_link(link)).map_err(|error| from_program("attaching to signal_generate", error))?;
+    let link =
+        signal.attach().and_then(|link| signal.take_link(link)).map_err(|error| from_program(config, "attaching to signal_generate", error))?;
     links.push((ON_SIGNAL, link.into()));
     let mark: &mut RawTracePoint = program(&mut object, ON_MARK)?;
-    let link = mark.attach("mark_victim").and_then(|link| mark.take_link(link)).map_err(|error| from_program("attaching to mark_victim", error))?;
+    let link =
+        mark.attach("mark_victim").and_then(|link| mark.take_link(link)).map_err(|error| from_program(config, "attaching to mark_victim", error))?;
     links.push((ON_MARK, link.into()));
 
     let refused = |error: anyhow::Error| AttachError::Refused("opening the probe's maps", error);
@@ -152,16 +156,20 @@ where
     program.try_into().map_err(|error: ProgramError| refused(error.into()))
 }
 
-fn from_loader(step: &'static str, error: EbpfError) -> AttachError {
-    by_cause(step, error.into())
+fn from_loader(config: &Config, step: &'static str, error: EbpfError) -> AttachError {
+    by_cause(config, step, error.into())
 }
 
-fn from_program(step: &'static str, error: ProgramError) -> AttachError {
-    by_cause(step, error.into())
+fn from_program(config: &Config, step: &'static str, error: ProgramError) -> AttachError {
+    by_cause(config, step, error.into())
 }
 
 /// EPERM and EACCES anywhere in the chain are a matter of privilege.
-fn by_cause(step: &'static str, error: anyhow::Error) -> AttachError {
+fn by_cause(config: &Config, step: &'static str, error: anyhow::Error) -> AttachError {
     let denied = error.chain().any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied));
-    if denied { AttachError::NotPermitted(step, error) } else { AttachError::Refused(step, error) }
+    if !denied {
+        return AttachError::Refused(step, error);
+    }
+    let why = Standing::of_this_thread().map_or(Denial::Unknown, |standing| standing.denial(config.ring_bytes));
+    AttachError::NotPermitted(step, error, why)
 }

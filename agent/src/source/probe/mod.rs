@@ -22,6 +22,7 @@ use tokio::io::unix::AsyncFd;
 use uuid::Uuid;
 
 use super::btf::{self, Btf};
+use super::denial::Denial;
 use super::event::{self, Malformed, Scale};
 use super::layout::Missing;
 use super::machine::machine;
@@ -47,6 +48,9 @@ pub struct Config {
 /// Where the kernel's type information is.
 pub const BTF: &str = "/sys/kernel/btf/vmlinux";
 
+/// What the programs are attached to that the main job cannot do without.
+pub const TRACEPOINTS: [&str; 2] = ["signal_generate", "mark_victim"];
+
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Ends of victims that wait until the events before them are read: as many as there can be notes in their ring buffer (64 KiB).
@@ -68,10 +72,12 @@ pub enum AttachError {
     BadBtf(btf::Malformed),
     /// The kernel has not what the probe reads.
     Layout(Missing),
+    /// The kernel has not all of [`TRACEPOINTS`].
+    NoTracepoint(&'static str),
     /// Another agent runs, with its process id if it can be seen.
     Taken(Option<u32>),
     /// The kernel does not allow this process to load it.
-    NotPermitted(&'static str, anyhow::Error),
+    NotPermitted(&'static str, anyhow::Error, Denial),
     /// The kernel's verifier, or something else on the way, refused it.
     Refused(&'static str, anyhow::Error),
 }
@@ -92,12 +98,8 @@ impl fmt::Display for AttachError {
             Self::NoBootId(error) => write!(f, "reading {BOOT_ID}: {error}: mount /proc"),
             Self::Layout(missing) => write!(f, "{missing}: the kernel must be 5.10 or newer, 64-bit, with memory cgroups (CONFIG_MEMCG)"),
             Self::Taken(holder) => f.write_str(&taken(*holder)),
-            Self::NotPermitted(step, error) => {
-                write!(
-                    f,
-                    "{step}: {error:#}: give the process CAP_BPF and CAP_PERFMON (before kernel 5.8 CAP_SYS_ADMIN; before 5.11 also CAP_SYS_RESOURCE)"
-                )
-            }
+            Self::NoTracepoint(name) => write!(f, "the kernel has no tracepoint {name}: use a kernel built with CONFIG_TRACEPOINTS=y"),
+            Self::NotPermitted(step, error, why) => write!(f, "{step}: {error:#}: {why}"),
             Self::Refused(step, error) => write!(f, "{step}: {error:#}"),
         }
     }
@@ -258,7 +260,8 @@ impl fmt::Debug for CounterMap {
 }
 
 impl Probe {
-    /// Takes over the probe that an earlier agent of this build has pinned, or loads and attaches it. Must be called inside a Tokio runtime.
+    /// Takes over the probe that an earlier agent of this build has pinned, or loads and attaches it, with the capabilities that are in effect. Must be called inside a Tokio
+    /// runtime.
     ///
     /// # Errors
     /// It cannot be attached, or another agent runs. That it cannot be pinned is no error: [`Self::pinned`] tells.
@@ -478,6 +481,9 @@ impl fmt::Debug for Probe {
 fn attach_new(config: &Config) -> Result<Attached, AttachError> {
     let bytes = std::fs::read(BTF).map_err(AttachError::NoBtf)?;
     let btf = Btf::parse(&bytes).map_err(AttachError::BadBtf)?;
+    if let Some(name) = TRACEPOINTS.into_iter().find(|name| !btf.has_tracepoint(name)) {
+        return Err(AttachError::NoTracepoint(name));
+    }
     let cpus = aya::util::nr_cpus().map_err(|(step, error)| AttachError::Refused(step, error.into()))? as u32;
     let attached = match load::attach(config, &btf, cpus, config.read_names) {
         // Under lockdown=confidentiality programs that read strings do not load; the same object without them does.
