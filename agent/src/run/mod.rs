@@ -203,7 +203,7 @@ impl Agent {
                 Probe::attach(&settings)
             }
         };
-        let attached = privileged.run(attach).await.unwrap_or_else(|error| Err(AttachError::Refused("attaching", error.into())));
+        let attached = privileged.run(attach).unwrap_or_else(|error| Err(AttachError::Refused("attaching", error.into())));
         let mut probe = attached.map_err(Failure::Attach)?;
         *lock(&seen) = Some(probe.counters());
         copy_counters(&probe.counters(), &stats);

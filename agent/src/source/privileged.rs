@@ -8,7 +8,6 @@ use std::io;
 use std::sync::mpsc::{self, Sender};
 use std::thread;
 
-use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::capabilities::{self, Capabilities, Set};
@@ -68,12 +67,13 @@ impl Privileged {
         Ok(Self { job, permitted, left: None })
     }
 
-    /// Does `job` with the capabilities, gives them up, and says so in the log.
+    /// Waits until the thread has done `job` with the capabilities and given them up, and says so in the log. It blocks the caller, so that nothing is
+    /// exported before kills are seen.
     ///
     /// # Errors
     /// The thread has ended without doing it.
-    pub async fn run<T: Send + 'static>(self, job: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
-        let (sender, result) = oneshot::channel();
+    pub fn run<T: Send + 'static>(self, job: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+        let (sender, result) = mpsc::channel();
         let job: Job = Box::new(move |used| {
             let made = job();
             // Before the result is handed over: from then on nothing has capabilities.
@@ -82,7 +82,7 @@ impl Privileged {
         });
         let ended = || io::Error::other("the thread that has the capabilities ended");
         self.job.send(job).map_err(|_| ended())?;
-        let (made, used, left) = result.await.map_err(|_| ended())?;
+        let (made, used, left) = result.recv().map_err(|_| ended())?;
         match self.left.map(|first| first.and(left)) {
             Some(Ok(bounding)) => info!(permitted = %self.permitted, used = used.names().join(","), %bounding, "all capabilities are given up"),
             Some(Err(error)) => warn!(%error, permitted = %self.permitted, "capabilities could not be given up, the agent keeps what it has"),
@@ -104,13 +104,12 @@ mod tests {
             let had = Capabilities::of_this_thread().unwrap().permitted;
             let privileged = Privileged::separate().unwrap();
             assert_eq!(Capabilities::of_this_thread().unwrap(), Capabilities::default());
-            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             let (sender, receiver) = mpsc::channel();
             let job = move || {
                 sender.send(thread::current().id()).unwrap();
                 Capabilities::of_this_thread().unwrap().permitted
             };
-            assert_eq!(runtime.block_on(privileged.run(job)).unwrap(), had);
+            assert_eq!(privileged.run(job).unwrap(), had);
             assert_ne!(receiver.recv().unwrap(), thread::current().id());
             assert_eq!(thread::spawn(|| Capabilities::of_this_thread().unwrap()).join().unwrap(), Capabilities::default());
         };
