@@ -19,7 +19,7 @@ use oom_watcher::source::privileged::Privileged;
 use support::collector::{Collector, Record};
 use support::makers::{Made, make, make_and_hold};
 use support::told::Role;
-use support::{PATIENCE, cgroups, one_at_a_time, skip};
+use support::{cgroups, one_at_a_time, patience, skip};
 use tokio::sync::oneshot;
 
 macro_rules! needs_kernel {
@@ -59,7 +59,7 @@ impl Nameless {
                 agent.watch(privileged, |features| ready.send(features.names).unwrap(), stopped, std::future::pending::<()>()).await.unwrap();
             });
         });
-        assert!(is_ready.recv_timeout(PATIENCE).unwrap(), "the table has the names");
+        assert!(is_ready.recv_timeout(patience()).unwrap(), "the table has the names");
         Self { stop: Some(stop), thread: Some(thread) }
     }
 }
@@ -182,7 +182,7 @@ async fn follow() {
                 tokio::task::yield_now().await;
             }
         };
-        let found = tokio::time::timeout(PATIENCE, looking).await;
+        let found = tokio::time::timeout(patience(), looking).await;
         assert!(found.is_ok(), "{:?} instead of {expected:?}", table.path(id));
     };
     let name = format!("oom-watcher-test-followed-{}", std::process::id());

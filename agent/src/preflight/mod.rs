@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::export::{otlp, prometheus};
 use crate::source::btf::Btf;
 use crate::source::denial::Standing;
-use crate::source::probe::{self, Probe};
+use crate::source::probe::{self, Loaded, Probe};
 use crate::source::{capabilities, layout, locked_memory};
 use crate::stats::Signal;
 pub use names::Names;
@@ -78,6 +78,8 @@ pub struct Seen {
     pub endpoints: Vec<(Signal, String, Result<(), String>)>,
     /// The attempt to attach: where names come from, or why it failed.
     pub attached: Result<Names, String>,
+    /// The programs that were loaded for it. Empty if it failed.
+    pub programs: Vec<Loaded>,
 }
 
 /// Who has the port of `/metrics`.
@@ -115,6 +117,8 @@ pub async fn look(config: &Config) -> Seen {
             endpoints.push((signal, endpoint.url.clone(), otlp::reach(signal, endpoint).await));
         }
     }
+    // Not pinned: it must not be in the way of an agent.
+    let probe = Probe::attach(&probe::Config { pins: None, ..config.probe.clone() });
     Seen {
         object: probe::BUILD != "none",
         kernel: read("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
@@ -130,10 +134,8 @@ pub async fn look(config: &Config) -> Seen {
             Err(error) => Port::Taken(error),
         },
         endpoints,
-        // Not pinned: it must not be in the way of an agent.
-        attached: Probe::attach(&probe::Config { pins: None, ..config.probe.clone() })
-            .map(|probe| Names::look(&probe))
-            .map_err(|error| error.to_string()),
+        programs: probe.as_ref().map(|probe| probe.programs().to_vec()).unwrap_or_default(),
+        attached: probe.map(|probe| Names::look(&probe)).map_err(|error| error.to_string()),
     }
 }
 
@@ -157,7 +159,20 @@ pub fn judge(seen: &Seen) -> Vec<Finding> {
         );
     }
     findings.push(attached(seen));
+    if !seen.programs.is_empty() {
+        findings.push(finding("programs", Verdict::Pass, seen.programs.iter().map(program).collect::<Vec<_>>().join("; ")));
+    }
     findings
+}
+
+/// What the verifier walked through, and how long that took; or what is not known without the program.
+fn program(loaded: &Loaded) -> String {
+    let Loaded { name, verified_instructions, time, refused } = loaded;
+    let instructions = verified_instructions.map(|count| format!("{count} instructions, ")).unwrap_or_default();
+    match refused {
+        None => format!("{name} {instructions}{:.1} ms", time.as_secs_f64() * 1e3),
+        Some(why) => format!("{name} not attached, the agent goes on without: {why}"),
+    }
 }
 
 /// The worst of all.
@@ -277,6 +292,8 @@ fn memory_controller(mountinfo: &str) -> Option<MemoryController> {
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a failed test panics")]
+    use std::time::Duration;
+
     use super::*;
     use crate::source::capabilities::{CAP_BPF, CAP_SYS_ADMIN, CAP_SYS_RESOURCE, NEEDED, Set};
 
@@ -294,7 +311,19 @@ mod tests {
             port: Port::Free,
             endpoints: vec![(Signal::Logs, "http://localhost:4317".into(), Ok(()))],
             attached: Ok(Names::FromKernel),
+            programs: vec![loaded(None)],
         }
+    }
+
+    fn loaded(refused: Option<&str>) -> Loaded {
+        Loaded { name: "on_decision", verified_instructions: Some(96), time: Duration::from_micros(1260), refused: refused.map(str::to_owned) }
+    }
+
+    #[test]
+    fn programs_are_told_with_their_cost_or_why_they_are_not_attached() {
+        assert_eq!(program(&loaded(None)), "on_decision 96 instructions, 1.3 ms");
+        assert_eq!(program(&Loaded { verified_instructions: None, ..loaded(None) }), "on_decision 1.3 ms");
+        assert_eq!(program(&loaded(Some("no such function"))), "on_decision not attached, the agent goes on without: no such function");
     }
 
     /// Changes one thing, and the named finding alone must change to the verdict, with a remedy.

@@ -303,7 +303,9 @@ impl Pipeline {
                     let dropped = self.stats.ring_full.get().saturating_sub(told_dropped);
                     if dropped > 0 {
                         told_dropped += dropped;
-                        warn!(dropped, "kills found no room in the ring buffer: they are counted for the node, and nothing else is known of them");
+                        warn!(dropped, "kills found no room in the ring buffer: they are counted for the node, and their owners are looked for in the cgroups");
+                        // While the cgroups are there.
+                        check_at = Instant::now();
                     }
                     tokio::task::yield_now().await;
                 }

@@ -6,7 +6,7 @@ use oom_watcher::source::hierarchy::{Hierarchy, Version};
 
 use crate::support::agent::NODE;
 use crate::support::exposition::Sample;
-use crate::support::machine::{guest, kernel};
+use crate::support::machine::{guest, kernel, reads_strings, tells_current_task};
 use crate::support::told::Role;
 use crate::watch::{KILLS, Watch};
 
@@ -99,9 +99,10 @@ fn what_dies_with_the_first_process_of_its_namespace_is_collateral() {
     assert_eq!((made.done.killed, made.done.collateral), (1, 5));
     let records = watch.told(&made);
     let of_victim = (records[0].number("process.pid"), records[0].number("process.vpid"));
-    assert_eq!(of_victim, (Some(made.only(Role::Victim).pid.into()), Some(1)));
-    assert_eq!(records[0].flag("oom_watcher.container.survived"), Some(false));
-    watch.check_ignored("collateral", 5);
+    assert_eq!(of_victim, (Some(made.only(Role::Victim).pid.into()), reads_strings().then_some(1)));
+    assert_eq!(records[0].flag("oom_watcher.container.survived"), reads_strings().then_some(false));
+    // Who sends the signals is dying: where that cannot be seen, they are some of the kernel's own.
+    watch.check_ignored(if tells_current_task() { "collateral" } else { "signal_without_mark" }, 5);
 }
 
 #[test]

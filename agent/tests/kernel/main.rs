@@ -18,6 +18,7 @@ mod agent;
 mod exactly_once;
 mod limit;
 mod owner;
+mod restarts;
 #[allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
 #[path = "../support/mod.rs"]
 mod support;

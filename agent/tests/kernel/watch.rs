@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::support::agent::Agent;
 use crate::support::collector::{Collector, Record};
 use crate::support::exposition::{Sample, total};
-use crate::support::machine::guest;
-use crate::support::makers::{Made, make, make_if_possible};
+use crate::support::machine::{guest, reads_strings};
+use crate::support::makers::{Held, Made, hold_if_possible, make_and_hold};
 use crate::support::told::Role;
 
 pub(crate) const KILLS: &str = "oom_kills_total";
@@ -24,6 +24,9 @@ pub(crate) struct Watch {
     pub(crate) collector: Collector,
     /// What `/metrics` said before the last run.
     before: Vec<Sample>,
+    /// The cgroups of the last run, where the agent finds their names by their directories (lockdown=confidentiality): in a guest it may be too slow for
+    /// those that are gone at once.
+    held: Option<Held>,
 }
 
 impl Watch {
@@ -32,7 +35,7 @@ impl Watch {
         let collector = Collector::start();
         let agent = Agent::start(&collector.environment(), &[]);
         let before = agent.metrics();
-        Self { agent, collector, before }
+        Self { agent, collector, before, held: None }
     }
 
     /// Runs oom-maker in a unit of its own: what is not in a container has that unit's series.
@@ -45,7 +48,10 @@ impl Watch {
         static RUNS: AtomicU32 = AtomicU32::new(0);
         self.before = self.agent.metrics();
         let unit = format!("oom-watcher-test-{}-{}.service", std::process::id(), RUNS.fetch_add(1, Ordering::Relaxed));
-        make_if_possible(&format!("--root /{unit} {arguments}"))
+        let held = hold_if_possible(&format!("--root /{unit} {arguments}"))?;
+        let made = held.made.clone();
+        self.held = (!reads_strings()).then_some(held);
+        Ok(made)
     }
 
     /// The records of the last run, once they are all there.
@@ -96,8 +102,8 @@ pub(crate) fn within(made: &Made) -> impl Fn(&str) -> bool + use<> {
 
 /// The records of that run, once there are as many as kills. A last kill of one's own comes after them: what is there then is all there is.
 fn all_records(collector: &Collector, made: &Made) -> Vec<Record> {
-    let last = make("one");
-    collector.await_records(1, within(&last));
+    let last = make_and_hold("one");
+    collector.await_records(1, within(&last.made));
     collector.await_records(usize::try_from(made.done.killed).unwrap(), within(made))
 }
 

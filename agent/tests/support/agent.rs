@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::support::exposition::{Sample, parse_exposition};
 use crate::support::restricted::Restricted;
-use crate::support::{PATIENCE, eventually};
+use crate::support::{eventually, patience};
 
 /// What `NODE_NAME` is.
 pub(crate) const NODE: &str = "test-node";
@@ -23,6 +23,12 @@ pub(crate) struct Agent {
     log: Arc<Mutex<String>>,
     /// Where its program is, if that is a copy.
     _folder: Option<TempDir>,
+}
+
+/// How an agent ended that could not start.
+pub(crate) struct Unready {
+    pub(crate) code: Option<i32>,
+    pub(crate) log: String,
 }
 
 /// The log line that tells that the agent works.
@@ -48,17 +54,21 @@ impl Agent {
         }
     }
 
+    /// Another program that takes itself for an agent, as this process may.
+    pub(crate) fn start_program(program: &Path, environment: &[(&str, &str)], flags: &[&str]) -> Self {
+        Self::spawn(Command::new(program), None, environment, flags)
+    }
+
+    /// Starts the agent where it cannot start, and waits for its end.
+    pub(crate) fn start_unready(environment: &[(&str, &str)], flags: &[&str]) -> Unready {
+        let mut command = Command::new(program());
+        prepare(&mut command, environment, flags);
+        let output = command.output().unwrap();
+        Unready { code: output.status.code(), log: String::from_utf8_lossy(&output.stderr).into_owned() }
+    }
+
     fn spawn(mut command: Command, folder: Option<TempDir>, environment: &[(&str, &str)], flags: &[&str]) -> Self {
-        let inherited = std::env::vars_os().filter(|(name, _)| name == "PATH" || name == "HOME");
-        command.env_clear().envs(inherited).env("NODE_NAME", NODE).envs(environment.iter().copied());
-        command.args(["--listen", "127.0.0.1:0", "--log-format", "json"]).args(flags);
-        // What another agent has left is not to be seen here, unless a test is about it.
-        for outlives in ["--pin-dir", "--state-dir"] {
-            if !flags.contains(&outlives) {
-                command.args([outlives, "none"]);
-            }
-        }
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        prepare(&mut command, environment, flags);
         let mut child = command.spawn().unwrap_or_else(|error| panic!("starting {}: {error}", command.get_program().display()));
         let (ready, log) = (mpsc::channel(), Arc::new(Mutex::new(String::new())));
         let (lines, copy) = (BufReader::new(child.stderr.take().unwrap()).lines(), Arc::clone(&log));
@@ -71,7 +81,7 @@ impl Agent {
             }
         });
         let mut agent = Self { child, metrics_address: SocketAddr::from(([0, 0, 0, 0], 0)), log, _folder: folder };
-        let Ok(ready) = ready.1.recv_timeout(PATIENCE) else { panic!("the agent does not become ready: {}", agent.log()) };
+        let Ok(ready) = ready.1.recv_timeout(patience()) else { panic!("the agent does not become ready: {}", agent.log()) };
         assert!(ready.probe_attached, "the probe is not attached: {}", agent.log());
         agent.metrics_address = ready.metrics_address;
         agent
@@ -85,7 +95,7 @@ impl Agent {
     /// The body of a page, which must be there.
     pub(crate) fn get(&self, path: &str) -> String {
         let mut stream = TcpStream::connect(self.metrics_address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(patience())).unwrap();
         // HTTP/1.0: the answer ends with the connection, and is not chunked.
         write!(stream, "GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", self.metrics_address).unwrap();
         let mut answer = String::new();
@@ -134,6 +144,19 @@ impl Drop for Agent {
             eprintln!("the agent's log:\n{}", self.log());
         }
     }
+}
+
+fn prepare(command: &mut Command, environment: &[(&str, &str)], flags: &[&str]) {
+    let inherited = std::env::vars_os().filter(|(name, _)| name == "PATH" || name == "HOME");
+    command.env_clear().envs(inherited).env("NODE_NAME", NODE).envs(environment.iter().copied());
+    command.args(["--listen", "127.0.0.1:0", "--log-format", "json"]).args(flags);
+    // What another agent has left is not to be seen here, unless a test is about it.
+    for outlives in ["--pin-dir", "--state-dir"] {
+        if !flags.contains(&outlives) {
+            command.args([outlives, "none"]);
+        }
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
 }
 
 fn ready_line(line: &str) -> Option<Ready> {

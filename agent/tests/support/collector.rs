@@ -6,7 +6,7 @@ use oom_watcher::export::otlp::{Answer, Receiver};
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
 
-use crate::support::PATIENCE;
+use crate::support::patience;
 
 /// A running collector, on a free port.
 pub(crate) struct Collector {
@@ -43,7 +43,7 @@ impl Collector {
     pub(crate) fn await_records(&self, count: usize, path: impl Fn(&str) -> bool) -> Vec<Record> {
         let ours = |record: &LogRecord| text(record, "process.linux.cgroup").is_some_and(&path);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        let enough = self.receiver.wait_for(|received| received.records().filter(|record| ours(record)).count() >= count, PATIENCE);
+        let enough = self.receiver.wait_for(|received| received.records().filter(|record| ours(record)).count() >= count, patience());
         if let Err(error) = runtime.block_on(enough) {
             panic!("waiting for {count} records, {} came: {error}", self.records(&path).len());
         }
@@ -53,7 +53,7 @@ impl Collector {
     /// Waits until requests of any kind reached it.
     pub(crate) fn await_requests(&self, count: usize) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        runtime.block_on(self.receiver.wait_for(|received| received.headers.len() >= count, PATIENCE)).unwrap();
+        runtime.block_on(self.receiver.wait_for(|received| received.headers.len() >= count, patience())).unwrap();
     }
 }
 

@@ -14,6 +14,16 @@ pub(crate) fn kernel() -> (u32, u32) {
     (numbers.next().unwrap(), numbers.next().unwrap())
 }
 
+/// Whether the kernel lets programs read its strings: not under lockdown=confidentiality, where all that only a helper can read is absent.
+pub(crate) fn reads_strings() -> bool {
+    !fs::read_to_string("/sys/kernel/security/lockdown").is_ok_and(|state| state.contains("[confidentiality]"))
+}
+
+/// Whether a program can have its current task: by a helper that reads, or from 5.11 on without.
+pub(crate) fn tells_current_task() -> bool {
+    reads_strings() || kernel() >= (5, 11)
+}
+
 /// What the kernel counted on the whole machine since it was started.
 pub(crate) fn kernel_kills() -> u64 {
     let counters = fs::read_to_string("/proc/vmstat").unwrap();

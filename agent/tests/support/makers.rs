@@ -77,15 +77,16 @@ pub(crate) fn make(arguments: &str) -> Made {
 
 /// The same where the kernel may not have what it needs: then says what.
 pub(crate) fn make_if_possible(arguments: &str) -> Result<Made, String> {
-    run(arguments).map(|held| held.made.clone())
+    hold_if_possible(arguments).map(|held| held.made.clone())
 }
 
 /// Runs oom-maker and keeps survivors and cgroups until the result is dropped.
 pub(crate) fn make_and_hold(arguments: &str) -> Held {
-    run(arguments).unwrap_or_else(|why| panic!("oom-maker {arguments}: {why}"))
+    hold_if_possible(arguments).unwrap_or_else(|why| panic!("oom-maker {arguments}: {why}"))
 }
 
-fn run(arguments: &str) -> Result<Held, String> {
+/// The same where the kernel may not have what it needs: then says what.
+pub(crate) fn hold_if_possible(arguments: &str) -> Result<Held, String> {
     let program = program();
     let mut command = Command::new(&program);
     command.arg("--hold").args(arguments.split(' ')).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -485,9 +485,11 @@ fn attach_new(config: &Config) -> Result<Attached, AttachError> {
         return Err(AttachError::NoTracepoint(name));
     }
     let cpus = aya::util::nr_cpus().map_err(|(step, error)| AttachError::Refused(step, error.into()))? as u32;
-    let attached = match load::attach(config, &btf, cpus, config.read_names) {
-        // Under lockdown=confidentiality programs that read strings do not load; the same object without them does.
-        Err(AttachError::Refused(..) | AttachError::NotPermitted(..)) if config.read_names && lockdown_forbids_reads() => {
+    // Under lockdown=confidentiality programs that read strings do not load; the same object without them does. It cannot be read where securityfs is not
+    // mounted, as in most containers: then both are tried, and the error of the second is the one to see.
+    let forbids_reads = std::fs::read_to_string("/sys/kernel/security/lockdown").ok().map(|text| text.contains("[confidentiality]"));
+    let attached = match load::attach(config, &btf, cpus, config.read_names && forbids_reads != Some(true)) {
+        Err(AttachError::Refused(..) | AttachError::NotPermitted(..)) if config.read_names && forbids_reads.is_none() => {
             load::attach(config, &btf, cpus, false)
         }
         other => other,
@@ -544,11 +546,6 @@ fn numbers(counters: &MapData, page: usize) -> anyhow::Result<CounterMap> {
 fn note(bytes: &[u8]) -> Option<Note> {
     let word = |at: usize| bytes.get(at..at + 8)?.try_into().ok().map(u64::from_ne_bytes);
     Some(Note { seq: word(0)?, freed_boot_ns: word(8)? })
-}
-
-fn lockdown_forbids_reads() -> bool {
-    // Unreadable where securityfs is not mounted, as in most containers: then the second attempt is made too, and its error is the one to see.
-    std::fs::read_to_string("/sys/kernel/security/lockdown").map_or(true, |text| text.contains("[confidentiality]"))
 }
 
 /// Wall time at `CLOCK_BOOTTIME` 0.

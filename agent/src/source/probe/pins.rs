@@ -30,6 +30,8 @@ const COUNTERS: &str = "counters";
 /// The link that is pinned last: without it a set is not complete.
 const LAST_LINK: &str = "link_on_mark";
 const LINK: &str = "link_";
+/// Behind the name of a set that a crash has left incomplete, so that a new one can have it.
+const INCOMPLETE: &str = "-incomplete";
 
 /// The folder of all sets, locked: one agent at a time.
 #[derive(Debug)]
@@ -88,12 +90,18 @@ impl Folder {
         let names = fs::read_dir(&self.path).with_context(|| format!("reading {}", self.path.display()))?;
         for entry in names.take(MAX_SETS) {
             let entry = entry.with_context(|| format!("reading {}", self.path.display()))?;
-            let set = Set { path: entry.path() };
+            let mut set = Set { path: entry.path() };
             let name = entry.file_name();
             let features = name.to_str().and_then(|name| name.strip_prefix(&prefix(config))).and_then(Features::parse);
-            match features.filter(|_| own.is_none() && set.path.join(LAST_LINK).exists()) {
-                Some(features) => own = Some((set, features)),
-                None => others.push(set),
+            let complete = set.path.join(LAST_LINK).exists();
+            match features {
+                Some(features) if own.is_none() && complete => own = Some((set, features)),
+                _ => {
+                    if features.is_some() {
+                        set.make_room()?;
+                    }
+                    others.push(set);
+                }
             }
         }
         // The oldest kills first, as far as names can tell; what is in two sets is recognised.
@@ -122,6 +130,16 @@ impl Set {
         for (name, link) in attached.links.drain(..) {
             link.pin(self.path.join(format!("{LINK}{name}"))).with_context(|| format!("pinning the link {name} in {}", self.path.display()))?;
         }
+        Ok(())
+    }
+
+    /// Gives its name to another one.
+    fn make_room(&mut self) -> Result<()> {
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut names = (0..MAX_SETS).map(|number| self.path.with_file_name(format!("{name}{INCOMPLETE}-{number}")));
+        let aside = names.find(|aside| !aside.exists()).context("too many incomplete sets: remove them with `oom-watcher detach`")?;
+        fs::rename(&self.path, &aside).with_context(|| format!("renaming {}", self.path.display()))?;
+        self.path = aside;
         Ok(())
     }
 
