@@ -1,5 +1,6 @@
 //! The victim's cgroup is named as it is, and the trigger's apart from it.
 
+use crate::limit::is_nowhere_told;
 use crate::support::machine::{reads_strings, tells_current_task};
 use crate::support::told::Role;
 use crate::watch::Watch;
@@ -17,7 +18,7 @@ fn a_kill_belongs_to_the_victims_cgroup_and_names_its_trigger_apart() {
     let told = (record.number("oom_watcher.trigger.pid"), record.text("oom_watcher.trigger.cgroup"));
     assert_eq!(told, (Some(trigger.pid.into()), tells_current_task().then_some(trigger.cgroup.as_str())));
     // The limit is of the cgroup above both.
-    assert_eq!(record.text("oom_watcher.limit.cgroup"), victim.cgroup.strip_suffix("/victim"));
+    assert!(is_nowhere_told(record) || record.text("oom_watcher.limit.cgroup") == victim.cgroup.strip_suffix("/victim"), "{record:?}");
 }
 
 #[test]
