@@ -17,7 +17,7 @@ fn the_first_scrape_of_a_node_says_0_and_an_ordinary_sigkill_leaves_it_there() {
     needs_kernel!();
     let quiet = (0..5).any(|_| {
         let before = kernel_kills();
-        let Watch { agent, collector, .. } = Watch::start();
+        let Watch { agent, collector, .. } = Watch::start_alone();
         let first = agent.metrics();
         assert_eq!(first.iter().filter(|sample| sample.name == KILLS_PER_NODE).count(), 1);
         let mut sleeper = Command::new("sleep").arg("600").spawn().unwrap();
@@ -38,7 +38,7 @@ fn the_first_scrape_of_a_node_says_0_and_an_ordinary_sigkill_leaves_it_there() {
 #[test]
 fn a_sigterm_right_after_the_last_kill_loses_nothing() {
     needs_kernel!();
-    let Watch { mut agent, collector, .. } = Watch::start();
+    let Watch { mut agent, collector, .. } = Watch::start_alone();
     let made = make("burst 50");
     assert_eq!(agent.stop(), Some(0), "{}", agent.log());
     assert_eq!(collector.records(within(&made)).len(), 50);

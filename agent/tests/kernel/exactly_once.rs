@@ -24,7 +24,7 @@ fn each_of_the_kills_in_a_burst_is_counted_and_recorded_for_its_container() {
     needs_kernel!();
     let mut watch = Watch::start();
     // An emulated machine is slow, so fewer are as much of a burst to it.
-    let kills = if guest() { 100 } else { 500 };
+    let kills = if guest() { 40 } else { 500 };
     let made = watch.make(&format!("burst {kills}"));
     assert_eq!((made.done.killed, made.done.kernel_kills), (kills, kills));
 
@@ -84,7 +84,7 @@ fn of_two_processes_with_one_memory_one_is_killed() {
 fn what_dies_at_its_limit_by_another_hand_is_not_a_kill() {
     needs_kernel!();
     let mut watch = Watch::start();
-    let made = watch.make(if guest() { "dying 60 16" } else { "dying 200 16" });
+    let made = watch.make(if guest() { "dying 25 16" } else { "dying 200 16" });
     assert_eq!(made.done.kernel_kills, 0);
     watch.told(&made);
     // "memcg, oom: do not bypass oom killer for dying tasks" (2025): since then there is something to ignore.

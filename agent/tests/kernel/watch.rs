@@ -30,10 +30,23 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// Starts both.
+    /// Starts both. In a guest, where loading the probe takes seconds, it goes on with that of the test before.
     pub(crate) fn start() -> Self {
+        if !guest() {
+            return Self::start_alone();
+        }
+        let pins = format!("/sys/fs/bpf/oom-watcher-test-{}-shared", std::process::id());
+        Self::with(&["--pin-dir", &pins])
+    }
+
+    /// Starts both, with a probe that was never attached before.
+    pub(crate) fn start_alone() -> Self {
+        Self::with(&[])
+    }
+
+    fn with(flags: &[&str]) -> Self {
         let collector = Collector::start();
-        let agent = Agent::start(&collector.environment(), &[]);
+        let agent = Agent::start(&collector.environment(), flags);
         let before = agent.metrics();
         Self { agent, collector, before, held: None }
     }
