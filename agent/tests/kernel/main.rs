@@ -15,6 +15,7 @@ macro_rules! needs_kernel {
 }
 
 mod agent;
+mod details;
 mod exactly_once;
 mod limit;
 mod owner;

@@ -251,6 +251,27 @@ fn a_second_agent_is_refused_with_the_process_id_of_the_first() {
 }
 
 #[test]
+fn detach_removes_everything_unless_an_agent_runs() {
+    needs_kernel!();
+    let place = place!("detach");
+    let collector = Collector::start();
+    let detach = || {
+        let mut command = std::process::Command::new(crate::support::agent::program());
+        let output = command.env("NODE_NAME", "test-node").args(["detach", "--pin-dir"]).arg(&place.pins).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(text).unwrap())
+    };
+    let agent = start(&collector, &place.flags());
+    let (code, said) = detach();
+    assert!(code == Some(1) && said.contains(&format!("process {}: stop it", agent.pid())), "{said}");
+    crash(agent);
+    let (code, said) = detach();
+    assert!(code == Some(0) && said.contains(&format!("removed {}\n", place.pins.display())), "{said}");
+    assert!(!place.pins.exists());
+    assert_eq!(detach(), (Some(0), format!("nothing is pinned in {}\n", place.pins.display())));
+}
+
+#[test]
 fn a_reader_that_stops_loses_nothing_in_silence() {
     needs_kernel!();
     let place = place!("stopped");
