@@ -4,8 +4,12 @@
 
 use std::time::{Duration, SystemTime};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
+
+pub use missed::{Missed, MissedKills};
+
+mod missed;
 
 /// One process that the kernel's OOM killer killed.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,14 +26,73 @@ pub struct Kill {
     pub trigger: Trigger,
     /// The victim's memory cgroup and its ancestors, its own first. Empty if the kernel told nothing.
     pub cgroups: Vec<Cgroup>,
-    /// The path of the first of `cgroups`, from the root of the memory hierarchy. Absent where names cannot be read (lockdown=confidentiality).
+    /// The path of the first of `cgroups`, from the root of the memory hierarchy. Absent where names cannot be read (lockdown=confidentiality) and the
+    /// cgroup is not found by its id.
     pub cgroup_path: Option<String>,
-    /// More levels than the probe keeps: `cgroup_path` lacks its beginning.
+    /// More levels than the probe keeps, or than are mounted here: `cgroup_path` lacks its beginning.
     pub path_cut: bool,
+    /// Names and limits in `cgroups` are those of the cgroups' directories and files right after the kill, because the kernel refuses to have its own read
+    /// (lockdown=confidentiality). What the cgroups used at the kill is absent then.
+    pub cgroups_from_files: bool,
+    /// What the kernel decided. Absent where `oom_kill_process` cannot be hooked.
+    pub decision: Option<Decision>,
+    /// What the machine had left when the kill was read. Absent where the kernel says itself what the decision was about.
+    pub machine: Option<Machine>,
+}
+
+/// Memory of the whole machine, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// All of it that the kernel can use.
+    pub total: u64,
+    /// The kernel's estimate of what can be had without swapping (`MemAvailable`).
+    pub available: u64,
+}
+
+/// What the kernel's `oom_control` says of one decision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// Counts the decisions that one attached probe saw: the kills of a decision have the same.
+    pub number: u64,
+    /// The cgroup whose limit was hit. Absent: nobody's, the machine ran out.
+    pub limit: Option<LimitHit>,
+    /// What bounded the memory that could be given. Absent if a newer kernel says what is not known here.
+    pub constraint: Option<Constraint>,
+    /// 2 to this power pages were asked for at once. Absent if it was `by_hand`.
+    pub order: Option<u32>,
+    /// A person asked for it (sysrq-f).
+    pub by_hand: bool,
+    /// How memory was asked for: the kernel's `gfp_t`, whose bits differ between kernels.
+    pub gfp_mask: u32,
+}
+
+/// What bounds the memory that can be given to a task: the kernel's `enum oom_constraint`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Constraint {
+    /// The machine.
+    None,
+    /// The memory nodes of a cpuset.
+    Cpuset,
+    /// A NUMA memory policy.
+    MemoryPolicy,
+    /// A memory cgroup.
+    MemoryCgroup,
+}
+
+impl Constraint {
+    /// The value in records.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Cpuset => "cpuset",
+            Self::MemoryPolicy => "memory_policy",
+            Self::MemoryCgroup => "memcg",
+        }
+    }
 }
 
 /// Identifies a kill across restarts of the agent and repeated deliveries: a name-based UUID.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct KillId(pub Uuid);
 
 impl KillId {
@@ -64,10 +127,15 @@ pub struct Victim {
     pub already_dying: bool,
     /// What it used.
     pub memory: Memory,
+    /// The beginning of its command line. Absent unless it is asked for, and if another process triggered the kill.
+    pub arguments: Option<Vec<String>>,
+    /// The probe will tell when its memory is free.
+    pub end_is_told: bool,
 }
 
-/// Memory of one process, in bytes. Resident sizes are the kernel's approximate counters, as in its own log line.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Memory of one process, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Memory {
     /// Address space.
     pub total_vm: Option<u64>,
@@ -81,6 +149,9 @@ pub struct Memory {
     pub swap: Option<u64>,
     /// Page tables.
     pub pgtables: Option<u64>,
+    /// Whether the resident sizes and swap are sums over all CPUs. If not, they are the kernel's approximate counters, as in its own log line: too small by
+    /// up to 64 pages for each thread (before 6.2), or by 32 pages and more for each CPU.
+    pub is_exact: bool,
 }
 
 impl Memory {
@@ -99,14 +170,16 @@ pub struct Trigger {
     pub tid: u32,
     /// The command name of the thread.
     pub command: String,
-    /// The path of its memory cgroup, if names can be read.
+    /// The inode number of the directory of its memory cgroup.
+    pub cgroup_id: Option<u64>,
+    /// The path of its memory cgroup. Absent as the victim's is.
     pub cgroup_path: Option<String>,
-    /// More levels than the probe keeps: `cgroup_path` lacks its beginning.
+    /// As the victim's.
     pub path_cut: bool,
 }
 
-/// One memory cgroup above the victim.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// One memory cgroup above the victim. By default nothing is known of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cgroup {
     /// The inode number of its directory.
     pub id: Option<u64>,
@@ -124,6 +197,9 @@ pub struct Cgroup {
     pub swap_limit: Option<u64>,
     /// `memory.oom.group`: the kernel kills all its processes at once.
     pub oom_group: Option<bool>,
+    /// The kernel's own mark that the OOM killer works for this cgroup or for one above it. Absent on kernels without it (6.12 and later with cgroup v2
+    /// alone).
+    pub oom_lock: Option<bool>,
 }
 
 /// Whose process it was.
@@ -235,7 +311,7 @@ impl Qos {
 /// Why an owner, or a container of a known pod, could not be named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Why {
-    /// The kernel gave no cgroup path: names cannot be read under lockdown=confidentiality.
+    /// No cgroup path: names cannot be read under lockdown=confidentiality, and the cgroup was not found by its id.
     NoPath,
     /// The path lacks its beginning and what is left names no container.
     PathCut,
@@ -251,6 +327,8 @@ pub enum Why {
     Mount,
     /// A cgroup that neither a container runtime nor systemd has named.
     OtherCgroup,
+    /// A kill that nobody saw, in a cgroup that is gone: only what was above it is known.
+    Removed,
 }
 
 impl Why {
@@ -265,12 +343,22 @@ impl Why {
             Self::MalformedId => "malformed_id",
             Self::Mount => "mount",
             Self::OtherCgroup => "other_cgroup",
+            Self::Removed => "removed",
         }
     }
 
     /// All of them, for metrics that start at 0.
-    pub const ALL: [Self; 8] =
-        [Self::NoPath, Self::PathCut, Self::RootCgroup, Self::PodLevel, Self::ContainerMonitor, Self::MalformedId, Self::Mount, Self::OtherCgroup];
+    pub const ALL: [Self; 9] = [
+        Self::NoPath,
+        Self::PathCut,
+        Self::RootCgroup,
+        Self::PodLevel,
+        Self::ContainerMonitor,
+        Self::MalformedId,
+        Self::Mount,
+        Self::OtherCgroup,
+        Self::Removed,
+    ];
 }
 
 /// One decision of the OOM killer. It has one kill, or several with `memory.oom.group`.
@@ -284,12 +372,40 @@ pub struct Incident {
     pub kills: u32,
     /// Whose limit was hit.
     pub scope: Scope,
+    /// How that was found. Absent if it was not.
+    pub method: Option<Method>,
     /// The limit that was hit; absent for a node, or if unknown.
     pub limit: Option<LimitHit>,
 }
 
+/// How it was found whose limit was hit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Method {
+    /// The kernel said so: `oom_control` of the decision. Exact.
+    OomControl,
+    /// By the kernel's mark on the cgroup, `oom_lock`.
+    OomLock,
+    /// By the room below the limits, while the machine had memory left.
+    Headroom,
+}
+
+impl Method {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::OomControl, Self::OomLock, Self::Headroom];
+
+    /// The value in records.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::OomControl => "oom_control",
+            Self::OomLock => "oom_lock",
+            Self::Headroom => "headroom",
+        }
+    }
+}
+
 /// Whose limit was hit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Scope {
     /// The container's own.
     Container,
@@ -322,10 +438,12 @@ impl Scope {
 /// The cgroup whose limit was hit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LimitHit {
-    /// The path of the cgroup, absent where names cannot be read.
+    /// The inode number of its directory. Absent where the kernel gives none.
+    pub cgroup_id: Option<u64>,
+    /// Its path, absent where names cannot be read.
     pub cgroup_path: Option<String>,
     /// What it used, bytes.
-    pub usage: u64,
-    /// Its limit, bytes.
-    pub limit: u64,
+    pub usage: Option<u64>,
+    /// Its limit, bytes. Absent if it was raised or taken away meanwhile.
+    pub limit: Option<u64>,
 }

@@ -8,6 +8,7 @@
 //! | [`kill`] | the vocabulary: `Kill`, `Owner`, `Incident` |
 //! | [`stats`] | what the agent counts about itself |
 //! | [`record`] | what we write down about a kill: series, log records, spans. Pure |
+//! | [`reconcile`] | what was seen against what the kernel counted. Pure |
 //! | [`source`] | where kills come from: BTF, the probe, the ring buffer |
 //! | [`attribution`] | whose process it was. Pure |
 //! | [`export`] | how it leaves the node: OTLP, the Prometheus bridge |
@@ -21,6 +22,7 @@ pub mod kill;
 
 pub mod stats;
 
+pub mod reconcile;
 pub mod record;
 
 pub mod attribution;

@@ -11,8 +11,10 @@ use oom_watcher::attribution::report::{self, Report, Subject};
 use oom_watcher::config::{self, Flags, Loaded, Problems};
 use oom_watcher::diagnostics;
 use oom_watcher::preflight::{self, Verdict};
-use oom_watcher::run::{Agent, Failure};
+use oom_watcher::run::{self, Agent, Failure};
 use oom_watcher::selftest;
+use oom_watcher::source::privileged::Privileged;
+use oom_watcher::source::probe::pins;
 use opentelemetry::trace::TracerProvider;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing::warn;
@@ -66,6 +68,11 @@ enum Command {
         /// One JSON object a line
         #[arg(long)]
         json: bool,
+    },
+    /// Remove what an agent has left in the kernel for the next one
+    Detach {
+        #[command(flatten)]
+        flags: Flags,
     },
     /// Print what is in force and where each value came from
     Config {
@@ -138,6 +145,7 @@ fn main() -> ExitCode {
         Command::Selftest { victim: true, .. } => selftest::victim().map_err(Error::from).map(|()| ExitCode::SUCCESS),
         Command::Selftest { flags, show, .. } => self_test(&flags, show),
         Command::Owner { subject, json } => owner(&subject, json),
+        Command::Detach { flags } => detach(&flags),
         Command::Config { flags } => show_config(&flags),
         Command::Completions { shell } => {
             // Not to standard output at once: the generator panics if that is closed.
@@ -174,14 +182,17 @@ fn run(flags: &Flags) -> Result<ExitCode, Error> {
     let done = runtime.block_on(async {
         // Before anything that takes time: a signal during start must end the agent properly too.
         let mut signals = Signals::listen()?;
-        let agent = Agent::build(config)?;
+        let listener = run::bind(&config)?;
+        // Before any other thread: those that come have no capabilities.
+        let privileged = Privileged::separate()?;
+        let agent = Agent::build(config, listener)?;
         let tracer = agent.tracer_provider().map(|provider| provider.tracer("oom-watcher"));
         diagnostics::start(&log, tracer, &agent.stats()).map_err(anyhow::Error::from)?;
         for warning in warnings {
             warn!(setting = %warning.name, problem = %warning.text, "configuration");
         }
         let (first, second) = signals.split();
-        agent.watch(|_| {}, first.recv(), second.recv()).await?;
+        agent.watch(privileged, |_| {}, first.recv(), second.recv()).await?;
         Ok(ExitCode::SUCCESS)
     });
     // Not to wait for a name resolution that hangs.
@@ -280,6 +291,23 @@ fn owner(subject: &str, json: bool) -> Result<ExitCode, Error> {
         }
     }
     out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn detach(flags: &Flags) -> Result<ExitCode, Error> {
+    let config = load(flags)?.config;
+    let Some(pins) = config.probe.pins else {
+        writeln!(io::stdout(), "nothing is pinned: probe.pin_directory is none")?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    let removed = pins::remove_all(&pins)?;
+    let mut out = io::stdout().lock();
+    if removed.is_empty() {
+        writeln!(out, "nothing is pinned in {}", pins.display())?;
+    }
+    for path in removed {
+        writeln!(out, "removed {}", path.display())?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 

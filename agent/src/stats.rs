@@ -5,7 +5,9 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crate::kill::Why;
+use serde::{Deserialize, Serialize};
+
+use crate::kill::{Missed, Why};
 
 /// A number that only grows.
 #[derive(Debug, Default)]
@@ -36,6 +38,31 @@ impl Level {
     /// The number now.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A number that may be unknown.
+#[derive(Debug)]
+pub struct Reading(AtomicU64);
+
+impl Reading {
+    /// No count gets there.
+    const UNKNOWN: u64 = u64::MAX;
+
+    /// Sets it.
+    pub fn set(&self, n: Option<u64>) {
+        self.0.store(n.unwrap_or(Self::UNKNOWN), Ordering::Relaxed);
+    }
+
+    /// The number now.
+    pub fn get(&self) -> Option<u64> {
+        Some(self.0.load(Ordering::Relaxed)).filter(|n| *n != Self::UNKNOWN)
+    }
+}
+
+impl Default for Reading {
+    fn default() -> Self {
+        Self(AtomicU64::new(Self::UNKNOWN))
     }
 }
 
@@ -81,6 +108,31 @@ pub struct Export {
     pub queued: Level,
 }
 
+/// Kills that nobody saw, by whether the kernel's counters tell whose they were.
+#[derive(Debug, Default)]
+pub struct MissedCount {
+    /// They do: the kills count for their owners.
+    pub reconstructed: Count,
+    /// They do not.
+    pub without_owner: Count,
+}
+
+impl MissedCount {
+    /// Both.
+    pub fn total(&self) -> u64 {
+        self.reconstructed.get() + self.without_owner.get()
+    }
+}
+
+/// What goes on over a restart of the agent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// [`Stats::node_kills`]
+    pub node_kills: u64,
+    /// By [`Missed`], in its order: with an owner, without.
+    pub missed: [(u64, u64); Missed::ALL.len()],
+}
+
 /// Everything that is counted. One per agent.
 #[derive(Debug, Default)]
 pub struct Stats {
@@ -90,8 +142,14 @@ pub struct Stats {
     pub ring_full: Level,
     /// Marks of dying tasks that were not killed.
     pub marks_without_kill: Level,
-    /// The kernel's own SIGKILLs that were no OOM kills.
+    /// The kernel's own SIGKILLs that were no OOM kills, none of the three below.
     pub signals_without_mark: Level,
+    /// Victims met again by the decision that killed them: the kernel counts them twice.
+    pub repeated: Level,
+    /// Processes that shared their memory with a victim.
+    pub shared_memory: Level,
+    /// Processes that a dying first process of a pid namespace took along.
+    pub collateral: Level,
     /// Events that were not of the expected form.
     pub malformed_events: Count,
     /// The same kill delivered again.
@@ -108,6 +166,11 @@ pub struct Stats {
     pub connections_refused: Count,
     /// Lines of the agent's own log that were left out because nobody read standard error.
     pub log_lines_lost: Count,
+    /// The kernel's own count of the node's kills since it was booted. Unknown until it is read, and where the kernel does not tell.
+    pub kernel_kills: Reading,
+    /// Kills of the node before this agent was started.
+    earlier_kills: Count,
+    missed: [MissedCount; Missed::ALL.len()],
     without_owner: [Count; Why::ALL.len()],
 }
 
@@ -123,8 +186,13 @@ impl Stats {
 
     /// Counts a kill whose owner is not known.
     pub fn count_without_owner(&self, why: Why) {
+        self.add_without_owner(why, 1);
+    }
+
+    /// Counts kills whose owner is not known.
+    pub fn add_without_owner(&self, why: Why, kills: u64) {
         if let Some((count, _)) = self.without_owner.iter().zip(Why::ALL).find(|(_, reason)| *reason == why) {
-            count.add(1);
+            count.add(kills);
         }
     }
 
@@ -133,9 +201,74 @@ impl Stats {
         Why::ALL.into_iter().zip(self.without_owner.iter().map(Count::get)).collect()
     }
 
-    /// All kills on this node since the probe was attached: those that reached the agent, those that found no room in the ring buffer, and those whose
-    /// events were not understood.
+    /// Kills that nobody saw, for one reason.
+    pub fn missed(&self, why: Missed) -> &MissedCount {
+        let [away, dropped, unexplained] = &self.missed;
+        match why {
+            Missed::Away => away,
+            Missed::Dropped => dropped,
+            Missed::Unexplained => unexplained,
+        }
+    }
+
+    /// All kills on this node that the agent knows of: those that reached it, those that found no room in the ring buffer, those whose events were not
+    /// understood, those that nobody saw; and with them those before a restart.
     pub fn node_kills(&self) -> u64 {
-        self.kills.get() + self.ring_full.get() + self.malformed_events.get()
+        // Those that were dropped are counted already, whether their owners were found or not.
+        let missed = self.missed(Missed::Away).total() + self.missed(Missed::Unexplained).total();
+        self.earlier_kills.get() + self.kills.get() + self.ring_full.get() + self.malformed_events.get() + missed
+    }
+
+    /// What the next agent goes on with.
+    pub fn keep(&self) -> Kept {
+        let missed = Missed::ALL.map(|why| (self.missed(why).reconstructed.get(), self.missed(why).without_owner.get()));
+        Kept { node_kills: self.node_kills(), missed }
+    }
+
+    /// Goes on with what another agent kept, before anything else is counted but [`ring_full`](Self::ring_full), which has to have its first value: of a
+    /// pinned probe it includes what the other agent counted.
+    pub fn restore(&self, kept: &Kept) {
+        for (why, (reconstructed, without_owner)) in Missed::ALL.into_iter().zip(kept.missed) {
+            self.missed(why).reconstructed.add(reconstructed);
+            self.missed(why).without_owner.add(without_owner);
+        }
+        self.earlier_kills.add(kept.node_kills.saturating_sub(self.node_kills()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kills_of_a_node_go_on_over_a_restart() {
+        let before = Stats::default();
+        before.kills.add(5);
+        before.ring_full.set(2);
+        before.missed(Missed::Away).reconstructed.add(3);
+        before.missed(Missed::Unexplained).without_owner.add(1);
+        before.missed(Missed::Dropped).reconstructed.add(2);
+        assert_eq!(before.node_kills(), 11, "what was dropped counts once");
+
+        for ring_full in [0, 2] {
+            let after = Stats::default();
+            after.ring_full.set(ring_full);
+            after.restore(&before.keep());
+            assert_eq!((after.node_kills(), after.missed(Missed::Away).reconstructed.get()), (11, 3), "{ring_full} counted by a pinned probe");
+            after.kills.add(1);
+            after.missed(Missed::Away).without_owner.add(1);
+            assert_eq!(after.node_kills(), 13);
+            assert_eq!(after.keep().missed, [(3, 1), (2, 0), (0, 1)]);
+        }
+    }
+
+    #[test]
+    fn a_reading_is_unknown_until_it_is_set() {
+        let reading = Reading::default();
+        assert_eq!(reading.get(), None);
+        reading.set(Some(0));
+        assert_eq!(reading.get(), Some(0));
+        reading.set(None);
+        assert_eq!(reading.get(), None);
     }
 }

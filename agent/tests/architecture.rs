@@ -11,11 +11,19 @@ use std::path::{Path, PathBuf};
 use scanner::{paths, scan};
 
 /// Groups of modules: each may import from those above it, never from its own.
-const LAYERS: &[&[&str]] =
-    &[&["kill"], &["stats"], &["record"], &["attribution", "export", "source"], &["config"], &["diagnostics"], &["preflight", "run"], &["selftest"]];
+const LAYERS: &[&[&str]] = &[
+    &["kill"],
+    &["stats"],
+    &["reconcile", "record"],
+    &["attribution", "export", "source"],
+    &["config"],
+    &["diagnostics"],
+    &["preflight", "run"],
+    &["selftest"],
+];
 
 /// Crates that only these files, or the files of these folders, may name.
-const CRATES: &[(&str, &str)] = &[("aya", "source/probe.rs"), ("tonic", "export/otlp/"), ("serde_yaml", "config/")];
+const CRATES: &[(&str, &str)] = &[("aya", "source/probe/"), ("tonic", "export/otlp/"), ("serde_yaml", "config/")];
 
 /// The functions of `std::env` that ask for or change variables. `current_exe` and the constants are no configuration.
 const VARIABLES: &[&str] = &["var", "var_os", "vars", "vars_os", "set_var", "remove_var"];
@@ -23,7 +31,7 @@ const VARIABLES: &[&str] = &["var", "var_os", "vars", "vars_os", "set_var", "rem
 const ENVIRONMENT: &str = "config/environment.rs";
 
 /// Modules without clock, files, network, processes and tasks: what they need is an argument.
-const PURE: &[&str] = &["kill", "record", "attribution"];
+const PURE: &[&str] = &["kill", "reconcile", "record", "attribution"];
 /// What they may not name.
 const IMPURE: &[&[&str]] = &[
     &["SystemTime", "now"],
@@ -180,7 +188,7 @@ fn each_breach_is_found() {
     check("kill.rs", "use crate::stats;", &["2: crate::stats is not above"]);
     check("run.rs", "type T = Vec<crate::preflight::Seen>;", &["2: crate::preflight::Seen is not above"]);
     check("preflight.rs", "use crate::selftest as test;", &["2: crate::selftest is not above"]);
-    check("source/layout.rs", "use aya::Ebpf;", &["2: aya::Ebpf is for source/probe.rs only"]);
+    check("source/layout.rs", "use aya::Ebpf;", &["2: aya::Ebpf is for source/probe/ only"]);
     check("export/prometheus.rs", "fn f(code: tonic::Code) {}", &["2: tonic::Code is for export/otlp/ only"]);
     check("main.rs", "use {serde_yaml::from_str, std::io};", &["2: serde_yaml::from_str is for config/ only"]);
     check("run.rs", "let a = std::env::var(\"A\");", &["2: std::env::var is for config/environment.rs only"]);
@@ -212,7 +220,7 @@ fn what_only_looks_like_a_breach_is_none() {
         "#[cfg(test)]\n#[expect(lint, reason = \"x\")]\nfn f(a: [u8; 2]) -> u8 { std::fs::read(\"\").unwrap(); { 1 } }\nfn g() {}",
     );
     check("record/series.rs", "fn f() { unwrap_or(1); a.unwrap_or_default(); fs::f(); time.now(); }");
-    check("source/probe.rs", "use aya::Ebpf;");
+    check("source/probe/load.rs", "use aya::Ebpf;");
     check("selftest/mod.rs", "use opentelemetry_proto::tonic::logs::v1::LogRecord; let exe = std::env::current_exe();");
     check("config/environment.rs", "fn f() { std::env::var_os(\"A\"); }");
     check("export/settings.rs", "const A: &str = std::env::consts::ARCH; fn f() { SystemTime::now(); }");

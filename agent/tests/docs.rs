@@ -22,6 +22,7 @@ use rust_text::{constant, constant_part, literals, number};
 const TELEMETRY: &str = "docs/telemetry.md";
 const OPERATIONS: &str = "docs/operations.md";
 const ARCHITECTURE: &str = "docs/architecture.md";
+const SECURITY: &str = "docs/security.md";
 
 /// The rows below `heading` of `page` are these; of the last cell only the beginning counts, a page may say more.
 #[track_caller]
@@ -42,7 +43,11 @@ fn every_metric_is_on_the_page() {
     let expected: Vec<Vec<String>> = METRICS
         .iter()
         .map(|metric| {
-            let kind = if metric.kind == Kind::Counter { "counter" } else { "gauge" };
+            let kind = match metric.kind {
+                Kind::Counter => "counter",
+                Kind::Gauge => "gauge",
+                Kind::Histogram => "histogram",
+            };
             let unit = metric.unit.map(code).unwrap_or_default();
             vec![code(metric.prometheus), code(metric.name), kind.to_owned(), unit, metric.labels.join(", "), metric.help.to_owned()]
         })
@@ -65,6 +70,7 @@ fn every_attribute_is_on_the_page() {
                 Type::Bool => "bool",
                 Type::Int => "int",
                 Type::String => "string",
+                Type::Strings => "string[]",
             };
             vec![code(attribute.key), kind.to_owned(), attribute.unit.unwrap_or_default().to_owned(), attribute.help.to_owned()]
         })
@@ -87,7 +93,7 @@ fn every_value_of_a_label_is_on_the_page() {
 }
 
 /// The kernel's and our own names that look like a metric's or an attribute's.
-const OTHER_NAMES: [&str; 5] = ["oom_group", "oom_kill", "oom_kill_process", "oom_score_adj", "oom_watcher"];
+const OTHER_NAMES: [&str; 7] = ["oom_control", "oom_group", "oom_kill", "oom_kill_process", "oom_lock", "oom_score_adj", "oom_watcher"];
 
 #[test]
 fn nothing_else_claims_to_be_a_metric_or_an_attribute() {
@@ -97,7 +103,9 @@ fn nothing_else_claims_to_be_a_metric_or_an_attribute() {
     for path in files("", ".md") {
         let text = page(&path);
         // `oom_watcher_` and the like are beginnings of names, `oom_watcher::` of paths in the code.
-        let ours = words(&text).filter(|word| word.starts_with("oom_") && !word.contains("::") && !word.ends_with('_') && !word.ends_with(".rs"));
+        let ours = words(&text).filter(|word| {
+            word.starts_with("oom_") && !word.starts_with("oom_control.") && !word.contains("::") && !word.ends_with('_') && !word.ends_with(".rs")
+        });
         let unknown: BTreeSet<&str> = ours.filter(|word| !known.contains(word)).collect();
         assert!(unknown.is_empty(), "{path} names {unknown:?}");
     }
@@ -175,22 +183,68 @@ fn every_message_is_on_the_page() {
         messages.extend(literals(file, ".warn(").into_iter().flatten().filter(|literal| literal.contains(' ')));
     }
     for (file, mark) in [
-        ("agent/src/run.rs", "write!("),
-        ("agent/src/run.rs", "write_str("),
-        ("agent/src/source/probe.rs", "write!("),
-        ("agent/src/source/probe.rs", "write_str("),
+        ("agent/src/run/mod.rs", "write!("),
+        ("agent/src/run/mod.rs", "write_str("),
+        ("agent/src/source/probe/mod.rs", "write!("),
+        ("agent/src/source/probe/mod.rs", "write_str("),
         ("agent/src/source/btf.rs", "write!("),
         ("agent/src/source/btf.rs", "write_str("),
         ("agent/src/source/layout.rs", "write!("),
         ("agent/src/source/event.rs", "write!("),
-        ("agent/src/preflight.rs", ".or_else("),
-        ("agent/src/preflight.rs", "finding("),
+        ("agent/src/preflight/names.rs", ".or_else("),
+        ("agent/src/preflight/names.rs", "finding("),
+        ("agent/src/source/denial.rs", "of("),
+        ("agent/src/source/denial.rs", "write!("),
+        ("agent/src/source/denial.rs", "write_str("),
+        ("agent/src/source/denial.rs", "fn remedy("),
+        ("agent/src/preflight/mod.rs", ".or_else("),
+        ("agent/src/preflight/mod.rs", "finding("),
+        ("agent/src/preflight/privileges.rs", ".or_else("),
+        ("agent/src/preflight/privileges.rs", "finding("),
     ] {
         messages.extend(literals(file, mark).into_iter().flatten());
     }
     assert!(messages.len() > 60, "only {} messages were found in the code", messages.len());
     let missing: BTreeSet<&str> = messages.iter().map(|message| constant_part(message)).filter(|part| !text.contains(part)).collect();
     assert!(missing.is_empty(), "{OPERATIONS} does not have\n{}", missing.into_iter().collect::<Vec<_>>().join("\n"));
+}
+
+/// Who runs the agent has to know what it looks at.
+#[test]
+fn every_field_of_the_kernel_and_every_file_that_is_read_is_on_the_page() {
+    let text = page(SECURITY);
+    let layout = "agent/src/source/layout.rs";
+    let marks = ["find.offset(", "find.optional(", "find.either(", "find.enumerator(", "btf.offset(", "counter("];
+    let fields: Vec<String> = marks.into_iter().flat_map(|mark| literals(layout, mark)).filter_map(|literals| literals.into_iter().next()).collect();
+    assert!(fields.len() > 25, "{fields:?}");
+    let mut paths = BTreeSet::new();
+    for file in files("agent/src", ".rs").into_iter().filter(|file| !file.contains("/tests")) {
+        let texts = ["(", "const BTF: &str = ", "const BOOT_ID: &str = "].into_iter().flat_map(|mark| literals(&file, mark)).flatten();
+        let is_path = |text: &String| ["/proc/", "/sys/"].iter().any(|root| text.starts_with(root)) && !text.contains(' ');
+        let constant = |path: String| path.replace("{pid}", "PID").split("/{").next().map(str::to_owned);
+        paths.extend(texts.filter(is_path).filter_map(constant));
+    }
+    assert!(paths.len() > 8, "{paths:?}");
+    // The place of the memory controller in an array, and no field.
+    for name in fields.iter().filter(|name| *name != "memory_cgrp_id").chain(&paths) {
+        assert!(text.contains(&code(name)), "{SECURITY} does not have {}", code(name));
+    }
+}
+
+#[test]
+fn every_shape_of_kill_on_the_page_is_tested_and_every_shape_tested_is_on_the_page() {
+    let (mut named, mut tested) = (BTreeSet::new(), BTreeSet::new());
+    for row in rows(TELEMETRY, "## What one kill is") {
+        let [.., tests] = &row[..] else { panic!("{row:?}") };
+        named.extend(tests.split(", ").map(|test| test.trim_matches('`').to_owned()));
+    }
+    for file in ["exactly_once", "limit"] {
+        let text = page(&format!("agent/tests/kernel/{file}.rs"));
+        tested.extend(text.split("#[test]\nfn ").skip(1).filter_map(|rest| Some(rest.split_once('(')?.0.to_owned())));
+    }
+    let owner = page("agent/tests/kernel/owner.rs");
+    let missing: Vec<_> = named.iter().filter(|test| !tested.contains(*test) && !owner.contains(&format!("fn {test}("))).collect();
+    assert!(missing.is_empty() && named.is_superset(&tested), "not tested: {missing:?}; not on the page: {:?}", tested.difference(&named));
 }
 
 #[test]

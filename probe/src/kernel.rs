@@ -8,7 +8,11 @@ use core::mem::MaybeUninit;
 use core::ptr::{null, read_volatile};
 
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_task, generated};
-use oom_watcher_shared::{ABSENT, COMM, KernelLayout, LEVELS, NAME, NAME_ABSENT, NO_OFFSET, Name, OomEvent, TRIGGER_LEVELS, present};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::PerCpuArray;
+use oom_watcher_shared::{ABSENT, ARGUMENTS, COMM, KernelLayout, LEVELS, NAME, NAME_ABSENT, NO_OFFSET, Name, OomEvent, TRIGGER_LEVELS, present};
+
+use crate::decision::Decision;
 
 /// A pointer into the kernel.
 pub(crate) type Pointer = *const u8;
@@ -16,6 +20,10 @@ pub(crate) type Pointer = *const u8;
 /// Written by the agent before the programs load, then frozen.
 #[unsafe(no_mangle)]
 static LAYOUT: KernelLayout = KernelLayout::UNSET;
+
+/// Only its addresses are used: where one CPU's element is tells where that CPU keeps its part of everything.
+#[map]
+static PERCPU: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 macro_rules! layout {
     ($field:ident) => {
@@ -84,9 +92,54 @@ unsafe fn read_name(name: *mut Name, kernfs: u64) {
     }
 }
 
-/// Fills in everything about `task`, the process that is being killed.
+/// Whether `exit_mmap` tells when memory is free.
 #[inline(always)]
-pub(crate) unsafe fn victim(event: *mut OomEvent, task: Pointer, result: i32) {
+pub(crate) fn tells_ends() -> bool {
+    layout!(has_exit_mmap) != 0
+}
+
+/// Whether the running task is dying (`PF_EXITING`, include/linux/sched.h). Not known under lockdown=confidentiality before 5.11: no, then.
+#[inline(always)]
+pub(crate) fn current_is_exiting() -> bool {
+    const PF_EXITING: u32 = 4;
+    let flags = if layout!(has_current_task_btf) != 0 {
+        // SAFETY: no arguments.
+        load(unsafe { generated::bpf_get_current_task_btf() }.cast::<u8>().cast_const(), layout!(task_flags))
+    } else if layout!(use_helpers) != 0 {
+        // SAFETY: no arguments.
+        try_read::<u32>(unsafe { bpf_get_current_task() }.wrapping_add(u64::from(layout!(task_flags)))).0
+    } else {
+        0
+    };
+    flags & PF_EXITING != 0
+}
+
+/// Fills in what the kernel decides about. All of it is typed, so lockdown allows it.
+#[inline(always)]
+pub(crate) unsafe fn decision(decision: *mut Decision, oc: Pointer) {
+    // SAFETY: `decision` is a map element.
+    unsafe {
+        (*decision).gfp_mask = load(oc, layout!(oc_gfp_mask));
+        (*decision).order = load(oc, layout!(oc_order));
+        (*decision).constraint = load(oc, layout!(oc_constraint));
+        (*decision).limit_id = ABSENT;
+        (*decision).limit_usage = ABSENT;
+        (*decision).limit_max = ABSENT;
+        let memcg: Pointer = load(oc, layout!(oc_memcg));
+        if !memcg.is_null() {
+            (*decision).limit_usage = load(memcg, layout!(oc_memcg_usage));
+            (*decision).limit_max = load(memcg, layout!(oc_memcg_max));
+            let kernfs = follow(load(memcg, layout!(oc_memcg_cgroup)), layout!(cgroup_kn));
+            if !kernfs.is_null() {
+                (*decision).limit_id = load(kernfs, layout!(kernfs_id));
+            }
+        }
+    }
+}
+
+/// Fills in everything about `task`, the process that is being killed. Gives the address of its `mm_struct`, or 0.
+#[inline(always)]
+pub(crate) unsafe fn victim(event: *mut OomEvent, task: Pointer, result: i32) -> u64 {
     let mut flags = if result == 0 { 0 } else { present::ALREADY_DYING };
     // SAFETY: `event` is a map element, and all indexes are below the lengths of its arrays.
     unsafe {
@@ -137,13 +190,42 @@ pub(crate) unsafe fn victim(event: *mut OomEvent, task: Pointer, result: i32) {
             (*event).uid = load(cred, layout!(cred_uid));
         }
 
-        memory(event, load(task, layout!(task_mm)));
+        let mm: Pointer = load(task, layout!(task_mm));
+        flags |= memory(event, mm);
+        if layout!(wants_arguments) != 0 {
+            flags |= arguments(event, mm);
+        }
         (*event).present = flags | cgroups(event, task);
+        mm as u64
     }
 }
 
+/// The beginning of the command line: only if the running task is one of the victim's, whose memory can be read then.
 #[inline(always)]
-unsafe fn memory(event: *mut OomEvent, mm: Pointer) {
+unsafe fn arguments(event: *mut OomEvent, mm: Pointer) -> u64 {
+    let own: Pointer = if layout!(has_current_task_btf) != 0 {
+        // SAFETY: no arguments.
+        load(unsafe { generated::bpf_get_current_task_btf() }.cast::<u8>().cast_const(), layout!(task_mm))
+    } else {
+        null()
+    };
+    if mm.is_null() || own as u64 != mm as u64 {
+        return 0;
+    }
+    let (start, end): (u64, u64) = (load(mm, layout!(mm_arg_start)), load(mm, layout!(mm_arg_end)));
+    let length = end.wrapping_sub(start);
+    let length = if length > ARGUMENTS as u64 { ARGUMENTS as u64 } else { length };
+    // SAFETY: `length` is that of the array at the most.
+    unsafe {
+        let error = generated::bpf_probe_read_user((&raw mut (*event).arguments).cast(), length as u32, start as *const _);
+        (*event).arguments_len = length as u32;
+        if error == 0 { present::ARGUMENTS } else { 0 }
+    }
+}
+
+/// Returns a flag if the resident sizes are exact.
+#[inline(always)]
+unsafe fn memory(event: *mut OomEvent, mm: Pointer) -> u64 {
     // SAFETY: as for `victim`.
     unsafe {
         (*event).total_vm = ABSENT;
@@ -153,24 +235,74 @@ unsafe fn memory(event: *mut OomEvent, mm: Pointer) {
         (*event).swap = ABSENT;
         (*event).shmem_rss = ABSENT;
         if mm.is_null() {
-            return;
+            return 0;
         }
         (*event).total_vm = load(mm, layout!(mm_total_vm));
         if layout!(mm_pgtables_bytes) != NO_OFFSET {
             (*event).pgtables_bytes = load(mm, layout!(mm_pgtables_bytes));
         }
         if layout!(rss_is_typed) != 0 {
-            (*event).file_rss = pages(load(mm, layout!(mm_file_rss)));
-            (*event).anon_rss = pages(load(mm, layout!(mm_anon_rss)));
-            (*event).swap = pages(load(mm, layout!(mm_swap)));
-            (*event).shmem_rss = pages(load(mm, layout!(mm_shmem_rss)));
-        } else if layout!(use_helpers) != 0 {
+            let mut sums: [u64; 4] =
+                [load(mm, layout!(mm_file_rss)), load(mm, layout!(mm_anon_rss)), load(mm, layout!(mm_swap)), load(mm, layout!(mm_shmem_rss))];
+            let mut exact = 0;
+            if layout!(use_helpers) != 0 && layout!(rss_cpus) != 0 && layout!(rss_counters) != NO_OFFSET {
+                exact = add_parts(&mut sums, mm, &raw mut (*event).file_rss);
+            }
+            (*event).file_rss = pages(sums[0]);
+            (*event).anon_rss = pages(sums[1]);
+            (*event).swap = pages(sums[2]);
+            (*event).shmem_rss = pages(sums[3]);
+            return exact;
+        }
+        if layout!(use_helpers) != 0 {
             (*event).file_rss = pages(read(mm as u64, layout!(mm_file_rss)));
             (*event).anon_rss = pages(read(mm as u64, layout!(mm_anon_rss)));
             (*event).swap = pages(read(mm as u64, layout!(mm_swap)));
             (*event).shmem_rss = pages(read(mm as u64, layout!(mm_shmem_rss)));
         }
+        0
     }
+}
+
+/// Adds to each `percpu_counter` what every CPU keeps for itself. Returns the flag for it, or 0 if that cannot be found.
+///
+/// A CPU's part is at the counter's per-CPU address plus that CPU's offset, which the kernel exports to nobody. Where it has put each CPU's element of a
+/// per-CPU map, whose per-CPU address can be read, tells it.
+#[inline(always)]
+unsafe fn add_parts(sums: &mut [u64; 4], mm: Pointer, scratch: *mut u64) -> u64 {
+    // A pointer that the verifier knows may not be calculated with: written to memory and read again it is a number.
+    let number = |pointer: u64| {
+        // SAFETY: `scratch` is a word of the caller's map element.
+        unsafe {
+            scratch.write_volatile(pointer);
+            scratch.read_volatile()
+        }
+    };
+    let map = (&raw const PERCPU).cast_mut().cast::<core::ffi::c_void>();
+    let element = read_pointer(number(map as u64), layout!(array_pptrs));
+    let part = |offset: u32| read_pointer(mm as u64, offset.wrapping_add(layout!(rss_counters)));
+    let parts = [part(layout!(mm_file_rss)), part(layout!(mm_anon_rss)), part(layout!(mm_swap)), part(layout!(mm_shmem_rss))];
+    if element == 0 || parts[0] == 0 {
+        return 0;
+    }
+    let key = 0_u32;
+    let mut cpu = 0;
+    while cpu < layout!(rss_cpus) {
+        // SAFETY: the key outlives the call.
+        let own = unsafe { generated::bpf_map_lookup_percpu_elem(map, (&raw const key).cast(), cpu) };
+        if own.is_null() {
+            return 0;
+        }
+        let cpu_offset = number(own as u64).wrapping_sub(element);
+        let mut i = 0;
+        while i < 4 {
+            let (value, _) = try_read::<i32>(parts[i].wrapping_add(cpu_offset));
+            sums[i] = sums[i].wrapping_add(i64::from(value) as u64);
+            i += 1;
+        }
+        cpu += 1;
+    }
+    present::RSS_EXACT
 }
 
 /// The victim's memory cgroup and its ancestors: ids always, names and limits where the helper is allowed. Returns a flag if there were more.
@@ -192,6 +324,7 @@ unsafe fn cgroups(event: *mut OomEvent, task: Pointer) -> u64 {
             (*level).swap_usage = ABSENT;
             (*level).swap_max = ABSENT;
             (*level).oom_group = ABSENT;
+            (*level).oom_lock = ABSENT;
             (*level).name.len = NAME_ABSENT;
             if layout!(use_helpers) != 0 {
                 let memcg = css as u64;
@@ -203,6 +336,10 @@ unsafe fn cgroups(event: *mut OomEvent, task: Pointer) -> u64 {
                     let (group, error) = try_read::<u8>(memcg.wrapping_add(u64::from(layout!(memcg_oom_group))));
                     (*level).oom_group = u64::from(group) | (error >> 63) as u64;
                 }
+                if layout!(memcg_oom_lock) != NO_OFFSET {
+                    let (lock, error) = try_read::<u8>(memcg.wrapping_add(u64::from(layout!(memcg_oom_lock))));
+                    (*level).oom_lock = u64::from(lock) | (error >> 63) as u64;
+                }
                 read_name(&raw mut (*level).name, kernfs as u64);
             }
         }
@@ -211,7 +348,8 @@ unsafe fn cgroups(event: *mut OomEvent, task: Pointer) -> u64 {
     }
     // SAFETY: as for `victim`.
     unsafe { (*event).levels = n as u32 };
-    if css.is_null() { 0 } else { present::PATH_CUT }
+    let lock = if layout!(use_helpers) != 0 && layout!(memcg_oom_lock) != NO_OFFSET { present::OOM_LOCK } else { 0 };
+    lock | if css.is_null() { 0 } else { present::PATH_CUT }
 }
 
 /// Fills in the running task, whose allocation started the kill, and its memory cgroup if that is not the victim's.

@@ -1,6 +1,9 @@
-//! An OOM kill as the probe saw it, and the counters it keeps.
+//! An OOM kill as the probe saw it, what became of its memory, and the counters the probe keeps.
 //!
 //! What the kernel did not tell is marked as absent: by a missing flag in [`OomEvent::present`] or by [`ABSENT`], never by 0.
+//!
+//! An agent reads what a probe of another version has left in its ring buffer. So each event says how large its parts are; new fields go to the end of a
+//! part and have a flag, so that where they are missing (0) they are absent; nothing is moved or removed.
 
 use core::mem::{offset_of, size_of};
 
@@ -17,6 +20,9 @@ pub const NAME: usize = 256;
 
 /// Bytes of a command name with its final NUL: the kernel's `TASK_COMM_LEN`.
 pub const COMM: usize = 16;
+
+/// Bytes kept of the victim's command line: what is longer is cut.
+pub const ARGUMENTS: usize = 256;
 
 /// What stands for a number that the kernel did not tell.
 pub const ABSENT: u64 = u64::MAX;
@@ -42,6 +48,16 @@ pub mod present {
     pub const ALREADY_DYING: u64 = 1 << 6;
     /// `uid` was read.
     pub const UID: u64 = 1 << 7;
+    /// `decision`, `limit_id` and what follows it are of the kernel's own `oom_control`.
+    pub const DECISION: u64 = 1 << 8;
+    /// The resident sizes are sums over all CPUs, not the kernel's approximate counters.
+    pub const RSS_EXACT: u64 = 1 << 9;
+    /// `arguments` were read.
+    pub const ARGUMENTS: u64 = 1 << 10;
+    /// A [`super::Note`] will tell when the victim's memory is free.
+    pub const END_IS_TOLD: u64 = 1 << 11;
+    /// `Level::oom_lock` was read.
+    pub const OOM_LOCK: u64 = 1 << 12;
 }
 
 /// A cgroup's own name: the last part of its path.
@@ -72,6 +88,8 @@ pub struct Level {
     pub oom_group: u64,
     /// Its name.
     pub name: Name,
+    /// `mem_cgroup.oom_lock`: 1 while the OOM killer works for this cgroup or one above it, else 0, or [`ABSENT`]. See [`present::OOM_LOCK`].
+    pub oom_lock: u64,
 }
 
 /// A cgroup that the trigger is in.
@@ -90,6 +108,14 @@ pub struct TriggerLevel {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct OomEvent {
+    /// Bytes before the first level: [`OomEvent::HEADER`] of the probe that wrote it.
+    pub header_bytes: u16,
+    /// Bytes of a [`Level`].
+    pub level_bytes: u16,
+    /// Bytes of a [`TriggerLevel`].
+    pub trigger_level_bytes: u16,
+    /// Levels before the first [`TriggerLevel`]: [`LEVELS`] of the probe that wrote it.
+    pub level_slots: u16,
     /// Counts confirmed kills from 1, before room in the ring buffer is asked for: a gap is a lost event.
     pub seq: u64,
     /// When the victim was signalled: `CLOCK_BOOTTIME`, nanoseconds.
@@ -134,6 +160,24 @@ pub struct OomEvent {
     pub comm: [u8; COMM],
     /// The command name of the triggering thread, with a NUL.
     pub trigger_comm: [u8; COMM],
+    /// Counts the decisions of the OOM killer from 1: the kills of one decision have the same. This and the six below: see [`present::DECISION`].
+    pub decision: u64,
+    /// As [`Level::id`]: the cgroup whose limit was hit, or [`ABSENT`]: the machine ran out.
+    pub limit_id: u64,
+    /// Pages charged to that cgroup.
+    pub limit_usage: u64,
+    /// Its limit in pages.
+    pub limit_max: u64,
+    /// `oom_control.gfp_mask`: how memory was asked for.
+    pub gfp_mask: u32,
+    /// `oom_control.order`: 2 to this power pages were asked for; -1: a person asked for the kill (sysrq-f).
+    pub order: i32,
+    /// `oom_control.constraint`: 0 none, 1 cpuset, 2 memory policy, 3 memory cgroup (`enum oom_constraint`, include/linux/oom.h).
+    pub constraint: u32,
+    /// Used bytes of `arguments`. See [`present::ARGUMENTS`].
+    pub arguments_len: u32,
+    /// The beginning of the victim's command line as in `/proc/PID/cmdline`.
+    pub arguments: [u8; ARGUMENTS],
     /// The victim's memory cgroup and its ancestors.
     pub cgroups: [Level; LEVELS],
     /// The trigger's memory cgroup and its ancestors.
@@ -147,7 +191,17 @@ impl OomEvent {
     pub const WITHOUT_TRIGGER: usize = offset_of!(OomEvent, trigger_cgroups);
 }
 
-/// Places in the probe's counter map, one number per CPU each.
+/// What wakes the agent: a kill is in the ring buffer, or the memory of a victim is free.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// [`OomEvent::seq`] of the kill.
+    pub seq: u64,
+    /// When its memory was free: `CLOCK_BOOTTIME`, nanoseconds. 0: the kill has just happened.
+    pub freed_boot_ns: u64,
+}
+
+/// Places in the probe's counter map: [`Counter::SLOTS`] numbers for each CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Counter {
@@ -157,20 +211,31 @@ pub enum Counter {
     RingFull = 1,
     /// Marks of a task that the same context had not just killed: a dying task that got memory reserves (from 6.16 on; see docs/architecture.md).
     MarkWithoutKill = 2,
-    /// The kernel's SIGKILLs that no mark followed: members of a dead pid namespace, processes that share the victim's memory.
+    /// The kernel's SIGKILLs that no mark followed and that are none of the three below.
     SignalWithoutMark = 3,
+    /// A victim met again by the same decision: the kernel counts it twice (`memory.oom.group`).
+    Repeated = 4,
+    /// A process that shares its memory with a victim (`CLONE_VM`) dies with it: the kernel does not count it.
+    SharedMemory = 5,
+    /// What a dying first process of a pid namespace takes along (`zap_pid_ns_processes`).
+    Collateral = 6,
+    /// Notes that found no room.
+    NotesFull = 7,
 }
 
 impl Counter {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Kills, Self::RingFull, Self::MarkWithoutKill, Self::SignalWithoutMark];
+    /// Numbers kept for each CPU.
+    pub const SLOTS: u32 = 8;
 }
 
 // No implicit padding: each size is the sum of its fields.
 const _: () = assert!(size_of::<Name>() == 8 + NAME);
-const _: () = assert!(size_of::<Level>() == 6 * 8 + size_of::<Name>());
+const _: () = assert!(size_of::<Level>() == 7 * 8 + size_of::<Name>());
 const _: () = assert!(size_of::<TriggerLevel>() == 8 + size_of::<Name>());
-const _: () = assert!(OomEvent::HEADER == 10 * 8 + 10 * 4 + 2 * COMM);
+const _: () = assert!(OomEvent::HEADER == 8 + 10 * 8 + 10 * 4 + 2 * COMM + 4 * 8 + 4 * 4 + ARGUMENTS);
 const _: () = assert!(OomEvent::WITHOUT_TRIGGER == OomEvent::HEADER + LEVELS * size_of::<Level>());
 const _: () = assert!(size_of::<OomEvent>() == OomEvent::WITHOUT_TRIGGER + TRIGGER_LEVELS * size_of::<TriggerLevel>());
 const _: () = assert!(OomEvent::HEADER.is_multiple_of(8));
+// The first version's fields are where they were: an agent may meet its events for as long as a node has not been started anew.
+const _: () = assert!(offset_of!(OomEvent, seq) == 8 && offset_of!(OomEvent, comm) == 128 && offset_of!(OomEvent, arguments) == 208);
+const _: () = assert!(offset_of!(Level, name) == 48 && offset_of!(Level, oom_lock) == 312);

@@ -97,6 +97,38 @@ kernel_layout! {
     memcg_swap_max,
     /// `mem_cgroup.oom_group`
     memcg_oom_group,
+    /// `mem_cgroup.oom_lock`: before 6.12, or with CONFIG_MEMCG_V1
+    memcg_oom_lock,
+    /// `task_struct.flags`
+    task_flags,
+    /// `mm_struct.arg_start`
+    mm_arg_start,
+    /// `mm_struct.arg_end`
+    mm_arg_end,
+    /// 1 if the victim's command line is wanted.
+    wants_arguments,
+    /// `oom_control.memcg`
+    oc_memcg,
+    /// `oom_control.gfp_mask`
+    oc_gfp_mask,
+    /// `oom_control.order`
+    oc_order,
+    /// `oom_control.constraint`
+    oc_constraint,
+    /// `mem_cgroup.css.cgroup`, counted from the beginning like the two below
+    oc_memcg_cgroup,
+    /// `mem_cgroup.memory.usage`
+    oc_memcg_usage,
+    /// `mem_cgroup.memory.max`
+    oc_memcg_max,
+    /// `percpu_counter.counters`, counted from the counter's own word. [`NO_OFFSET`]: the counters are not summed up.
+    rss_counters,
+    /// `bpf_array.pptrs`
+    array_pptrs,
+    /// CPUs whose parts of a resident size are summed up; 0: the approximate counter is taken.
+    rss_cpus,
+    /// 1 if the kernel tells when memory is free: it has the tracepoint `exit_mmap` (6.1).
+    has_exit_mmap,
 }
 
 const _: () = assert!(size_of::<KernelLayout>() == 4 * KernelLayout::FIELDS);

@@ -30,7 +30,9 @@ impl Variable {
 pub const VARIABLES: &[Variable] = &[
     general("NODE_NAME", "the host's name", "the name of this node, the label `node` of every series"),
     general("METRICS_PORT", "8080", "the port of /metrics"),
+    general("OOM_WATCHER_STATE_DIR", "/run/oom-watcher", "where the state is kept that outlives the agent; none: nowhere"),
     general("RUST_LOG", "info", "which of the agent's own messages are written"),
+    general("OOM_WATCHER_PIN_DIR", "/sys/fs/bpf/oom-watcher", "where in bpffs the probe outlives the agent, or none"),
     general("OTEL_SDK_DISABLED", "false", "true: nothing is exported over OTLP"),
     general("OTEL_SERVICE_NAME", "oom-watcher", "the attribute service.name; wins over OTEL_RESOURCE_ATTRIBUTES"),
     general("OTEL_RESOURCE_ATTRIBUTES", "none", "more attributes of the resource: name=value,name=value, percent-encoded"),

@@ -31,6 +31,7 @@ enum Kind {
     Text,
     Number,
     TextOrNumber,
+    Flag,
 }
 
 const KEYS: &[(&str, Kind)] = &[
@@ -38,9 +39,12 @@ const KEYS: &[(&str, Kind)] = &[
     ("listen", Kind::Text),
     ("log.filter", Kind::Text),
     ("log.format", Kind::Text),
+    ("probe.arguments", Kind::Flag),
+    ("probe.pin_directory", Kind::Text),
     ("probe.ring_bytes", Kind::TextOrNumber),
     ("series.max_owners", Kind::Number),
     ("series.expiry", Kind::Text),
+    ("state.directory", Kind::Text),
     ("shutdown_grace", Kind::Text),
 ];
 
@@ -142,13 +146,15 @@ impl Reading<'_> {
             return;
         };
         let text = match value {
-            Tree::Text(text) if *kind != Kind::Number => text.clone(),
-            Tree::Number(number) if *kind != Kind::Text => number.clone(),
+            Tree::Text(text) if matches!(kind, Kind::Text | Kind::TextOrNumber) => text.clone(),
+            Tree::Number(number) if matches!(kind, Kind::Number | Kind::TextOrNumber) => number.clone(),
+            Tree::Bool(flag) if *kind == Kind::Flag => flag.to_string(),
             other => {
                 let expected = match kind {
                     Kind::Text => "a text; write it in quotation marks",
                     Kind::Number => "a whole number without quotation marks",
                     Kind::TextOrNumber => "a number of bytes or a text such as 1MiB",
+                    Kind::Flag => "true or false, without quotation marks",
                 };
                 self.problems.push(format!("{place}: {key}"), other.to_string(), expected);
                 return;
@@ -195,7 +201,7 @@ mod tests {
 
     #[test]
     fn a_malformed_file_is_refused_with_its_place() {
-        let keys = "node_name, listen, log, probe, series, shutdown_grace";
+        let keys = "node_name, listen, log, probe, series, state, shutdown_grace";
         #[rustfmt::skip]
         let rows: &[(&str, &str)] = &[
             ("", ""),

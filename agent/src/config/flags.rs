@@ -20,6 +20,12 @@ pub struct Flags {
     /// The port of /metrics alone [env: METRICS_PORT] [default: 8080]
     #[arg(long, value_name = "PORT")]
     pub metrics_port: Option<String>,
+    /// Where in bpffs the probe outlives the agent, or none [env: OOM_WATCHER_PIN_DIR] [default: /sys/fs/bpf/oom-watcher]
+    #[arg(long, value_name = "DIR")]
+    pub pin_dir: Option<String>,
+    /// Where the state is kept that outlives the agent; `none`: nowhere [env: OOM_WATCHER_STATE_DIR] [default: /run/oom-watcher]
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<String>,
     /// How the agent's own messages look: human or json [default: human]
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,
@@ -39,6 +45,14 @@ impl Flags {
 
     pub(super) fn metrics_port(&self) -> Option<Candidate> {
         candidate("--metrics-port", &self.metrics_port)
+    }
+
+    pub(super) fn pin_dir(&self) -> Option<Candidate> {
+        candidate("--pin-dir", &self.pin_dir)
+    }
+
+    pub(super) fn state_dir(&self) -> Option<Candidate> {
+        candidate("--state-dir", &self.state_dir)
     }
 
     pub(super) fn log_format(&self) -> Option<Candidate> {
@@ -69,13 +83,15 @@ mod tests {
     #[test]
     fn flags_are_texts_and_an_address_excludes_a_port() {
         let parse = |arguments: &str| Program::try_parse_from(arguments.split(' ')).map(|program| program.flags);
-        let all = parse("p --config f --node-name n --metrics-port x --log-format y --log-filter z").ok();
+        let all = parse("p --config f --node-name n --metrics-port x --pin-dir d --state-dir s --log-format y --log-filter z").ok();
         let text = |text: &str| Some(text.to_owned());
         let expected = Flags {
             config: Some("f".into()),
             node_name: text("n"),
             listen: None,
             metrics_port: text("x"),
+            pin_dir: text("d"),
+            state_dir: text("s"),
             log_format: text("y"),
             log_filter: text("z"),
         };

@@ -18,6 +18,7 @@ mod value;
 mod yaml;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 pub use environment::{VARIABLES, Variable, from_process};
@@ -28,7 +29,8 @@ pub use value::Format;
 
 use crate::export::settings::Otlp;
 use crate::record::series::Limits;
-use crate::source::probe;
+use crate::source::probe::{self, pins};
+use crate::source::state;
 use file::File;
 use resolver::Resolver;
 
@@ -45,6 +47,8 @@ pub struct Config {
     pub probe: probe::Config,
     /// Bounds of the table of counts.
     pub series: Limits,
+    /// Where the state is kept that outlives the agent. Absent: nowhere.
+    pub state_directory: Option<PathBuf>,
     /// Where OTLP goes.
     pub otlp: Otlp,
     /// How long the agent goes on delivering what waits after it is told to end.
@@ -95,10 +99,19 @@ fn load_on(host_name: Option<String>, flags: &Flags, env: &dyn Fn(&str) -> Optio
             filter: log_filter(r, flags, &file),
             format: r.resolve("log.format", [flags.log_format(), file.get("log.format")], Format::Human, value::format),
         },
-        probe: probe::Config { ring_bytes: r.resolve("probe.ring_bytes", [file.get("probe.ring_bytes")], value::DEFAULT_RING, value::ring_bytes).0 },
+        probe: probe::Config {
+            ring_bytes: r.resolve("probe.ring_bytes", [file.get("probe.ring_bytes")], value::DEFAULT_RING, value::ring_bytes).0,
+            arguments: r.resolve("probe.arguments", [file.get("probe.arguments")], false, value::boolean),
+            read_names: true,
+            pins: pins(r, flags, &file),
+        },
         series: Limits {
             owners: r.resolve("series.max_owners", [file.get("series.max_owners")], 2000, |text| value::number(text, 1..=100_000)),
             expiry: r.resolve("series.expiry", [file.get("series.expiry")], value::HOUR, |text| value::duration(text, "2m", "7d")).0,
+        },
+        state_directory: {
+            let candidates = [flags.state_dir(), r.variable("OOM_WATCHER_STATE_DIR"), file.get("state.directory")];
+            r.resolve("state.directory", candidates, value::Directory(Some(state::DEFAULT.into())), value::directory).0
         },
         shutdown_grace: r
             .resolve("shutdown_grace", [file.get("shutdown_grace")], value::Span(Duration::from_secs(10)), |text| value::duration(text, "1s", "10m"))
@@ -108,6 +121,11 @@ fn load_on(host_name: Option<String>, flags: &Flags, env: &dyn Fn(&str) -> Optio
     };
     environment::warn_unsupported(r);
     resolver.finish(config)
+}
+
+fn pins(r: &mut Resolver<'_>, flags: &Flags, file: &File) -> Option<PathBuf> {
+    let candidates = [flags.pin_dir(), r.variable("OOM_WATCHER_PIN_DIR"), file.get("probe.pin_directory")];
+    r.resolve("probe.pin_directory", candidates, value::Directory(Some(pins::DEFAULT.into())), value::directory).0
 }
 
 fn log_filter(r: &mut Resolver<'_>, flags: &Flags, file: &File) -> String {

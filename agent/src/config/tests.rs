@@ -49,6 +49,7 @@ fn bad_variables_are_refused_with_name_value_and_what_was_expected() {
         ("NODE_NAME", "a\nb", r#"NODE_NAME: "a\nb", expected a name of 1 to 253 bytes without control characters and without spaces around it"#),
         ("NODE_NAME", "a ", r#"NODE_NAME: "a ", expected a name of 1 to 253 bytes without control characters and without spaces around it"#),
         ("NODE_NAME", "a\u{fffd}", "NODE_NAME: bytes that are not UTF-8, expected UTF-8"),
+        ("OOM_WATCHER_STATE_DIR", "state", r#"OOM_WATCHER_STATE_DIR: "state", expected an absolute path, or none"#),
         ("RUST_LOG", "info,a=loud", r#"RUST_LOG: "info,a=loud", expected a filter, such as info or info,oom_watcher=debug"#),
         ("OTEL_LOGS_EXPORTER", "console", r#"OTEL_LOGS_EXPORTER: "console", expected otlp or none"#),
         ("OTEL_TRACES_EXPORTER", "prometheus", r#"OTEL_TRACES_EXPORTER: "prometheus", expected otlp or none"#),
@@ -139,6 +140,8 @@ fn a_flag_wins_over_a_variable_over_the_file_over_the_default() {
         node_name: Some("from-flag".to_owned()),
         listen: Some("127.0.0.9:0".to_owned()),
         metrics_port: None,
+        pin_dir: Some("none".to_owned()),
+        state_dir: None,
         log_format: Some("human".to_owned()),
         log_filter: Some("debug".to_owned()),
     };
@@ -161,6 +164,29 @@ fn a_flag_wins_over_a_variable_over_the_file_over_the_default() {
     check(&only_file, both, "from-file", "[::1]:3000", "warn", Format::Json);
     check(&Flags::default(), &[], "host-a", "0.0.0.0:8080", "info", Format::Human);
     assert_eq!(load_with(&only_file, &[]).unwrap().config.series.expiry, Duration::from_secs(7200));
+    let pins = |flags: &Flags, variables| load_with(flags, variables).unwrap().config.probe.pins;
+    let variable: Variables<'_> = &[("OOM_WATCHER_PIN_DIR", "/sys/fs/bpf/a")];
+    assert_eq!(pins(&all, variable), None);
+    assert_eq!(pins(&only_file, variable), Some("/sys/fs/bpf/a".into()));
+    assert_eq!(pins(&only_file, &[]), Some("/sys/fs/bpf/oom-watcher".into()));
+}
+
+#[test]
+fn the_state_is_kept_where_it_is_said_or_nowhere() {
+    let file = write("state:\n  directory: /from/file\n");
+    let with = |flag: Option<&str>| Flags { config: Some(file.path().to_owned()), state_dir: flag.map(str::to_owned), ..Flags::default() };
+    let variable: Variables<'_> = &[("OOM_WATCHER_STATE_DIR", "/from/variable")];
+    let check = |flags: &Flags, variables, expected: Option<&str>| {
+        assert_eq!(load_with(flags, variables).unwrap().config.state_directory.as_deref(), expected.map(Path::new));
+    };
+    check(&with(Some("/from/flag")), variable, Some("/from/flag"));
+    check(&with(None), variable, Some("/from/variable"));
+    check(&with(None), &[("OOM_WATCHER_STATE_DIR", "")], Some("/from/file"));
+    check(&with(Some("")), variable, None);
+    check(&with(None), &[("OOM_WATCHER_STATE_DIR", "none")], None);
+    check(&Flags::default(), &[], Some("/run/oom-watcher"));
+    let nowhere = write("state: {directory: \"\"}\n");
+    assert_eq!(load_file(nowhere.path()).unwrap().config.state_directory, None);
 }
 
 #[test]
@@ -183,8 +209,11 @@ fn each_value_is_printed_with_where_it_came_from() {
         "listen.port: 9090 # from METRICS_PORT",
         "log.format: json # from --log-format",
         "probe.ring_bytes: 1MiB # default",
+        "probe.arguments: false # default",
+        "probe.pin_directory: /sys/fs/bpf/oom-watcher # default",
         &from_file,
         "series.expiry: 1h # default",
+        "state.directory: /run/oom-watcher # default",
         "otlp.logs.endpoint: https://c/in?… # from OTEL_EXPORTER_OTLP_LOGS_ENDPOINT",
         "otlp.logs.headers: authorization (values not shown) # from OTEL_EXPORTER_OTLP_HEADERS",
         "otlp.logs.certificate: the system's # default",

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
@@ -27,6 +28,10 @@ pub(super) struct Span(pub(super) Duration);
 /// A number of bytes that is shown as it is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Size(pub(super) u32);
+
+/// A folder, or none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Directory(pub(super) Option<PathBuf>);
 
 pub(super) const HOUR: Span = Span(Duration::from_secs(3600));
 
@@ -122,6 +127,15 @@ pub(super) fn duration(text: &str, min: &str, max: &str) -> Result<Span, Refused
     span(text).filter(allowed).map(Span).ok_or_else(|| format!("a duration from {min} to {max}, such as 30s, 10m or 1h").into())
 }
 
+/// A path from the root, or `none`: relative ones would depend on where the agent was started.
+pub(super) fn directory(text: &str) -> Result<Directory, Refused> {
+    match text {
+        "" | "none" => Ok(Directory(None)),
+        _ if text.starts_with('/') && !text.contains('\0') => Ok(Directory(Some(PathBuf::from(text)))),
+        _ => Err("an absolute path, or none".into()),
+    }
+}
+
 fn span(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
     let unit = match unit {
@@ -186,6 +200,15 @@ impl fmt::Display for Span {
     }
 }
 
+impl fmt::Display for Directory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(path) => path.display().fmt(f),
+            None => f.write_str("none"),
+        }
+    }
+}
+
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
@@ -225,6 +248,16 @@ mod tests {
         }
         assert_eq!(HOUR.to_string(), "1h");
         assert_eq!(Span(Duration::ZERO).to_string(), "0ms");
+    }
+
+    #[test]
+    fn a_directory_is_absolute_or_none() {
+        for (text, shown) in [("/run/x", "/run/x"), ("/", "/"), ("/sys/fs/bpf/a b", "/sys/fs/bpf/a b"), ("none", "none"), ("", "none")] {
+            check(directory(text), Ok(shown));
+        }
+        for text in ["run/x", ".", "./run", "None", "~/x", "/a\0b"] {
+            check(directory(text), Err("an absolute path, or none"));
+        }
     }
 
     #[test]

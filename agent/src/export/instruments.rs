@@ -4,17 +4,17 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
-use opentelemetry::metrics::{AsyncInstrument, Meter, MeterProvider};
+use opentelemetry::metrics::{AsyncInstrument, Histogram, Meter, MeterProvider};
 use opentelemetry::{KeyValue, StringValue};
 use opentelemetry_sdk::metrics::{Instrument, SdkMeterProvider, Stream};
 
-use crate::kill::{Memory, Scope};
+use crate::kill::{Memory, Missed, Scope};
 use crate::record::schema::{self, Kind, Metric, reason};
 use crate::record::series::{Counts, Labels, Table};
 use crate::record::span;
-use crate::stats::{Export, Signal, Stats};
+use crate::stats::{Export, MissedCount, Signal, Stats};
 
 /// Rows of the table beyond its bound: the overflow.
 const OVERFLOW_ROWS: usize = 1;
@@ -39,20 +39,49 @@ pub struct Build {
     pub probe: String,
 }
 
+/// Takes what is measured once instead of being observed.
+#[derive(Clone, Debug)]
+pub struct Recorder {
+    reclaim: Histogram<f64>,
+    node: Vec<KeyValue>,
+}
+
+impl Recorder {
+    /// A victim's memory was free this long after the kill.
+    pub fn reclaimed(&self, time: Duration) {
+        self.reclaim.record(time.as_secs_f64(), &self.node);
+    }
+}
+
 /// Registers all instruments. `owners` is the bound of `table`. The provider's view has to be [`limit`].
-pub fn register(provider: &SdkMeterProvider, keys: Keys, node: &str, table: &Arc<Mutex<Table>>, owners: usize, stats: &Arc<Stats>, build: &Build) {
+pub fn register(
+    provider: &SdkMeterProvider,
+    keys: Keys,
+    node: &str,
+    table: &Arc<Mutex<Table>>,
+    owners: usize,
+    stats: &Arc<Stats>,
+    build: &Build,
+) -> Recorder {
     let meter = provider.meter_with_scope(span::scope());
     let attributes = Attributes { keys, node: Arc::<str>::from(node).into() };
     register_owners(&meter, &attributes, table);
     register_kills(&meter, &attributes, stats);
     register_exports(&meter, &attributes, stats);
     register_agent(&meter, &attributes, table, owners, stats, build);
+    let metric = schema::RECLAIM;
+    let reclaim = meter.f64_histogram(metric.name).with_unit(metric.unit.unwrap_or_default()).with_description(metric.help);
+    Recorder { reclaim: reclaim.with_boundaries(schema::RECLAIM_BUCKETS.to_vec()).build(), node: attributes.node(&[]) }
 }
 
 /// A view that has room for all data points of a table with `owners` rows, twice: a gauge's of the previous collection count too.
 pub fn limit(owners: usize) -> impl Fn(&Instrument) -> Option<Stream> + Send + Sync + 'static {
     let rows = owners.saturating_add(OVERFLOW_ROWS);
     move |instrument| {
+        // One series, whose buckets a view would take away.
+        if instrument.name() == schema::RECLAIM.name {
+            return None;
+        }
         let points = if instrument.name() == schema::MEMORY_USAGE.name {
             rows.saturating_mul(schema::memory_types(&Memory::default()).len())
         } else if instrument.name() == schema::INCIDENTS.name {
@@ -91,7 +120,7 @@ fn register_owners(meter: &Meter, attributes: &Attributes, table: &Arc<Mutex<Tab
     let metric = schema::LAST_TIMESTAMP;
     let instrument = meter.f64_observable_gauge(metric.name).with_description(metric.help).with_callback(move |observer| {
         for (labels, counts) in lock(&table).rows() {
-            if let Ok(time) = counts.last_kill.duration_since(UNIX_EPOCH) {
+            if let Some(Ok(time)) = counts.last_kill.map(|time| time.duration_since(UNIX_EPOCH)) {
                 observer.observe(time.as_secs_f64(), &attributes.owner(&labels, None));
             }
         }
@@ -108,7 +137,23 @@ fn register_kills(meter: &Meter, attributes: &Attributes, stats: &Arc<Stats>) {
     number(meter, schema::EVENTS_IGNORED, attributes, stats, |stats, observe| {
         observe(stats.marks_without_kill.get(), &[("reason", reason::MARK_WITHOUT_KILL)]);
         observe(stats.signals_without_mark.get(), &[("reason", reason::SIGNAL_WITHOUT_MARK)]);
+        observe(stats.repeated.get(), &[("reason", reason::REPEATED)]);
+        observe(stats.shared_memory.get(), &[("reason", reason::SHARED_MEMORY)]);
+        observe(stats.collateral.get(), &[("reason", reason::COLLATERAL)]);
         observe(stats.duplicates.get(), &[("reason", reason::DUPLICATE)]);
+    });
+    number(meter, schema::MISSED_KILLS, attributes, stats, |stats, observe| {
+        for why in [Missed::Away, Missed::Dropped] {
+            let MissedCount { reconstructed, without_owner } = stats.missed(why);
+            observe(reconstructed.get(), &[("reason", why.as_str()), ("reconstructed", "true")]);
+            observe(without_owner.get(), &[("reason", why.as_str()), ("reconstructed", "false")]);
+        }
+    });
+    number(meter, schema::UNEXPLAINED_KILLS, attributes, stats, |stats, observe| observe(stats.missed(Missed::Unexplained).total(), &[]));
+    number(meter, schema::KERNEL_KILLS, attributes, stats, |stats, observe| {
+        if let Some(kills) = stats.kernel_kills.get() {
+            observe(kills, &[]);
+        }
     });
     number(meter, schema::KILLS_WITHOUT_OWNER, attributes, stats, |stats, observe| {
         for (why, count) in stats.without_owner() {
@@ -198,6 +243,8 @@ fn observable(meter: &Meter, metric: Metric, callback: impl Fn(&dyn AsyncInstrum
         Kind::Gauge => {
             meter.u64_observable_gauge(metric.name).with_unit(unit).with_description(metric.help).with_callback(callback).build();
         }
+        // Not observed but recorded: see `Recorder`.
+        Kind::Histogram => {}
     }
 }
 

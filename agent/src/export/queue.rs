@@ -42,6 +42,7 @@ pub struct Queue<T> {
     stats: Arc<Stats>,
     waiting: Mutex<Waiting<T>>,
     arrived: Notify,
+    settling: Arc<Notify>,
     /// When the agent ends: the moment after which nothing is tried any more.
     closing: watch::Sender<Option<Instant>>,
 }
@@ -50,6 +51,8 @@ pub struct Queue<T> {
 struct Waiting<T> {
     /// Oldest first. Those of the request under way are still there.
     items: VecDeque<T>,
+    /// Items that were ever taken in.
+    accepted: u64,
     ended: bool,
 }
 
@@ -67,8 +70,9 @@ impl<T: Clone + Send + 'static> Queue<T> {
             signal,
             limits,
             stats: stats.clone(),
-            waiting: Mutex::new(Waiting { items: VecDeque::new(), ended: false }),
+            waiting: Mutex::new(Waiting { items: VecDeque::new(), accepted: 0, ended: false }),
             arrived: Notify::new(),
+            settling: Arc::new(Notify::new()),
             closing: watch::Sender::new(None),
         });
         let worker = tokio::spawn(deliver(queue.clone(), send));
@@ -84,14 +88,32 @@ impl<T: Clone + Send + 'static> Queue<T> {
             self.export().lost_queue_full.add(1);
         } else {
             waiting.items.push_back(item);
+            waiting.accepted += 1;
             self.export().queued.set(waiting.items.len() as u64);
             drop(waiting);
             self.arrived.notify_one();
         }
     }
 
-    /// Sends what waits until nothing does or the `deadline` has come; what is left then is lost, and counted. The pause after a failure ends at once.
-    pub async fn shutdown(&self, mut worker: JoinHandle<()>, deadline: Instant) {
+    /// Items that were ever taken in: the number of the last one, counted from 1.
+    pub fn accepted(&self) -> u64 {
+        self.lock().accepted
+    }
+
+    /// The number of the last item that needs no more care, the collector's or as a counted loss: those before it do not either.
+    pub fn settled(&self) -> u64 {
+        let waiting = self.lock();
+        waiting.accepted.saturating_sub(waiting.items.len() as u64)
+    }
+
+    /// Tells that [`settled`](Self::settled) has grown.
+    pub fn settling(&self) -> Arc<Notify> {
+        self.settling.clone()
+    }
+
+    /// Sends what waits until nothing does or the `deadline` has come; what is left then is lost, and counted. The pause after a failure ends at once. Gives
+    /// the number of the last item that the collector has, or that was given up before.
+    pub async fn shutdown(&self, mut worker: JoinHandle<()>, deadline: Instant) -> u64 {
         self.closing.send_replace(Some(deadline));
         // The worker keeps the deadline itself; this is for a worker that cannot.
         if tokio::time::timeout_at(deadline, &mut worker).await.is_err() {
@@ -99,6 +121,7 @@ impl<T: Clone + Send + 'static> Queue<T> {
         }
         let mut waiting = self.lock();
         let lost = waiting.items.len() as u64;
+        let settled = waiting.accepted.saturating_sub(lost);
         waiting.ended = true;
         waiting.items.clear();
         self.export().lost_shutdown.add(lost);
@@ -107,6 +130,7 @@ impl<T: Clone + Send + 'static> Queue<T> {
         if lost > 0 {
             warn!(signal = self.signal.as_str(), lost, "the agent ends before the collector took everything");
         }
+        settled
     }
 
     fn front(&self, count: usize) -> Vec<T> {
@@ -118,6 +142,8 @@ impl<T: Clone + Send + 'static> Queue<T> {
         let count = count.min(waiting.items.len());
         waiting.items.drain(..count);
         self.export().queued.set(waiting.items.len() as u64);
+        drop(waiting);
+        self.settling.notify_one();
     }
 
     fn export(&self) -> &Export {
@@ -313,7 +339,9 @@ mod tests {
         (2..=6).for_each(|item| queue.push(item));
         assert_eq!(stats.logs.queued.get(), 6, "what is under way still waits");
         reply.send(Ok(())).unwrap();
+        assert_eq!((queue.accepted(), queue.settled()), (6, 0), "and is not settled");
         assert_eq!((first, collector.answer(Ok(())).await, collector.answer(Ok(())).await), (vec![1], vec![2, 3, 4, 5], vec![6]));
+        queue.settling().notified().await;
         queue.shutdown(worker, soon()).await;
         assert_eq!((stats.logs.sent.get(), stats.logs.queued.get(), stats.logs.lost_shutdown.get()), (6, 0, 0));
     }
@@ -327,7 +355,7 @@ mod tests {
         queue.push(12);
         assert_eq!(collector.answer(Ok(())).await, [12]);
         queue.shutdown(worker, soon()).await;
-        assert_eq!(stats.logs.sent.get(), 9);
+        assert_eq!((stats.logs.sent.get(), queue.accepted(), queue.settled()), (9, 9, 9), "what found no room has no number");
     }
 
     #[tokio::test(start_paused = true)]
@@ -373,7 +401,8 @@ mod tests {
             assert_eq!(collector.answer(Ok(())).await, [2, 3]);
             assert_eq!(collector.answer(Ok(())).await, [4, 5]);
         };
-        tokio::join!(queue.shutdown(worker, deadline), collect);
+        let (settled, ()) = tokio::join!(queue.shutdown(worker, deadline), collect);
+        assert_eq!(settled, 5);
         queue.push(6);
         assert_eq!((stats.logs.sent.get(), stats.logs.lost_shutdown.get(), stats.logs.queued.get()), (5, 1, 0));
     }

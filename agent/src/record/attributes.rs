@@ -2,12 +2,12 @@
 //!
 //! What is not known has no attribute.
 
-use opentelemetry::{KeyValue, Value};
+use opentelemetry::{Array, KeyValue, StringValue, Value};
 
-use crate::kill::{Incident, Kill, KubernetesOwner, Memory, Owner, Scope};
+use crate::kill::{Constraint, Incident, Kill, KubernetesOwner, Memory, Method, Owner, Scope};
 use crate::record::iso_8601::iso_8601;
+use crate::record::levels;
 use crate::record::schema::{self, Attribute};
-use crate::record::{incident, levels};
 
 /// Everything known of a kill: typed, sorted by key, each key once. `node` is the node's name.
 pub fn attributes(kill: &Kill, owner: &Owner, incident: &Incident, node: &str) -> Vec<KeyValue> {
@@ -19,6 +19,7 @@ pub fn attributes(kill: &Kill, owner: &Owner, incident: &Incident, node: &str) -
     known.trigger(kill);
     known.owner(owner);
     known.incident(incident);
+    known.decision(kill);
     known.flag(schema::INCIDENT_GROUP_KILL, levels::is_group_kill(kill));
     known.flag(schema::CONTAINER_SURVIVED, container_survived(kill, owner));
     known.sorted()
@@ -44,8 +45,13 @@ pub(super) fn sort(attributes: &mut [KeyValue]) {
     attributes.sort_by(|a, b| a.key.cmp(&b.key));
 }
 
+fn texts(parts: Vec<String>) -> Array {
+    Array::String(parts.into_iter().map(StringValue::from).collect())
+}
+
 /// The attributes so far.
-struct Known(Vec<KeyValue>);
+#[derive(Default)]
+pub(super) struct Known(Vec<KeyValue>);
 
 impl Known {
     fn victim(&mut self, kill: &Kill) {
@@ -54,6 +60,7 @@ impl Known {
         self.int(schema::PROCESS_PID, Some(victim.pid));
         self.int(schema::PROCESS_VPID, victim.namespace_pid);
         self.text(schema::PROCESS_COMMAND, Some(&victim.command));
+        self.add(schema::PROCESS_COMMAND_ARGS, victim.arguments.clone().map(|parts| Value::Array(texts(parts))));
         self.int(schema::PROCESS_REAL_USER_ID, victim.user_id);
         self.text(schema::PROCESS_CREATION_TIME, victim.started.and_then(iso_8601).as_deref());
         self.int(schema::VICTIM_TID, Some(victim.tid));
@@ -70,10 +77,12 @@ impl Known {
         self.int(schema::MEMORY_SWAP, memory.swap);
         self.int(schema::MEMORY_PGTABLES, memory.pgtables);
         self.int(schema::MEMORY_TOTAL_VM, memory.total_vm);
+        self.flag(schema::MEMORY_EXACT, memory.anon_rss.map(|_| memory.is_exact));
     }
 
     fn cgroup(&mut self, kill: &Kill) {
         self.text(schema::PROCESS_LINUX_CGROUP, kill.cgroup_path.as_deref());
+        self.flag(schema::CGROUP_FROM_FILES, kill.cgroups_from_files.then_some(true));
         self.flag(schema::CGROUP_PATH_CUT, kill.cgroup_path.as_ref().map(|_| kill.path_cut));
         if let Some(cgroup) = kill.cgroups.first() {
             self.int(schema::CGROUP_ID, cgroup.id);
@@ -93,7 +102,7 @@ impl Known {
         self.text(schema::TRIGGER_CGROUP, trigger.cgroup_path.as_deref());
     }
 
-    fn owner(&mut self, owner: &Owner) {
+    pub(super) fn owner(&mut self, owner: &Owner) {
         let kind = match owner {
             Owner::Kubernetes(owner) => {
                 self.kubernetes(owner);
@@ -136,25 +145,35 @@ impl Known {
         self.int(schema::INCIDENT_KILL, Some(incident.kills));
         if incident.scope != Scope::Unknown {
             self.text(schema::SCOPE_TYPE, Some(incident.scope.as_str()));
-            self.text(schema::SCOPE_METHOD, Some(incident::SCOPE_METHOD));
         }
+        self.text(schema::SCOPE_METHOD, incident.method.map(Method::as_str));
         if let Some(hit) = &incident.limit {
             self.text(schema::LIMIT_CGROUP, hit.cgroup_path.as_deref());
-            self.int(schema::LIMIT_SIZE, Some(hit.limit));
-            self.int(schema::LIMIT_USAGE, Some(hit.usage));
+            self.int(schema::LIMIT_CGROUP_ID, hit.cgroup_id);
+            self.int(schema::LIMIT_SIZE, hit.limit);
+            self.int(schema::LIMIT_USAGE, hit.usage);
         }
     }
 
-    fn text(&mut self, attribute: Attribute, value: Option<&str>) {
+    fn decision(&mut self, kill: &Kill) {
+        if let Some(decision) = &kill.decision {
+            self.text(schema::INCIDENT_CONSTRAINT, decision.constraint.map(Constraint::as_str));
+            self.int(schema::INCIDENT_GFP_MASK, Some(decision.gfp_mask));
+            self.int(schema::INCIDENT_ORDER, decision.order);
+            self.flag(schema::INCIDENT_REQUESTED, Some(decision.by_hand));
+        }
+    }
+
+    pub(super) fn text(&mut self, attribute: Attribute, value: Option<&str>) {
         self.add(attribute, value.filter(|text| !text.is_empty()).map(|text| text.to_owned().into()));
     }
 
     // A number beyond 63 bits is given as the greatest: OTLP has no unsigned numbers.
-    fn int<T: TryInto<i64>>(&mut self, attribute: Attribute, value: Option<T>) {
+    pub(super) fn int<T: TryInto<i64>>(&mut self, attribute: Attribute, value: Option<T>) {
         self.add(attribute, value.map(|number| number.try_into().unwrap_or(i64::MAX).into()));
     }
 
-    fn flag(&mut self, attribute: Attribute, value: Option<bool>) {
+    pub(super) fn flag(&mut self, attribute: Attribute, value: Option<bool>) {
         self.add(attribute, value.map(Value::Bool));
     }
 
@@ -162,7 +181,7 @@ impl Known {
         self.0.extend(value.map(|value| KeyValue::new(attribute.key, value)));
     }
 
-    fn sorted(mut self) -> Vec<KeyValue> {
+    pub(super) fn sorted(mut self) -> Vec<KeyValue> {
         sort(&mut self.0);
         self.0
     }
@@ -244,6 +263,26 @@ mod tests {
     }
 
     #[test]
+    fn a_decision_and_a_command_line_are_told_if_they_are_known() {
+        let mut kill = sample::kill();
+        kill.victim.arguments = Some(["sh", "-c", ""].map(str::to_owned).to_vec());
+        kill.decision = Some(sample::decision(1, None));
+        let known = of(&kill, &sample::container("app"));
+        let rows: &[(&str, Value)] = &[
+            ("oom_watcher.incident.constraint", "none".into()),
+            ("oom_watcher.incident.gfp_mask", 0xcc0.into()),
+            ("oom_watcher.incident.order", 0.into()),
+            ("oom_watcher.incident.requested", false.into()),
+            ("oom_watcher.scope.method", "oom_control".into()),
+            ("oom_watcher.scope.type", "node".into()),
+            ("process.command_args", Value::Array(Array::String(vec!["sh".into(), "-c".into(), "".into()]))),
+        ];
+        for (key, value) in rows {
+            assert_eq!(known.get(*key), Some(value), "{key}");
+        }
+    }
+
+    #[test]
     fn each_attribute_is_declared_with_its_type() {
         let owners = [
             sample::container("app"),
@@ -251,16 +290,29 @@ mod tests {
             Owner::Unit { name: "nginx.service".to_owned() },
             Owner::Unknown { why: Why::RootCgroup },
         ];
-        for (key, value) in owners.iter().flat_map(|owner| of(&sample::kill(), owner)) {
+        let mut kill = sample::kill();
+        kill.victim.arguments = Some(vec!["python3".to_owned()]);
+        kill.decision = Some(sample::decision(1, None));
+        for (key, value) in owners.iter().flat_map(|owner| of(&kill, owner)) {
             let r#type = match value {
                 Value::Bool(_) => Some(Type::Bool),
                 Value::I64(_) => Some(Type::Int),
                 Value::String(_) => Some(Type::String),
+                Value::Array(Array::String(_)) => Some(Type::Strings),
                 _ => None,
             };
             assert!(r#type.is_some(), "{key}");
             assert_eq!(schema::ATTRIBUTES.iter().find(|known| known.key == key).map(|known| known.r#type), r#type, "{key}");
         }
+    }
+
+    #[test]
+    fn names_and_limits_from_files_are_told_from_those_of_the_kernel() {
+        let mut kill = sample::kill();
+        let told = |kill: &Kill| of(kill, &sample::container("app")).get("oom_watcher.cgroup.from_files").cloned();
+        assert_eq!(told(&kill), None);
+        kill.cgroups_from_files = true;
+        assert_eq!(told(&kill), Some(true.into()));
     }
 
     #[test]

@@ -1,37 +1,30 @@
 //! Which kills belong to one decision of the OOM killer, and whose limit it was about.
 //!
-//! The kernel tells neither: both are inferred from the cgroups above the victim and from the thread that triggered the kill.
+//! Where its decisions can be read, the kernel tells both. Elsewhere both are inferred from the cgroups above the victim and from the thread that triggered
+//! the kill.
 
 use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};
 
-use crate::kill::{Incident, Kill, KillId, LimitHit, Owner, Scope};
+use crate::kill::{Incident, Kill, KillId, LimitHit, Method, Owner, Scope};
 use crate::record::levels::{self, Hit};
-
-/// How the scope was found: the value of `oom_watcher.scope.method`.
-pub const SCOPE_METHOD: &str = "headroom";
 
 /// How long after its first kill an incident may still get others. The kernel kills a group in one go, within milliseconds.
 pub const JOIN_WITHIN: Duration = Duration::from_secs(1);
 
-/// Group kills that are remembered. The kernel decides one at a time (`oom_lock`), so one would do; the oldest makes room.
+/// Decisions that are remembered. The kernel makes one at a time (`oom_lock`), so one would do; the oldest makes room.
 pub const REMEMBERED: usize = 16;
 
-/// Whose limit was hit, and that limit.
+/// Whose limit was hit, that limit, and how it was found: the kernel's own word where `oom_kill_process` is hooked; else the mark that it has put on the
+/// cgroup (`oom_lock`); else the room below the limits, if the machine had memory left.
 ///
-/// By headroom: of the cgroups that victim and trigger are both below and that have a limit, the one with the least room left is taken for hit if there
-/// is no more than one huge page (2 MiB) left; of equal ones the one nearest to the victim. If none of them has a limit, the machine ran out:
-/// [`Scope::Node`]. If there is a limit but room below it, it cannot be told whether the machine ran out or others have freed memory between the decision
-/// and the signal: [`Scope::Unknown`].
-///
-/// One case is misread: a machine that ran out, while a cgroup above both happens to be full as well, is put down to that cgroup.
-///
-/// A limit without a scope ([`Scope::Unknown`]): the cgroup's name cannot be read. Neither: no limit can be read, or the path is cut.
-pub fn limit_hit(kill: &Kill, owner: &Owner) -> (Scope, Option<LimitHit>) {
-    match levels::hit(kill) {
-        Hit::Level { level, usage, limit } => (scope_of(kill, owner, level), Some(LimitHit { cgroup_path: levels::path(kill, level), usage, limit })),
-        Hit::Nobody => (Scope::Node, None),
-        Hit::Unknown => (Scope::Unknown, None),
+/// [`Scope::Node`]: the machine ran out. A limit without a scope ([`Scope::Unknown`]): the cgroup's name cannot be read. Neither: it cannot be told.
+pub fn limit_hit(kill: &Kill, owner: &Owner) -> (Scope, Option<LimitHit>, Option<Method>) {
+    let (hit, method) = levels::hit(kill);
+    match hit {
+        Hit::Limit(level, limit) => (level.map_or(Scope::Unknown, |level| scope_of(kill, owner, level)), Some(limit), method),
+        Hit::Nobody => (Scope::Node, None, method),
+        Hit::Unknown => (Scope::Unknown, None, method),
     }
 }
 
@@ -49,44 +42,63 @@ impl Incidents {
 
     /// The incident that `kill` is part of, with it counted.
     ///
-    /// A kill joins an earlier one if the same thread triggered both, within [`JOIN_WITHIN`], and both victims are below the same cgroup whose
-    /// `memory.oom.group` makes the kernel kill all its processes. Any other kill is a decision of its own. Scope and limit are those of the first kill:
-    /// by the next one its memory may be free already.
+    /// A kill joins an earlier one of the same decision. Where the kernel does not number its decisions: if the same thread triggered both, within
+    /// [`JOIN_WITHIN`], and both victims are below the same cgroup whose `memory.oom.group` makes the kernel kill all its processes. Any other kill is a
+    /// decision of its own. Scope and limit are those of the first kill: by the next one its memory may be free already.
     pub fn assign(&mut self, kill: &Kill, owner: &Owner) -> Incident {
         if let Some(group) = self.groups.iter_mut().find(|group| group.contains(kill)) {
             group.incident.kills = group.incident.kills.saturating_add(1);
             return group.incident.clone();
         }
-        let (scope, limit) = limit_hit(kill, owner);
-        let incident = Incident { id: kill.id, time: kill.time, kills: 1, scope, limit };
-        if let Some(cgroup) = levels::group(kill).and_then(|level| CgroupKey::of(kill, level)) {
+        let (scope, limit, method) = limit_hit(kill, owner);
+        let incident = Incident { id: kill.id, time: kill.time, kills: 1, scope, method, limit };
+        let key = match &kill.decision {
+            Some(decision) => Some(Key::Decision(decision.number)),
+            None => levels::group(kill).and_then(|level| CgroupKey::of(kill, level)).map(|cgroup| Key::Cgroup(cgroup, trigger(kill))),
+        };
+        if let Some(key) = key {
             if self.groups.len() >= REMEMBERED {
                 self.groups.pop_front();
             }
-            self.groups.push_back(Group { trigger: trigger(kill), cgroup, incident: incident.clone() });
+            self.groups.push_back(Group { key, incident: incident.clone() });
         }
         incident
     }
 }
 
-/// A group kill that may not be complete yet.
+/// A decision that may not be complete yet.
 #[derive(Debug)]
 struct Group {
-    trigger: (u32, u32),
-    cgroup: CgroupKey,
+    key: Key,
     incident: Incident,
+}
+
+/// What the kills of a decision have in common.
+#[derive(Debug)]
+enum Key {
+    /// The kernel's own number.
+    Decision(u64),
+    /// A cgroup that dies as a whole, and the thread that triggered it.
+    Cgroup(CgroupKey, (u32, u32)),
 }
 
 impl Group {
     fn contains(&self, kill: &Kill) -> bool {
-        self.trigger == trigger(kill) && apart(self.incident.time, kill.time) <= JOIN_WITHIN && self.has_cgroup_of(kill)
+        if apart(self.incident.time, kill.time) > JOIN_WITHIN {
+            return false;
+        }
+        match (&self.key, &kill.decision) {
+            (Key::Decision(number), Some(decision)) => *number == decision.number,
+            (Key::Cgroup(cgroup, by), None) => *by == trigger(kill) && has_cgroup(kill, cgroup),
+            _ => false,
+        }
     }
+}
 
-    // Any level with the setting will do: the first victim's death may have made room, so that another limit looks hit now.
-    fn has_cgroup_of(&self, kill: &Kill) -> bool {
-        let set = kill.cgroups.iter().enumerate().filter(|(_, cgroup)| cgroup.oom_group == Some(true));
-        set.filter_map(|(level, _)| CgroupKey::of(kill, level)).any(|cgroup| cgroup == self.cgroup)
-    }
+// Any level with the setting will do: the first victim's death may have made room, so that another limit looks hit now.
+fn has_cgroup(kill: &Kill, wanted: &CgroupKey) -> bool {
+    let set = kill.cgroups.iter().enumerate().filter(|(_, cgroup)| cgroup.oom_group == Some(true));
+    set.filter_map(|(level, _)| CgroupKey::of(kill, level)).any(|cgroup| cgroup == *wanted)
 }
 
 /// What a cgroup is recognised by: its inode, or its path where that is absent.
@@ -193,8 +205,10 @@ mod tests {
     #[test]
     fn the_limit_is_the_one_of_the_level_that_is_full() {
         let names = [CONTAINER_ID, "pod8d6e2c1a-3f4b-4c5d-9e6f-7a8b9c0d1e2f", "kubepods", ""];
-        let hit = LimitHit { cgroup_path: Some(format!("/kubepods/pod{POD_UID}")), usage: 900 * MIB, limit: 900 * MIB };
-        assert_eq!(limit_hit(&chain(&names, 1), &sample::container("app")), (Scope::Pod, Some(hit)));
+        let kill = chain(&names, 1);
+        let path = Some(format!("/kubepods/pod{POD_UID}"));
+        let hit = LimitHit { cgroup_id: kill.cgroups[1].id, cgroup_path: path, usage: Some(900 * MIB), limit: Some(900 * MIB) };
+        assert_eq!(limit_hit(&kill, &sample::container("app")), (Scope::Pod, Some(hit), Some(Method::Headroom)));
     }
 
     #[test]
@@ -212,7 +226,7 @@ mod tests {
         kill.cgroups[0].usage = Some(900 * MIB - SLACK);
         assert_eq!(limit_hit(&kill, &UNKNOWN).0, Scope::Cgroup);
         kill.cgroups[0].usage = Some(900 * MIB - SLACK - 1);
-        assert_eq!(limit_hit(&kill, &UNKNOWN), (Scope::Unknown, None), "freed since, or the machine ran out");
+        assert_eq!(limit_hit(&kill, &UNKNOWN), (Scope::Unknown, None, None), "freed since, or the machine ran out");
     }
 
     #[test]
@@ -238,21 +252,29 @@ mod tests {
         for cgroup in &mut kill.cgroups {
             (cgroup.limit, kill.path_cut) = (None, true);
         }
-        assert_eq!(limit_hit(&kill, &UNKNOWN), (Scope::Unknown, None));
+        assert_eq!(limit_hit(&kill, &UNKNOWN), (Scope::Unknown, None, None));
     }
 
     #[test]
     fn what_cannot_be_read_is_unknown() {
         let mut kill = sample::without_names();
-        let (scope, limit) = limit_hit(&kill, &Owner::Unknown { why: Why::NoPath });
-        let hit = LimitHit { cgroup_path: None, usage: 256 * MIB - 4096, limit: 256 * MIB };
-        assert_eq!((scope, limit), (Scope::Unknown, Some(hit)), "the limit itself was read");
+        let found = limit_hit(&kill, &Owner::Unknown { why: Why::NoPath });
+        let hit = LimitHit { cgroup_id: kill.cgroups[0].id, cgroup_path: None, usage: Some(256 * MIB - 4096), limit: Some(256 * MIB) };
+        assert_eq!(found, (Scope::Unknown, Some(hit), Some(Method::Headroom)), "the limit itself was read");
+        for cgroup in &mut kill.cgroups {
+            cgroup.usage = None;
+        }
+        assert_eq!(limit_hit(&kill, &UNKNOWN), (Scope::Unknown, None, None), "a limit whose use is not known is no sign that the machine ran out");
         for cgroup in &mut kill.cgroups {
             (cgroup.limit, cgroup.limit_known) = (None, false);
         }
-        assert_eq!(limit_hit(&kill, &UNKNOWN), (Scope::Unknown, None));
+        assert_eq!(limit_hit(&kill, &UNKNOWN), (Scope::Unknown, None, None));
+        for cgroup in &mut kill.cgroups {
+            cgroup.limit_known = true;
+        }
+        assert_eq!(limit_hit(&kill, &UNKNOWN), (Scope::Node, None, Some(Method::Headroom)), "no limit, so none was hit");
         kill.cgroups.clear();
-        assert_eq!(limit_hit(&kill, &UNKNOWN), (Scope::Unknown, None));
+        assert_eq!(limit_hit(&kill, &UNKNOWN), (Scope::Unknown, None, None));
     }
 
     fn member(pid: u32, milliseconds: u64) -> Kill {
@@ -272,6 +294,20 @@ mod tests {
         let second = incidents.assign(&second, &owner);
         assert_eq!(first.kills, 1);
         assert_eq!(second, Incident { kills: 2, ..first }, "id, time, scope and limit are the first kill's");
+    }
+
+    #[test]
+    fn the_kernels_number_tells_decisions_apart_though_their_kills_interleave() {
+        let (mut incidents, owner) = (Incidents::default(), sample::container("app"));
+        let mut kill = |pid: u32, number: u64| {
+            let mut kill = member(pid, 0);
+            kill.decision = Some(sample::decision(number, None));
+            let incident = incidents.assign(&kill, &owner);
+            (incident.id, incident.kills)
+        };
+        let told = [(1, 7), (2, 8), (3, 7), (4, 8), (5, 9)].map(|(pid, number)| kill(pid, number));
+        let [one, two, five] = [1, 2, 5].map(sample::id);
+        assert_eq!(told, [(one, 1), (two, 1), (one, 2), (two, 2), (five, 1)]);
     }
 
     #[test]

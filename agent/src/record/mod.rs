@@ -2,14 +2,16 @@
 
 pub mod attributes;
 pub mod duplicates;
+pub mod ends;
 pub mod incident;
 mod iso_8601;
 mod levels;
 pub mod log_record;
+pub mod reconstructed;
 pub mod schema;
 mod sentence;
 pub mod series;
 pub mod span;
 
 #[cfg(test)]
-mod sample;
+pub(crate) mod sample;

@@ -6,7 +6,10 @@ use std::time::{Duration, SystemTime};
 
 use uuid::Uuid;
 
-use crate::kill::{Cgroup, Incident, Kill, KillId, KubernetesOwner, Memory, Owner, PodNames, Qos, Runtime, Scope, Trigger, Victim};
+use crate::kill::{
+    Cgroup, Constraint, Decision, Incident, Kill, KillId, KubernetesOwner, LimitHit, Machine, Memory, Owner, PodNames, Qos, Runtime, Scope, Trigger,
+    Victim,
+};
 use crate::record::incident::Incidents;
 
 pub(crate) const CONTAINER_ID: &str = "5c1b9a3b1f0d4e6c8a7f2b3c4d5e6f708192a3b4c5d6e7f8091a2b3c4d5e6f70";
@@ -38,8 +41,10 @@ pub(crate) fn kill() -> Kill {
             oom_score_adj: Some(985),
             already_dying: false,
             memory: memory(200),
+            arguments: None,
+            end_is_told: false,
         },
-        trigger: Trigger { pid: 4242, tid: 4250, command: "worker-3".to_owned(), cgroup_path: Some(path.clone()), path_cut: false },
+        trigger: Trigger { pid: 4242, tid: 4250, command: "worker-3".to_owned(), cgroup_id: None, cgroup_path: Some(path.clone()), path_cut: false },
         cgroups: vec![
             level(&container, 256 * MIB - 4096, Some(256 * MIB)),
             level(&pod, 257 * MIB, Some(1024 * MIB)),
@@ -49,7 +54,16 @@ pub(crate) fn kill() -> Kill {
         ],
         cgroup_path: Some(path),
         path_cut: false,
+        decision: None,
+        machine: Some(Machine { total: 32 << 30, available: 20 << 30 }),
+        cgroups_from_files: false,
     }
+}
+
+/// What the kernel says of its decision with this number: about this limit, or about the machine.
+pub(crate) fn decision(number: u64, limit: Option<LimitHit>) -> Decision {
+    let constraint = Some(if limit.is_some() { Constraint::MemoryCgroup } else { Constraint::None });
+    Decision { number, limit, constraint, order: Some(0), by_hand: false, gfp_mask: 0xcc0 }
 }
 
 /// The id of the process with that pid.
@@ -75,6 +89,7 @@ pub(crate) fn level(name: &str, usage: u64, limit: Option<u64>) -> Cgroup {
         swap_usage: Some(0),
         swap_limit: None,
         oom_group: Some(false),
+        oom_lock: None,
     }
 }
 
@@ -87,6 +102,7 @@ pub(crate) fn memory(anon: u64) -> Memory {
         shmem_rss: Some(MIB),
         swap: Some(0),
         pgtables: Some(MIB / 2),
+        is_exact: false,
     }
 }
 
@@ -136,5 +152,5 @@ pub(crate) fn incident(kill: &Kill, owner: &Owner) -> Incident {
 
 /// The second kill of the incident of `first`.
 pub(crate) fn second_of(first: &Kill) -> Incident {
-    Incident { id: first.id, time: first.time, kills: 2, scope: Scope::Container, limit: None }
+    Incident { id: first.id, time: first.time, kills: 2, scope: Scope::Container, method: None, limit: None }
 }

@@ -24,6 +24,8 @@ pub enum Kind {
     Counter,
     /// Goes up and down.
     Gauge,
+    /// Counts values by size.
+    Histogram,
 }
 
 /// One metric.
@@ -85,10 +87,18 @@ metrics! {
         "Decisions of the OOM killer, each counted once, for the owner of its first victim; scope is whose limit was hit";
     MEMORY_LIMIT = Gauge "oom_memory_limit", "oom_memory_limit_bytes", Some("By"), OWNER,
         "The limit that was hit at the last incident; absent if it was none, or unknown";
+    RECLAIM = Histogram "oom_reclaim", "oom_reclaim_seconds", Some("s"), NODE,
+        "From the kill until the victim's memory was free; where the kernel tells (6.1)";
     KILLS_DROPPED = Counter "oom_watcher.kills_dropped", "oom_watcher_kills_dropped_total", Some("{kill}"), REASON,
         "Kills of which the agent knows no more than that they happened";
     EVENTS_IGNORED = Counter "oom_watcher.events_ignored", "oom_watcher_events_ignored_total", Some("{event}"), REASON,
         "What looked like a kill and was none";
+    MISSED_KILLS = Counter "oom_watcher.missed_kills", "oom_watcher_missed_kills_total", Some("{kill}"), &["node", "reason", "reconstructed"],
+        "Kills that nobody saw, found in the kernel's counters; those that are reconstructed count for their owners";
+    UNEXPLAINED_KILLS = Counter "oom_watcher.unexplained_kills", "oom_watcher_unexplained_kills_total", Some("{kill}"), NODE,
+        "Kills that the kernel counted while the probe was attached, and the probe did not see";
+    KERNEL_KILLS = Counter "oom_watcher.kernel_kills", "oom_watcher_kernel_kills_total", Some("{kill}"), NODE,
+        "The kernel's own count since the node was booted: oom_kill of /proc/vmstat, the first victim of a group kill usually twice; absent if it does not tell";
     KILLS_WITHOUT_OWNER = Counter "oom_watcher.kills_without_owner", "oom_watcher_kills_without_owner_total", Some("{kill}"), REASON,
         "Kills whose owner, or whose container in a known pod, could not be named";
     EXPORT_ITEMS = Counter "oom_watcher.export_items", "oom_watcher_export_items_total", Some("{item}"), SIGNAL,
@@ -124,12 +134,17 @@ pub const LABELS: &[Label] = &[
     Label { prometheus: "pod", otlp: K8S_POD_NAME.key, help: "The pod's name, or empty" },
     Label { prometheus: "probe", otlp: "oom_watcher.probe", help: "The build of the probe" },
     Label { prometheus: "reason", otlp: "oom_watcher.reason", help: "Why" },
+    Label {
+        prometheus: "reconstructed",
+        otlp: "oom_watcher.reconstructed",
+        help: "true if the kernel's counters tell whose kill it was, else false",
+    },
     Label { prometheus: "scope", otlp: SCOPE_TYPE.key, help: "Whose limit was hit: container, pod, kubepods, cgroup, node or unknown" },
     Label { prometheus: "signal", otlp: "oom_watcher.signal", help: "logs, traces or metrics" },
     Label { prometheus: "version", otlp: "oom_watcher.version", help: "The agent's version" },
 ];
 
-/// Values of `reason`. Those of [`KILLS_WITHOUT_OWNER`] are [`Why::as_str`](crate::kill::Why::as_str).
+/// Values of `reason`. Those of [`KILLS_WITHOUT_OWNER`] are [`Why::as_str`](crate::kill::Why::as_str), those of [`MISSED_KILLS`] `away` and `dropped`.
 pub mod reason {
     /// [`KILLS_DROPPED`](super::KILLS_DROPPED): the event found no room in the ring buffer.
     pub const RING_FULL: &str = "ring_full";
@@ -137,8 +152,14 @@ pub mod reason {
     pub const MALFORMED: &str = "malformed";
     /// [`EVENTS_IGNORED`](super::EVENTS_IGNORED): a dying task got memory reserves and was not killed.
     pub const MARK_WITHOUT_KILL: &str = "mark_without_kill";
-    /// [`EVENTS_IGNORED`](super::EVENTS_IGNORED): a SIGKILL of the kernel's own that was no OOM kill.
+    /// [`EVENTS_IGNORED`](super::EVENTS_IGNORED): a SIGKILL of the kernel's own that was no OOM kill, and is none of the three below.
     pub const SIGNAL_WITHOUT_MARK: &str = "signal_without_mark";
+    /// [`EVENTS_IGNORED`](super::EVENTS_IGNORED): the first victim of a group kill, met again; the kernel's own counters count it twice.
+    pub const REPEATED: &str = "repeated";
+    /// [`EVENTS_IGNORED`](super::EVENTS_IGNORED): a process that shared its memory with a victim and dies with it.
+    pub const SHARED_MEMORY: &str = "shared_memory";
+    /// [`EVENTS_IGNORED`](super::EVENTS_IGNORED): a process that a dying first process of its pid namespace took along.
+    pub const COLLATERAL: &str = "collateral";
     /// [`EVENTS_IGNORED`](super::EVENTS_IGNORED): the same kill delivered again.
     pub const DUPLICATE: &str = "duplicate";
     /// [`EXPORT_LOST`](super::EXPORT_LOST): the queue was full.
@@ -148,6 +169,9 @@ pub mod reason {
     /// [`EXPORT_LOST`](super::EXPORT_LOST): still waiting when the agent ended.
     pub const SHUTDOWN: &str = "shutdown";
 }
+
+/// Upper bounds of [`RECLAIM`]'s buckets in seconds. A process of 2 MiB takes 1 ms, one of 1 GiB 100 ms; the kernel's reaper starts after 2 s.
+pub const RECLAIM_BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
 
 /// The values of `memory_type`, each with its figure in bytes.
 pub fn memory_types(memory: &Memory) -> [(&'static str, Option<u64>); 6] {
@@ -173,6 +197,7 @@ mod tests {
             let unit = match metric.unit {
                 None => "",
                 Some("By") => "_bytes",
+                Some("s") => "_seconds",
                 // The bridge makes nothing of an annotation; any other unit would become part of the name.
                 Some(unit) => {
                     assert!(unit.starts_with('{') && unit.ends_with('}'), "{}: {unit}", metric.name);

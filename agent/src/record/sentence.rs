@@ -2,7 +2,7 @@
 //!
 //! What is not known is left out.
 
-use crate::kill::{Incident, Kill, KubernetesOwner, LimitHit, Owner, Scope};
+use crate::kill::{Incident, Kill, KubernetesOwner, LimitHit, Owner, Scope, Why};
 use crate::record::series::short_id;
 use crate::record::{attributes, levels};
 
@@ -17,8 +17,12 @@ pub(super) fn sentence(kill: &Kill, owner: &Owner, incident: &Incident) -> Strin
     parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }
 
-/// ` of container app in pod shop/web-1`
 fn of(kill: &Kill, owner: &Owner) -> String {
+    of_owner(owner, kill.cgroup_path.as_deref())
+}
+
+/// ` of container app in pod shop/web-1`
+pub(super) fn of_owner(owner: &Owner, cgroup_path: Option<&str>) -> String {
     match owner {
         Owner::Kubernetes(owner) => of_pod(owner),
         Owner::Container { runtime, id } => {
@@ -26,7 +30,7 @@ fn of(kill: &Kill, owner: &Owner) -> String {
             format!(" of {runtime}container {}", short_id(id))
         }
         Owner::Unit { name } => format!(" of {}", printable(name)),
-        Owner::Unknown { why } => match &kill.cgroup_path {
+        Owner::Unknown { why } => match cgroup_path {
             Some(path) => format!(" in cgroup {}", printable(path)),
             None => format!(" of an unknown owner ({})", why.as_str()),
         },
@@ -42,6 +46,7 @@ fn of_pod(owner: &KubernetesOwner) -> String {
     };
     match container {
         Some(container) => format!(" of container {container} in {pod}"),
+        None if owner.why_no_container == Some(Why::Removed) => format!(" in {pod}"),
         None => format!(" in {pod}, outside of its containers,"),
     }
 }
@@ -61,7 +66,12 @@ fn because(incident: &Incident) -> String {
         Scope::Cgroup | Scope::Node => cgroup(hit),
         Scope::Unknown => "a cgroup above it".to_owned(),
     };
-    format!(" because {whose} used {} of the limit of {}", size(hit.usage), size(hit.limit))
+    match (hit.usage, hit.limit) {
+        (Some(usage), Some(limit)) => format!(" because {whose} used {} of the limit of {}", size(usage), size(limit)),
+        (None, Some(limit)) => format!(" because {whose} reached the limit of {}", size(limit)),
+        (Some(usage), None) => format!(" because {whose} reached its limit with {}", size(usage)),
+        (None, None) => format!(" because {whose} reached its limit"),
+    }
 }
 
 fn cgroup(hit: &LimitHit) -> String {
@@ -107,7 +117,7 @@ fn process(command: &str, pid: u32) -> String {
 }
 
 /// Any process may put line ends and escape sequences into its name; the sentence is one line.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
@@ -127,7 +137,7 @@ fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kill::{Memory, PodNames, Runtime, Why};
+    use crate::kill::{Memory, PodNames, Runtime};
     use crate::record::sample::{self, CONTAINER_ID, MIB, POD_UID, level};
 
     fn check(kill: &Kill, owner: &Owner, expected: &str) {

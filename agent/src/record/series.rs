@@ -5,7 +5,12 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use crate::kill::{Incident, Kill, KillId, Memory, Owner, Scope};
+use serde::{Deserialize, Serialize};
+
+use crate::kill::{Incident, Kill, Owner};
+pub use counts::Counts;
+
+mod counts;
 
 /// Characters of a container's id that stand for its name.
 const SHORT_ID: usize = 12;
@@ -23,7 +28,7 @@ pub struct Limits {
 }
 
 /// What tells the series of one owner from those of another. Here, and only here, what is not known is empty: Prometheus has no absent labels.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Labels {
     /// The pod's namespace; empty outside of Kubernetes, or if the pod's names are not known.
     pub namespace: String,
@@ -66,55 +71,11 @@ pub(super) fn short_id(id: &str) -> &str {
     id.get(..SHORT_ID).unwrap_or(id)
 }
 
-/// The counts of one owner.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Counts {
-    /// Processes killed.
-    pub kills: u64,
-    /// Decisions of the OOM killer by whose limit was hit. One with several victims counts for the owner of the first.
-    pub incidents: BTreeMap<Scope, u64>,
-    /// What the largest victim of the last incident used.
-    pub memory: Memory,
-    /// The limit that was hit at the last incident, bytes. Absent if none was, or unknown.
-    pub limit: Option<u64>,
-    /// When the last one was killed.
-    pub last_kill: SystemTime,
-    last_incident: (SystemTime, KillId),
-}
-
-impl Counts {
-    fn new(kill: &Kill, incident: &Incident) -> Self {
-        let mut counts = Self {
-            kills: 0,
-            incidents: BTreeMap::new(),
-            memory: kill.victim.memory,
-            limit: incident.limit.as_ref().map(|hit| hit.limit),
-            last_kill: kill.time,
-            last_incident: (incident.time, incident.id),
-        };
-        counts.add(kill, incident);
-        counts
-    }
-
-    fn add(&mut self, kill: &Kill, incident: &Incident) {
-        self.kills = self.kills.saturating_add(1);
-        if kill.id == incident.id {
-            let decisions = self.incidents.entry(incident.scope).or_default();
-            *decisions = decisions.saturating_add(1);
-        }
-        // Kills that waited for their owner may come late: what they say of the past must not overwrite what came after.
-        self.last_kill = self.last_kill.max(kill.time);
-        let (time, id) = self.last_incident;
-        if id == incident.id {
-            if kill.victim.memory.resident() > self.memory.resident() {
-                self.memory = kill.victim.memory;
-            }
-        } else if incident.time >= time {
-            self.memory = kill.victim.memory;
-            self.limit = incident.limit.as_ref().map(|hit| hit.limit);
-            self.last_incident = (incident.time, incident.id);
-        }
-    }
+/// All that a [`Table`] counted, to be kept over a restart of the agent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    owners: Vec<(Labels, Counts)>,
+    overflow: Option<Counts>,
 }
 
 /// The counts of all owners.
@@ -135,19 +96,23 @@ impl Table {
     ///
     /// An owner that got no room is tried again at its next kill. What was counted on the overflow stays there.
     pub fn record(&mut self, kill: &Kill, owner: &Owner, incident: &Incident) {
-        let labels = Labels::of(owner);
-        if let Some(counts) = self.owners.get_mut(&labels) {
-            return counts.add(kill, incident);
+        self.counts(Labels::of(owner), kill.time).add(kill, incident);
+    }
+
+    /// Counts kills that nobody saw and that were `found` in the kernel's counters. Nothing else is known of them: memory, limit, incidents and the time of
+    /// the last kill stay as they are.
+    pub fn record_reconstructed(&mut self, kills: u64, owner: &Owner, found: SystemTime) {
+        self.counts(Labels::of(owner), found).add_reconstructed(kills, found);
+    }
+
+    fn counts(&mut self, labels: Labels, now: SystemTime) -> &mut Counts {
+        if !self.owners.contains_key(&labels) && self.owners.len() >= self.limits.owners {
+            self.expire(now);
         }
-        if self.owners.len() >= self.limits.owners {
-            self.expire(kill.time);
-        }
-        if self.owners.len() < self.limits.owners {
-            self.owners.insert(labels, Counts::new(kill, incident));
-        } else if let Some(counts) = &mut self.overflow {
-            counts.add(kill, incident);
+        if self.owners.len() < self.limits.owners || self.owners.contains_key(&labels) {
+            self.owners.entry(labels).or_insert_with(|| Counts::new(now))
         } else {
-            self.overflow = Some(Counts::new(kill, incident));
+            self.overflow.get_or_insert_with(|| Counts::new(now))
         }
     }
 
@@ -155,7 +120,29 @@ impl Table {
     pub fn expire(&mut self, now: SystemTime) {
         let expiry = self.limits.expiry;
         // A kill in the future, after the clock was set back, is no reason to remove anything.
-        self.owners.retain(|_, counts| now.duration_since(counts.last_kill).map_or(true, |age| age <= expiry));
+        self.owners.retain(|_, counts| now.duration_since(counts.last_told).map_or(true, |age| age <= expiry));
+    }
+
+    /// All that was counted so far.
+    pub fn snapshot(&self) -> Snapshot {
+        let owners = self.owners.iter().map(|(labels, counts)| (labels.clone(), counts.clone())).collect();
+        Snapshot { owners, overflow: self.overflow.clone() }
+    }
+
+    /// Goes on with what another table counted, before anything is counted here. Expired owners are left out. Of those that do not fit in, the ones that were
+    /// killed last get their series, the others' counts are added to the overflow.
+    pub fn restore(&mut self, snapshot: Snapshot, now: SystemTime) {
+        let mut owners = snapshot.owners;
+        owners.sort_by_key(|(_, counts)| std::cmp::Reverse(counts.last_told));
+        let rest = owners.split_off(owners.len().min(self.limits.owners));
+        self.owners = owners.into_iter().collect();
+        self.overflow = snapshot.overflow;
+        self.expire(now);
+        let mut left_out = Self { limits: self.limits, owners: rest.into_iter().collect(), overflow: None };
+        left_out.expire(now);
+        for counts in left_out.owners.values() {
+            self.overflow.get_or_insert_with(|| Counts::new(counts.last_told)).merge(counts);
+        }
     }
 
     /// Every owner's counts in the order of their labels, then the overflow's if there is any.
@@ -185,7 +172,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a failed test panics")]
 
     use super::*;
-    use crate::kill::{KubernetesOwner, LimitHit, PodNames, Why};
+    use crate::kill::{KubernetesOwner, LimitHit, Memory, PodNames, Scope, Why};
     use crate::record::sample::{self, CONTAINER_ID, MIB};
 
     const HOUR: Duration = Duration::from_secs(3600);
@@ -237,7 +224,7 @@ mod tests {
         assert_eq!(kills(&table), [("app".to_owned(), 2), ("db".to_owned(), 1)]);
         let app = counts(&table, &app).unwrap();
         assert_eq!(app.incidents, BTreeMap::from([(Scope::Container, 1), (Scope::Node, 1)]));
-        assert_eq!((app.last_kill, app.limit), (sample::time(5), None), "the last incident hit no limit");
+        assert_eq!((app.last_kill, app.limit), (Some(sample::time(5)), None), "the last incident hit no limit");
     }
 
     #[test]
@@ -274,7 +261,7 @@ mod tests {
         check(&table, sample::memory(10), "another incident");
         table.record(&with(6, 0, sample::memory(300)), &owner, &sample::second_of(&first));
         check(&table, sample::memory(10), "a late one of an earlier incident");
-        assert_eq!(counts(&table, &owner).map(|counts| (counts.kills, counts.last_kill)), Some((6, sample::time(1))));
+        assert_eq!(counts(&table, &owner).map(|counts| (counts.kills, counts.last_kill)), Some((6, Some(sample::time(1)))));
     }
 
     #[test]
@@ -283,7 +270,7 @@ mod tests {
         record(&mut table, &sample::kill_of(1, 0), &owner);
         assert_eq!(counts(&table, &owner).unwrap().limit, Some(256 * MIB));
         let kill = sample::kill_of(2, 1);
-        let hit = LimitHit { cgroup_path: None, usage: 5, limit: 6 };
+        let hit = LimitHit { cgroup_id: None, cgroup_path: None, usage: Some(5), limit: Some(6) };
         table.record(&kill, &owner, &Incident { limit: Some(hit), ..sample::incident(&kill, &owner) });
         assert_eq!(counts(&table, &owner).unwrap().limit, Some(6));
     }
@@ -331,5 +318,62 @@ mod tests {
         assert_eq!(kills(&table), [(OVERFLOW.to_owned(), 5)]);
         table.expire(sample::time(99_999));
         assert_eq!(table.overflow_kills(), 5, "the overflow never expires");
+    }
+
+    fn restored(owners: usize, snapshot: &Snapshot, now: u64) -> Table {
+        let text = serde_json::to_string(snapshot).unwrap();
+        let mut table = table(owners);
+        table.restore(serde_json::from_str(&text).unwrap(), sample::time(now));
+        table
+    }
+
+    #[test]
+    fn a_restored_table_goes_on_where_the_other_ended() {
+        let (mut whole, mut before, app) = (table(1), table(1), sample::container("app"));
+        let first = sample::kill_of(1, 0);
+        for table in [&mut whole, &mut before] {
+            record(table, &first, &app);
+            record(table, &sample::kill_of(2, 1), &sample::container("db"));
+            table.record_reconstructed(3, &app, sample::time(2));
+        }
+        let mut after = restored(1, &before.snapshot(), 3);
+        for table in [&mut whole, &mut after] {
+            // Its incident began before the restart.
+            let mut second = sample::kill_of(3, 3);
+            second.victim.memory = sample::memory(250);
+            table.record(&second, &app, &sample::second_of(&first));
+            record(table, &sample::kill_of(4, 4), &sample::container("db"));
+        }
+        assert_eq!(after.rows().collect::<Vec<_>>(), whole.rows().collect::<Vec<_>>());
+        assert_eq!(counts(&after, &app).map(|counts| (counts.kills, counts.memory)), Some((5, sample::memory(250))));
+    }
+
+    #[test]
+    fn a_restored_table_obeys_its_own_bounds() {
+        let mut before = table(9);
+        for (pid, owner) in ["a", "b", "c", "d"].iter().enumerate() {
+            record(&mut before, &sample::kill_of(pid as u32, pid as u64 * 100), &sample::container(owner));
+        }
+        let snapshot = before.snapshot();
+        assert_eq!(kills(&restored(2, &snapshot, 300)), [("c".to_owned(), 1), ("d".to_owned(), 1), (OVERFLOW.to_owned(), 2)]);
+        assert_eq!(kills(&restored(2, &snapshot, 3650)), [("c".to_owned(), 1), ("d".to_owned(), 1), (OVERFLOW.to_owned(), 1)], "a has expired");
+        assert_eq!(kills(&restored(9, &snapshot, 3850)), [("d".to_owned(), 1)]);
+        assert_eq!(restored(0, &snapshot, 0).rows().next().unwrap().1.last_kill, Some(sample::time(300)));
+    }
+
+    #[test]
+    fn of_a_reconstructed_kill_nothing_is_known_but_its_owner() {
+        let (mut table, app) = (table(9), sample::container("app"));
+        table.record_reconstructed(2, &app, sample::time(10));
+        let found = counts(&table, &app).unwrap();
+        assert_eq!((found.kills, found.incidents, found.memory, found.limit, found.last_kill), (2, BTreeMap::new(), Memory::default(), None, None));
+        record(&mut table, &sample::kill_of(1, 5), &app);
+        table.record_reconstructed(1, &app, sample::time(20));
+        let found = counts(&table, &app).unwrap();
+        assert_eq!((found.kills, found.limit, found.last_kill), (4, Some(256 * MIB), Some(sample::time(5))));
+        table.expire(sample::time(20 + 3600));
+        assert_eq!(table.len(), 1, "found an hour ago, and not longer");
+        table.expire(sample::time(20 + 3601));
+        assert!(table.is_empty());
     }
 }

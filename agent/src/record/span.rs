@@ -1,7 +1,6 @@
 //! The span of a kill, ready to be sent. Its ids follow from the kill's, so that a kill read again after a restart is the same span.
 
 use std::borrow::Cow;
-use std::time::SystemTime;
 
 use opentelemetry::InstrumentationScope;
 use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceId, TraceState};
@@ -21,10 +20,10 @@ pub fn context(incident: KillId, kill: KillId) -> SpanContext {
     SpanContext::new(TraceId::from(trace.max(1)), span_id(kill), TraceFlags::SAMPLED, false, TraceState::NONE)
 }
 
-/// The span of a kill on `node`, from the kill to `end`, or without duration if that is earlier.
+/// The span of a kill on `node`. It ends where it begins, until [`ended`](crate::record::ends::ended) says more.
 ///
 /// The incident's first kill is the root of the trace, each further one a child of it.
-pub fn span(kill: &Kill, owner: &Owner, incident: &Incident, node: &str, end: SystemTime) -> SpanData {
+pub fn span(kill: &Kill, owner: &Owner, incident: &Incident, node: &str) -> SpanData {
     SpanData {
         span_context: context(incident.id, kill.id),
         parent_span_id: if kill.id == incident.id { SpanId::INVALID } else { span_id(incident.id) },
@@ -32,7 +31,7 @@ pub fn span(kill: &Kill, owner: &Owner, incident: &Incident, node: &str, end: Sy
         span_kind: SpanKind::Internal,
         name: Cow::Borrowed(schema::SPAN_NAME),
         start_time: kill.time,
-        end_time: end.max(kill.time),
+        end_time: kill.time,
         attributes: attributes(kill, owner, incident, node),
         dropped_attributes_count: 0,
         events: SpanEvents::default(),
@@ -55,8 +54,6 @@ fn span_id(kill: KillId) -> SpanId {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use uuid::Uuid;
 
     use super::*;
@@ -85,8 +82,8 @@ mod tests {
     #[test]
     fn the_first_kill_is_the_root_and_others_are_its_children() {
         let (owner, first, second) = (sample::container("app"), sample::kill_of(1, 0), sample::kill_of(2, 0));
-        let root = span(&first, &owner, &sample::incident(&first, &owner), "node-a", sample::time(1));
-        let child = span(&second, &owner, &sample::second_of(&first), "node-a", sample::time(1));
+        let root = span(&first, &owner, &sample::incident(&first, &owner), "node-a");
+        let child = span(&second, &owner, &sample::second_of(&first), "node-a");
         assert_eq!(root.parent_span_id, SpanId::INVALID);
         assert_eq!(child.parent_span_id, root.span_context.span_id());
         assert_eq!(child.span_context.trace_id(), root.span_context.trace_id());
@@ -97,28 +94,16 @@ mod tests {
     fn the_span_and_the_record_of_a_kill_tell_the_same() {
         let (kill, owner) = (sample::kill(), sample::container("app"));
         let incident = sample::incident(&kill, &owner);
-        let (span, mut record) = (span(&kill, &owner, &incident, "node-a", sample::time(1)), log_record(&kill, &owner, &incident, "node-a"));
+        let (span, mut record) = (span(&kill, &owner, &incident, "node-a"), log_record(&kill, &owner, &incident, "node-a"));
         assert_eq!(span.span_context, record.context);
         record.attributes.retain(|attribute| attribute.key.as_str() != "log.record.uid");
         assert_eq!(span.attributes, record.attributes);
     }
 
     #[test]
-    fn the_span_lasts_from_the_kill_to_the_end_and_never_backwards() {
-        let (kill, owner) = (sample::kill(), sample::container("app"));
-        let times = |end| {
-            let span = span(&kill, &owner, &sample::incident(&kill, &owner), "node-a", end);
-            (span.start_time, span.end_time)
-        };
-        let end = kill.time + Duration::from_millis(7);
-        assert_eq!(times(end), (kill.time, end));
-        assert_eq!(times(kill.time - Duration::from_millis(7)), (kill.time, kill.time));
-    }
-
-    #[test]
     fn the_span_is_a_failed_internal_one_of_the_agent() {
         let (kill, owner) = (sample::kill(), sample::container("app"));
-        let span = span(&kill, &owner, &sample::incident(&kill, &owner), "node-a", sample::time(0));
+        let span = span(&kill, &owner, &sample::incident(&kill, &owner), "node-a");
         assert_eq!((span.name.as_ref(), span.span_kind, span.status), ("oom_kill", SpanKind::Internal, Status::error("killed by the OOM killer")));
         assert_eq!((span.instrumentation_scope.name(), span.instrumentation_scope.version()), ("oom-watcher", Some(env!("CARGO_PKG_VERSION"))));
     }

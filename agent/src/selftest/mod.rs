@@ -24,7 +24,8 @@ use uuid::Uuid;
 use crate::config::Config;
 use crate::export::otlp::{Received, Receiver};
 use crate::export::settings::{Endpoint, Protocol, Tls};
-use crate::run::Agent;
+use crate::run::{self, Agent};
+use crate::source::privileged::Privileged;
 use crate::stats::{Signal, Stats};
 use scratch::Scratch;
 
@@ -51,6 +52,11 @@ pub fn victim() -> io::Result<()> {
 /// The first step that failed.
 pub async fn run(mut config: Config, show: bool, out: &mut impl Write) -> Result<()> {
     config.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let listener = run::bind(&config)?;
+    // Beside: the directory of the outermost cgroup is writable to nobody, so root makes others in it with CAP_DAC_OVERRIDE alone.
+    let privileged = Privileged::beside().context("starting the thread that attaches the probe")?;
+    // An agent may run beside it, whose kills these are too.
+    (config.probe.pins, config.state_directory) = (None, None);
     let receiver = match (&config.otlp.logs, &config.otlp.traces) {
         (None, None) => {
             let receiver = Receiver::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).context("starting a receiver on loopback")?;
@@ -61,13 +67,14 @@ pub async fn run(mut config: Config, show: bool, out: &mut impl Write) -> Result
         _ => None,
     };
     let started = Instant::now();
-    let agent = Agent::build(config)?;
+    let agent = Agent::build(config, listener)?;
     let (address, stats) = (agent.address(), agent.stats());
     let (ready, is_ready) = oneshot::channel();
     let (stop, is_stopped) = oneshot::channel::<()>();
     let watching = agent.watch(
-        |reads_names| {
-            let _ = ready.send(reads_names);
+        privileged,
+        |features| {
+            let _ = ready.send(features.names);
         },
         is_stopped,
         std::future::pending::<()>(),

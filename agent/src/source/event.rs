@@ -1,13 +1,13 @@
 //! An event of the probe becomes a [`Kill`]: bytes in, words of the vocabulary out, kernel time as wall time. Pure.
 
 use std::fmt;
-use std::mem::MaybeUninit;
+use std::mem::{MaybeUninit, offset_of};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use oom_watcher_shared::{ABSENT, Level, NAME_ABSENT, Name, OomEvent, TriggerLevel, present};
+use oom_watcher_shared::{ABSENT, LEVELS, Level, NAME_ABSENT, Name, OomEvent, TRIGGER_LEVELS, TriggerLevel, present};
 use uuid::Uuid;
 
-use crate::kill::{Cgroup, Kill, KillId, Memory, Trigger, Victim};
+use crate::kill::{Cgroup, Constraint, Decision, Kill, KillId, LimitHit, Memory, Trigger, Victim};
 
 /// What turns the kernel's numbers into ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +21,8 @@ pub struct Scale {
 }
 
 impl Scale {
-    fn wall(&self, since_boot_ns: u64) -> SystemTime {
+    /// A moment of `CLOCK_BOOTTIME` in wall time.
+    pub(super) fn wall(&self, since_boot_ns: u64) -> SystemTime {
         UNIX_EPOCH + self.booted + Duration::from_nanos(since_boot_ns)
     }
 
@@ -56,11 +57,11 @@ pub fn kill(bytes: &[u8], scale: &Scale) -> Result<Kill, Malformed> {
     let has = |flag: u64| event.present & flag != 0;
     let levels = event.cgroups.get(..event.levels as usize).ok_or(Malformed { length: bytes.len() })?;
     let path = path(levels.iter().map(|level| &level.name));
-    let trigger_path = if has(present::SAME_CGROUP) {
-        path.clone()
+    let (trigger_id, trigger_path) = if has(present::SAME_CGROUP) {
+        (levels.first().map(|level| level.id), path.clone())
     } else {
         let levels: &[TriggerLevel] = event.trigger_cgroups.get(..event.trigger_levels as usize).unwrap_or_default();
-        path_of_trigger(levels)
+        (levels.first().map(|level| level.id), path_of_trigger(levels))
     };
     Ok(Kill {
         id: KillId::new(scale.boot_id, event.tgid, Duration::from_nanos(event.start_boot_ns)),
@@ -83,22 +84,59 @@ pub fn kill(bytes: &[u8], scale: &Scale) -> Result<Kill, Malformed> {
                 shmem_rss: scale.bytes(event.shmem_rss),
                 swap: scale.bytes(event.swap),
                 pgtables: (event.pgtables_bytes != ABSENT).then_some(event.pgtables_bytes),
+                is_exact: has(present::RSS_EXACT),
             },
+            arguments: has(present::ARGUMENTS).then(|| arguments(&event)),
+            end_is_told: has(present::END_IS_TOLD),
         },
         trigger: Trigger {
             pid: event.trigger_tgid,
             tid: event.trigger_pid,
             command: command(&event.trigger_comm),
+            cgroup_id: trigger_id.filter(|&id| id != ABSENT),
             cgroup_path: trigger_path,
             path_cut: has(if has(present::SAME_CGROUP) { present::PATH_CUT } else { present::TRIGGER_PATH_CUT }),
         },
-        cgroups: levels.iter().map(|level| cgroup(level, scale)).collect(),
+        cgroups: levels.iter().map(|level| cgroup(level, scale, has(present::OOM_LOCK))).collect(),
         cgroup_path: path,
         path_cut: has(present::PATH_CUT),
+        decision: has(present::DECISION).then(|| decision(&event, scale)),
+        machine: None,
+        cgroups_from_files: false,
     })
 }
 
-fn cgroup(level: &Level, scale: &Scale) -> Cgroup {
+fn decision(event: &OomEvent, scale: &Scale) -> Decision {
+    let charged = (event.limit_usage != ABSENT || event.limit_max != ABSENT).then(|| LimitHit {
+        cgroup_id: (event.limit_id != ABSENT).then_some(event.limit_id),
+        cgroup_path: None,
+        usage: scale.bytes(event.limit_usage),
+        limit: scale.bytes(event.limit_max).filter(|_| scale.is_limit(event.limit_max)),
+    });
+    Decision {
+        number: event.decision,
+        limit: charged,
+        constraint: match event.constraint {
+            0 => Some(Constraint::None),
+            1 => Some(Constraint::Cpuset),
+            2 => Some(Constraint::MemoryPolicy),
+            3 => Some(Constraint::MemoryCgroup),
+            _ => None,
+        },
+        order: u32::try_from(event.order).ok(),
+        by_hand: event.order < 0,
+        gfp_mask: event.gfp_mask,
+    }
+}
+
+/// The parts of a command line, which a NUL ends each.
+fn arguments(event: &OomEvent) -> Vec<String> {
+    let bytes = event.arguments.get(..event.arguments_len as usize).unwrap_or(&event.arguments);
+    let whole = bytes.strip_suffix(&[0]).unwrap_or(bytes);
+    whole.split(|&byte| byte == 0).map(|part| String::from_utf8_lossy(part).into_owned()).collect()
+}
+
+fn cgroup(level: &Level, scale: &Scale, has_lock: bool) -> Cgroup {
     let limit = |pages: u64| scale.bytes(pages).filter(|_| scale.is_limit(pages));
     Cgroup {
         id: (level.id != ABSENT).then_some(level.id),
@@ -109,24 +147,53 @@ fn cgroup(level: &Level, scale: &Scale) -> Cgroup {
         swap_usage: scale.bytes(level.swap_usage),
         swap_limit: limit(level.swap_max),
         oom_group: (level.oom_group != ABSENT).then_some(level.oom_group != 0),
+        oom_lock: (has_lock && level.oom_lock != ABSENT).then_some(level.oom_lock != 0),
     }
 }
 
-/// The used part of an event, the rest zero.
+/// The used part of an event, the rest zero. It may be of an older probe, whose parts end earlier, or of a newer one, whose parts go on.
 fn event(bytes: &[u8]) -> Option<Box<OomEvent>> {
-    if bytes.len() < OomEvent::HEADER || bytes.len() > size_of::<OomEvent>() {
+    let size = |at: usize| bytes.get(at..at + 2)?.try_into().ok().map(u16::from_ne_bytes).map(usize::from);
+    let (header, level) = (size(0)?, size(2)?);
+    let (trigger_level, slots) = (size(4)?, size(6)?);
+    // What the first version had.
+    if header < offset_of!(OomEvent, decision) || level < offset_of!(Level, oom_lock) || trigger_level < size_of::<TriggerLevel>() {
         return None;
     }
     let mut event = Box::new(MaybeUninit::<OomEvent>::zeroed());
-    // SAFETY: the length was checked, the two do not overlap, and OomEvent is made of integers alone, for which every bit pattern is a value.
-    let event = unsafe {
-        event.as_mut_ptr().cast::<u8>().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
+    // SAFETY: OomEvent is made of integers alone, for which every bit pattern is a value.
+    let mut event = unsafe {
+        copy(bytes.get(..header)?, event.as_mut_ptr().cast(), OomEvent::HEADER);
         event.assume_init()
     };
-    let announced =
-        if event.present & present::SAME_CGROUP != 0 { OomEvent::HEADER + event.levels as usize * size_of::<Level>() } else { size_of::<OomEvent>() };
+    let has = |flag: u64| event.present & flag != 0;
+    let (levels, same) = (event.levels as usize, has(present::SAME_CGROUP));
+    let announced = if same { header + levels * level } else { header + slots * level + TRIGGER_LEVELS * trigger_level };
     // The ring buffer rounds nothing: what was announced is what came.
-    (announced == bytes.len()).then_some(event)
+    if announced != bytes.len() || levels > slots.min(LEVELS) || event.trigger_levels as usize > TRIGGER_LEVELS {
+        return None;
+    }
+    for (index, target) in event.cgroups.iter_mut().enumerate().take(levels) {
+        let start = header + index * level;
+        // SAFETY: a Level is made of integers alone.
+        unsafe { copy(bytes.get(start..start + level)?, (&raw mut *target).cast(), size_of::<Level>()) };
+    }
+    let trigger_levels = if same { 0 } else { event.trigger_levels as usize };
+    for (index, target) in event.trigger_cgroups.iter_mut().enumerate().take(trigger_levels) {
+        let start = header + slots * level + index * trigger_level;
+        // SAFETY: a TriggerLevel is made of integers alone.
+        unsafe { copy(bytes.get(start..start + trigger_level)?, (&raw mut *target).cast(), size_of::<TriggerLevel>()) };
+    }
+    Some(event)
+}
+
+/// Copies as much as both have.
+///
+/// # Safety
+/// `target` has room for `room` bytes, and any bytes may be there.
+unsafe fn copy(from: &[u8], target: *mut u8, room: usize) {
+    // SAFETY: the caller's promise; the two do not overlap, since nobody else knows the target.
+    unsafe { target.copy_from_nonoverlapping(from.as_ptr(), from.len().min(room)) };
 }
 
 /// `/outer/inner` from names that begin with the innermost and end with the root's empty one. Absent if a name is.
@@ -162,7 +229,7 @@ fn command(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     #![expect(clippy::unwrap_used, reason = "a failed test panics")]
-    use oom_watcher_shared::{LEVELS, NAME, TRIGGER_LEVELS};
+    use oom_watcher_shared::{ARGUMENTS, NAME};
 
     use super::*;
 
@@ -180,9 +247,15 @@ mod tests {
         bytes
     }
 
+    fn arguments_of(text: &[u8]) -> [u8; ARGUMENTS] {
+        let mut bytes = [0; ARGUMENTS];
+        bytes[..text.len()].copy_from_slice(text);
+        bytes
+    }
+
     /// A victim in /kubepods/pod/container, whose limit is 2 pages.
     fn sample() -> OomEvent {
-        let level = |id, max, name| Level { id, usage: 2, max, swap_usage: 2, swap_max: ABSENT, oom_group: 1, name: named(name) };
+        let level = |id, max, name| Level { id, usage: 2, max, swap_usage: 2, swap_max: ABSENT, oom_group: 1, name: named(name), oom_lock: 1 };
         let unlimited = i64::MAX as u64 / 4096;
         let mut cgroups = [level(0, 0, ""); LEVELS];
         cgroups[0] = level(30, 2, "container");
@@ -190,6 +263,10 @@ mod tests {
         cgroups[2] = level(10, unlimited, "kubepods");
         cgroups[3] = level(1, unlimited, "");
         OomEvent {
+            header_bytes: OomEvent::HEADER as u16,
+            level_bytes: size_of::<Level>() as u16,
+            trigger_level_bytes: size_of::<TriggerLevel>() as u16,
+            level_slots: LEVELS as u16,
             seq: 3,
             time_boot_ns: 2_500_000_000,
             start_boot_ns: 1_000_000_000,
@@ -212,6 +289,15 @@ mod tests {
             trigger_levels: 0,
             comm: comm("victim"),
             trigger_comm: comm("a-name-of-15-by"),
+            decision: 5,
+            limit_id: 30,
+            limit_usage: 3,
+            limit_max: 2,
+            gfp_mask: 0xcc0,
+            order: 0,
+            constraint: 3,
+            arguments_len: 8,
+            arguments: arguments_of(b"sh\0-c\0a\0"),
             cgroups,
             trigger_cgroups: [TriggerLevel { id: 0, name: named("") }; TRIGGER_LEVELS],
         }
@@ -238,7 +324,7 @@ mod tests {
         assert_eq!(kill.victim.memory.resident(), Some(6 * 4096));
         assert_eq!(kill.victim.memory.pgtables, Some(8192));
         assert_eq!(kill.cgroup_path.as_deref(), Some("/kubepods/pod/container"));
-        assert_eq!(kill.trigger.cgroup_path, kill.cgroup_path);
+        assert_eq!((kill.trigger.cgroup_path, kill.trigger.cgroup_id), (kill.cgroup_path, Some(30)));
         assert_eq!(kill.cgroups.len(), 4);
         assert_eq!((kill.cgroups[0].limit, kill.cgroups[0].usage), (Some(8192), Some(8192)));
         assert!(kill.cgroups[1].limit.is_none() && kill.cgroups[1].limit_known, "no limit is not an unknown limit");
@@ -258,14 +344,58 @@ mod tests {
             swap_max: ABSENT,
             oom_group: ABSENT,
             name: Name { len: NAME_ABSENT, bytes: [0; NAME] },
+            oom_lock: ABSENT,
         };
         let kill = kill(&bytes(&event), &SCALE).unwrap();
         assert_eq!(kill.victim.memory, Memory::default());
         assert_eq!((kill.victim.namespace_pid, kill.victim.started, kill.victim.oom_score_adj, kill.victim.user_id), (None, None, None, None));
         assert!(kill.victim.already_dying && kill.path_cut);
-        assert_eq!((kill.cgroup_path, kill.trigger.cgroup_path), (None, None));
+        assert_eq!((kill.cgroup_path, kill.trigger.cgroup_path, kill.trigger.cgroup_id), (None, None, None));
         let own = &kill.cgroups[0];
         assert_eq!((own.id, own.usage, own.limit, own.limit_known, own.oom_group), (None, None, None, false, None));
+    }
+
+    #[test]
+    fn a_decision_and_a_command_line_are_told_only_where_they_were_read() {
+        let flags = [present::DECISION, present::ARGUMENTS, present::RSS_EXACT, present::END_IS_TOLD, present::OOM_LOCK];
+        let told = |event: &OomEvent| {
+            let kill = kill(&bytes(event), &SCALE).unwrap();
+            let victim = kill.victim;
+            (kill.decision, victim.arguments, victim.memory.is_exact, victim.end_is_told, kill.cgroups[0].oom_lock)
+        };
+        assert_eq!(told(&sample()), (None, None, false, false, None));
+        let mut event = sample();
+        event.present |= flags.iter().sum::<u64>();
+        let limit = LimitHit { cgroup_id: Some(30), cgroup_path: None, usage: Some(3 * 4096), limit: Some(2 * 4096) };
+        let decision =
+            Decision { number: 5, limit: Some(limit), constraint: Some(Constraint::MemoryCgroup), order: Some(0), by_hand: false, gfp_mask: 0xcc0 };
+        let arguments = ["sh", "-c", "a"].map(str::to_owned).to_vec();
+        assert_eq!(told(&event), (Some(decision.clone()), Some(arguments), true, true, Some(true)));
+        (event.limit_id, event.limit_usage, event.limit_max, event.order, event.constraint) = (ABSENT, ABSENT, ABSENT, -1, 0);
+        let by_hand = Decision { limit: None, constraint: Some(Constraint::None), order: None, by_hand: true, ..decision };
+        assert_eq!(told(&event).0, Some(by_hand));
+    }
+
+    #[test]
+    fn events_of_older_and_of_newer_probes_are_understood() {
+        let (event, whole) = (sample(), bytes(&sample()));
+        let parts = |header: usize, level: usize| {
+            let mut bytes = Vec::new();
+            // As much as is there, then what a newer probe has behind it.
+            let mut part = |from: &[u8], length: usize| bytes.extend((0..length).map(|at| from.get(at).copied().unwrap_or(0xee)));
+            part(&whole[..OomEvent::HEADER], header);
+            for index in 0..event.levels as usize {
+                let start = OomEvent::HEADER + index * size_of::<Level>();
+                part(&whole[start..start + size_of::<Level>()], level);
+            }
+            bytes[..4].copy_from_slice(&[(header as u16).to_ne_bytes(), (level as u16).to_ne_bytes()].concat());
+            bytes
+        };
+        let expected = kill(&whole, &SCALE).unwrap();
+        for (header, level) in [(160, 312), (OomEvent::HEADER + 64, size_of::<Level>() + 8)] {
+            assert_eq!(kill(&parts(header, level), &SCALE).as_ref(), Ok(&expected), "{header} {level}");
+        }
+        assert!(kill(&parts(152, 312), &SCALE).is_err(), "less than the first version had");
     }
 
     #[test]
@@ -276,7 +406,7 @@ mod tests {
         event.trigger_cgroups[1] = TriggerLevel { id: 1, name: named("") };
         event.trigger_levels = 2;
         let kill = kill(&bytes(&event), &SCALE).unwrap();
-        assert_eq!(kill.trigger.cgroup_path.as_deref(), Some("/other"));
+        assert_eq!((kill.trigger.cgroup_path.as_deref(), kill.trigger.cgroup_id), (Some("/other"), Some(7)));
         assert_eq!(kill.cgroup_path.as_deref(), Some("/kubepods/pod/container"));
     }
 

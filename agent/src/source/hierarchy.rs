@@ -1,6 +1,7 @@
 //! Where this process can reach the memory cgroups: which version, where mounted, which part of the hierarchy.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -14,6 +15,9 @@ pub enum Version {
     V2,
 }
 
+/// The inode number of a hierarchy's root directory: the first one that is given out (`kernfs_create_root`, fs/kernfs/dir.c).
+const ROOT_INODE: u64 = 1;
+
 /// Where this process can reach the memory cgroups.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hierarchy {
@@ -25,6 +29,8 @@ pub struct Hierarchy {
     pub root: String,
     /// Whether cgroups can be made here.
     pub writable: bool,
+    /// v2: `memory.events` counts a cgroup's own events alone, without those below it (the mount option `memory_localevents`).
+    pub local_events: bool,
 }
 
 impl Hierarchy {
@@ -33,13 +39,24 @@ impl Hierarchy {
     /// # Errors
     /// There is none; the message says what to do.
     pub fn find() -> Result<Self> {
-        let mounts = fs::read_to_string("/proc/self/mountinfo").context("reading /proc/self/mountinfo")?;
-        Self::choose(&mounts, |mount| {
-            fs::read_to_string(mount.join("cgroup.controllers")).is_ok_and(|controllers| controllers.split_whitespace().any(|c| c == "memory"))
-        })
+        Self::choose(&mountinfo()?, limits_memory)
     }
 
-    /// The same, where it must be possible to make cgroups.
+    /// As [`Self::find`], but best one whose root is mounted: what a container has at `/sys/fs/cgroup` is often its own part, and the node's is mounted elsewhere.
+    ///
+    /// # Errors
+    /// There is none; the message says what to do.
+    pub fn widest() -> Result<Self> {
+        let all = Self::mounted(&mountinfo()?, limits_memory);
+        all.iter().find(|hierarchy| hierarchy.is_whole()).cloned().map_or_else(Self::find, Ok)
+    }
+
+    /// Whether its root is mounted, and not a part of it. `root` does not tell: in a cgroup namespace it is `/` for a part, too.
+    pub fn is_whole(&self) -> bool {
+        self.mount.metadata().is_ok_and(|directory| directory.ino() == ROOT_INODE)
+    }
+
+    /// As [`Self::find`], where it must be possible to make cgroups.
     ///
     /// # Errors
     /// There is none, or it can only be read; the message says what to do.
@@ -56,15 +73,17 @@ impl Hierarchy {
 
     /// Picks from the lines of `mountinfo`. `limits_memory` tells whether the memory controller is in the v2 hierarchy mounted there, or still in v1.
     fn choose(mountinfo: &str, limits_memory: impl Fn(&Path) -> bool) -> Result<Self> {
-        let found: Vec<Self> = mountinfo
-            .lines()
-            .filter_map(Self::from_mount)
-            .filter(|hierarchy| hierarchy.version == Version::V1 || limits_memory(&hierarchy.mount))
-            .collect();
+        let found = Self::mounted(mountinfo, limits_memory);
         let best = found.iter().find(|hierarchy| hierarchy.writable).or_else(|| found.first());
         best.cloned().context(
             "no memory cgroups are mounted: mount them with `mount -t cgroup2 none /sys/fs/cgroup` (see /proc/cgroups for whether the kernel has them)",
         )
+    }
+
+    /// All of those.
+    fn mounted(mountinfo: &str, limits_memory: impl Fn(&Path) -> bool) -> Vec<Self> {
+        let found = mountinfo.lines().filter_map(Self::from_mount);
+        found.filter(|hierarchy| hierarchy.version == Version::V1 || limits_memory(&hierarchy.mount)).collect()
     }
 
     /// One line of `mountinfo`: id, parent, device, root, mount point, options, optional fields, `-`, type, source, options of the file system.
@@ -81,8 +100,18 @@ impl Hierarchy {
             _ => return None,
         };
         let writable = !has(options, "ro") && !has(super_options, "ro");
-        Some(Self { version, mount: PathBuf::from(point), root: root.to_owned(), writable })
+        let local_events = has(super_options, "memory_localevents");
+        Some(Self { version, mount: PathBuf::from(point), root: root.to_owned(), writable, local_events })
     }
+}
+
+fn mountinfo() -> Result<String> {
+    fs::read_to_string("/proc/self/mountinfo").context("reading /proc/self/mountinfo")
+}
+
+/// Whether the memory controller is in the v2 hierarchy mounted there.
+fn limits_memory(mount: &Path) -> bool {
+    fs::read_to_string(mount.join("cgroup.controllers")).is_ok_and(|controllers| controllers.split_whitespace().any(|c| c == "memory"))
 }
 
 #[cfg(test)]
@@ -107,6 +136,13 @@ mod tests {
     const V2: &str = "29 23 0:26 / /sys/fs/cgroup rw,nosuid,nodev,noexec,relatime shared:4 - cgroup2 cgroup2 rw,nsdelegate,memory_recursiveprot\n";
     const READ_ONLY: &str = "812 805 0:26 / /sys/fs/cgroup ro,nosuid,nodev,noexec,relatime - cgroup2 cgroup rw\n";
     const A_PART: &str = "812 805 0:32 /kubepods/pod1 /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n";
+
+    #[test]
+    fn an_option_says_whether_events_below_a_cgroup_count() {
+        let local = |mountinfo: &str| Hierarchy::choose(mountinfo, |_| true).map(|found| found.local_events).ok();
+        assert_eq!(local(V2), Some(false));
+        assert_eq!(local(&V2.replace("rw,nsdelegate", "rw,memory_localevents,nsdelegate")), Some(true));
+    }
 
     #[test]
     fn the_hierarchy_that_limits_memory_is_found() {

@@ -20,15 +20,31 @@ impl fmt::Display for Missing {
 
 impl std::error::Error for Missing {}
 
-/// Resolves everything. `use_helpers`: whether `bpf_probe_read_kernel` is allowed on this machine.
-pub fn resolve(btf: &Btf<'_>, use_helpers: bool) -> Result<KernelLayout, Missing> {
+/// What is not the kernel's to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Switches {
+    /// Whether `bpf_probe_read_kernel` is allowed on this machine.
+    pub helpers: bool,
+    /// Whether the victim's command line is wanted.
+    pub arguments: bool,
+    /// CPUs that the machine may ever have.
+    pub cpus: u32,
+}
+
+/// More CPUs make the sums over them too dear: the resident sizes are the kernel's approximate ones then. The verifier walks through all of them (facts:
+/// measured in docs/performance.md).
+pub const MAX_SUMMED_CPUS: u32 = 256;
+
+/// Resolves everything.
+pub fn resolve(btf: &Btf<'_>, switches: Switches) -> Result<KernelLayout, Missing> {
     let mut find = Finder { btf, missing: Vec::new() };
     let rss = rss(&mut find);
+    let array_pptrs = find.optional("bpf_array.pptrs");
     // The probe holds a css and adds these to it: a mem_cgroup begins `css` bytes before.
     let css = find.offset("mem_cgroup.css");
     let memcg = |offset: u32| if offset == NO_OFFSET { NO_OFFSET } else { offset.wrapping_sub(css) };
     let layout = KernelLayout {
-        use_helpers: u32::from(use_helpers),
+        use_helpers: u32::from(switches.helpers),
         has_current_task_btf: u32::from(btf.has_function("bpf_get_current_task_btf")),
         task_tgid: find.offset("task_struct.tgid"),
         task_pid: find.offset("task_struct.pid"),
@@ -65,6 +81,23 @@ pub fn resolve(btf: &Btf<'_>, use_helpers: bool) -> Result<KernelLayout, Missing
         memcg_swap_usage: memcg(find.optional("mem_cgroup.swap.usage")),
         memcg_swap_max: memcg(find.optional("mem_cgroup.swap.max")),
         memcg_oom_group: memcg(find.optional("mem_cgroup.oom_group")),
+        memcg_oom_lock: memcg(find.optional("mem_cgroup.oom_lock")),
+        task_flags: find.offset("task_struct.flags"),
+        mm_arg_start: find.offset("mm_struct.arg_start"),
+        mm_arg_end: find.offset("mm_struct.arg_end"),
+        wants_arguments: u32::from(switches.arguments),
+        oc_memcg: find.optional("oom_control.memcg"),
+        oc_gfp_mask: find.optional("oom_control.gfp_mask"),
+        oc_order: find.optional("oom_control.order"),
+        oc_constraint: find.optional("oom_control.constraint"),
+        oc_memcg_cgroup: css.wrapping_add(find.offset("cgroup_subsys_state.cgroup")),
+        oc_memcg_usage: find.offset("mem_cgroup.memory.usage"),
+        oc_memcg_max: find.offset("mem_cgroup.memory.max"),
+        rss_counters: rss.counters,
+        array_pptrs,
+        // 5.19 has the helper; the counters have been per CPU since 6.2.
+        rss_cpus: if rss.is_typed && array_pptrs != NO_OFFSET && switches.cpus <= MAX_SUMMED_CPUS { switches.cpus } else { 0 },
+        has_exit_mmap: u32::from(btf.has_tracepoint("exit_mmap")),
     };
     if find.missing.is_empty() { Ok(layout) } else { Err(Missing(find.missing)) }
 }
@@ -77,6 +110,8 @@ struct Rss {
     anon: u32,
     swap: u32,
     shmem: u32,
+    /// From a counter's own word to the address of its parts.
+    counters: u32,
     is_typed: bool,
 }
 
@@ -91,8 +126,23 @@ fn rss(find: &mut Finder<'_>) -> Rss {
             (base.wrapping_add(find.offset("percpu_counter.count")), size, true)
         }
     };
+    let parts = find.btf.offset("percpu_counter.counters").zip(find.btf.offset("percpu_counter.count"));
+    let counters = parts.filter(|_| is_typed).map_or(NO_OFFSET, |(counters, count)| counters.wrapping_sub(count));
     let mut counter = |name| first.wrapping_add(step.wrapping_mul(find.enumerator(name)));
-    Rss { file: counter("MM_FILEPAGES"), anon: counter("MM_ANONPAGES"), swap: counter("MM_SWAPENTS"), shmem: counter("MM_SHMEMPAGES"), is_typed }
+    Rss {
+        counters,
+        file: counter("MM_FILEPAGES"),
+        anon: counter("MM_ANONPAGES"),
+        swap: counter("MM_SWAPENTS"),
+        shmem: counter("MM_SHMEMPAGES"),
+        is_typed,
+    }
+}
+
+/// Whether the kernel's decisions can be read: it has `oom_kill_process` and what that is about. It may still not be possible to hook it.
+pub fn tells_decisions(btf: &Btf<'_>, layout: &KernelLayout) -> bool {
+    let needed = [layout.oc_memcg, layout.oc_gfp_mask, layout.oc_order, layout.oc_constraint];
+    btf.has_function("oom_kill_process") && !needed.contains(&NO_OFFSET)
 }
 
 /// Looks things up and remembers what was not there, so that all of it can be named.
@@ -131,12 +181,14 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a failed test panics")]
     use super::*;
 
+    const SWITCHES: Switches = Switches { helpers: true, arguments: false, cpus: 2 };
+
     #[test]
     fn every_missing_name_is_reported_at_once() {
         // A header without any type.
         let words: [u32; 5] = [24, 0, 0, 0, 0];
         let bytes: Vec<u8> = 0xeb9f_u16.to_ne_bytes().into_iter().chain([1, 0]).chain(words.iter().flat_map(|word| word.to_ne_bytes())).collect();
-        let missing = resolve(&Btf::parse(&bytes).unwrap(), true).unwrap_err().to_string();
+        let missing = resolve(&Btf::parse(&bytes).unwrap(), SWITCHES).unwrap_err().to_string();
         for name in
             ["task_struct.tgid", "mm_struct.rss_stat", "MM_ANONPAGES", "memory_cgrp_id", "struct upid", "kernfs_node.name", "mem_cgroup.memory.max"]
         {
@@ -152,7 +204,7 @@ mod tests {
             return std::io::Write::write_all(&mut std::io::stderr(), b"skipped: the_running_kernel_resolves: this kernel has no BTF\n").unwrap();
         };
         let btf = Btf::parse(&bytes).unwrap();
-        let layout = resolve(&btf, false).unwrap();
+        let layout = resolve(&btf, Switches { helpers: false, ..SWITCHES }).unwrap();
         assert_eq!(layout.use_helpers, 0);
         assert!(layout.task_tgid == layout.task_pid + 4, "two neighbours in every kernel: {layout:?}");
         assert!(btf.has_tracepoint("signal_generate") && btf.has_tracepoint("mark_victim"));

@@ -5,12 +5,12 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use oom_watcher::export::instruments::{Build, Keys, register};
+use oom_watcher::export::instruments::{Build, Keys, Recorder, register};
 use oom_watcher::export::otlp::{Answer, Otlp, Received, Receiver};
 use oom_watcher::export::prometheus::Bridge;
 use oom_watcher::export::settings;
-use oom_watcher::kill::{Owner, Why};
-use oom_watcher::record::schema;
+use oom_watcher::kill::{Missed, Owner, Why};
+use oom_watcher::record::schema::{self, Kind};
 use oom_watcher::record::series::{Limits, Table};
 use oom_watcher::stats::Stats;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
@@ -38,18 +38,19 @@ impl Agent {
 
     fn bridge(&self) -> Bridge {
         let bridge = Bridge::new(OWNERS).unwrap();
-        self.register(bridge.provider(), Keys::Prometheus);
+        // A histogram has a series from its first value on.
+        self.register(bridge.provider(), Keys::Prometheus).reclaimed(Duration::from_millis(3));
         bridge
     }
 
     fn otlp(&self, receiver: &Receiver, interval: Duration) -> Otlp {
         let settings = settings::Otlp { logs: None, traces: None, metric_interval: interval, ..settings(&grpc(receiver.address())) };
-        Otlp::start(&settings, &self.stats, OWNERS, |provider| self.register(provider, Keys::Semantic)).unwrap()
+        Otlp::start(&settings, &self.stats, OWNERS, |provider| drop(self.register(provider, Keys::Semantic))).unwrap()
     }
 
-    fn register(&self, provider: &opentelemetry_sdk::metrics::SdkMeterProvider, keys: Keys) {
+    fn register(&self, provider: &opentelemetry_sdk::metrics::SdkMeterProvider, keys: Keys) -> Recorder {
         let build = Build { version: "1.2.3".to_owned(), probe: "0123abcd".to_owned() };
-        register(provider, keys, "node-a", &self.table, OWNERS, &self.stats, &build);
+        register(provider, keys, "node-a", &self.table, OWNERS, &self.stats, &build)
     }
 }
 
@@ -64,6 +65,10 @@ fn the_page_has_the_names_and_labels_of_the_contract() {
     agent.kill(2, &owner("web-1"));
     agent.kill(3, &Owner::Unit { name: "cron\"job\".service".to_owned() });
     agent.stats.ring_full.set(4);
+    agent.stats.kernel_kills.set(Some(12));
+    agent.stats.missed(Missed::Away).reconstructed.add(2);
+    agent.stats.missed(Missed::Dropped).without_owner.add(4);
+    agent.stats.missed(Missed::Unexplained).reconstructed.add(1);
     agent.stats.count_without_owner(Why::Mount);
     agent.stats.attached.store(true, Ordering::Relaxed);
     agent.stats.logs.lost_queue_full.add(5);
@@ -73,14 +78,22 @@ fn the_page_has_the_names_and_labels_of_the_contract() {
     for line in [
         format!("oom_kills_total{{{web}}} 2"),
         format!("oom_kills_total{{{unit}}} 1"),
-        r#"oom_kills_per_node_total{node="node-a"} 7"#.to_owned(),
+        r#"oom_kills_per_node_total{node="node-a"} 10"#.to_owned(),
         r#"oom_memory_usage_bytes{container="app",memory_type="anon_rss",namespace="default",node="node-a",pod="web-1"} 1000"#.to_owned(),
         r#"oom_memory_usage_bytes{container="app",memory_type="swap",namespace="default",node="node-a",pod="web-1"} 0"#.to_owned(),
         format!("oom_last_timestamp{{{web}}} 1790000000.123"),
         r#"oom_incidents_total{container="app",namespace="default",node="node-a",pod="web-1",scope="container"} 2"#.to_owned(),
         format!("oom_memory_limit_bytes{{{web}}} 9000"),
+        r#"oom_reclaim_seconds_bucket{node="node-a",le="0.0025"} 0"#.to_owned(),
+        r#"oom_reclaim_seconds_bucket{node="node-a",le="0.005"} 1"#.to_owned(),
+        r#"oom_reclaim_seconds_sum{node="node-a"} 0.003"#.to_owned(),
         r#"oom_watcher_kills_dropped_total{node="node-a",reason="ring_full"} 4"#.to_owned(),
         r#"oom_watcher_kills_dropped_total{node="node-a",reason="malformed"} 0"#.to_owned(),
+        r#"oom_watcher_missed_kills_total{node="node-a",reason="away",reconstructed="true"} 2"#.to_owned(),
+        r#"oom_watcher_missed_kills_total{node="node-a",reason="away",reconstructed="false"} 0"#.to_owned(),
+        r#"oom_watcher_missed_kills_total{node="node-a",reason="dropped",reconstructed="false"} 4"#.to_owned(),
+        r#"oom_watcher_unexplained_kills_total{node="node-a"} 1"#.to_owned(),
+        r#"oom_watcher_kernel_kills_total{node="node-a"} 12"#.to_owned(),
         r#"oom_watcher_kills_without_owner_total{node="node-a",reason="mount"} 1"#.to_owned(),
         r#"oom_watcher_kills_without_owner_total{node="node-a",reason="no_path"} 0"#.to_owned(),
         r#"oom_watcher_export_lost_total{node="node-a",reason="queue_full",signal="logs"} 5"#.to_owned(),
@@ -105,10 +118,19 @@ fn the_page_has_the_names_and_labels_of_the_contract() {
         assert!(text.contains(&format!("# HELP {} {}\n", metric.prometheus, metric.help)), "{}", metric.name);
         let labels =
             |line: &str| line.split_once('{').unwrap().1.split(',').map(|label| label.split('=').next().unwrap().to_owned()).collect::<Vec<_>>();
-        let samples: Vec<_> = text.lines().filter(|line| line.starts_with(&format!("{}{{", metric.prometheus))).collect();
+        let series = if metric.kind == Kind::Histogram { format!("{}_count{{", metric.prometheus) } else { format!("{}{{", metric.prometheus) };
+        let samples: Vec<_> = text.lines().filter(|line| line.starts_with(&series)).collect();
         assert!(!samples.is_empty(), "{}", metric.name);
         assert!(samples.iter().all(|sample| labels(sample) == metric.labels), "{samples:?}");
     }
+}
+
+#[test]
+fn what_the_kernel_does_not_count_is_not_shown_as_0() {
+    let agent = Agent::new();
+    assert!(!text(&agent.bridge()).contains("oom_watcher_kernel_kills_total"));
+    agent.stats.kernel_kills.set(Some(0));
+    assert!(text(&agent.bridge()).contains("oom_watcher_kernel_kills_total{node=\"node-a\"} 0\n"));
 }
 
 #[test]

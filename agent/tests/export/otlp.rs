@@ -67,7 +67,9 @@ async fn a_record_is_sent_at_once_with_all_it_says() {
 async fn many_records_go_in_few_requests_in_order() {
     let receiver = Receiver::start(ANY).unwrap();
     let (otlp, stats) = start(&settings(&grpc(receiver.address())));
-    (0..1000).for_each(|number| otlp.log(log_record(number)));
+    (0..1000).for_each(|number| {
+        otlp.log(log_record(number));
+    });
     let received = receiver.wait_for(|received| received.records().count() >= 1000, LONG).await.unwrap();
     assert_eq!(numbers(received.records()), (0..1000).collect::<Vec<_>>());
     assert_eq!(received.logs.len(), 10);
@@ -79,13 +81,17 @@ async fn many_records_go_in_few_requests_in_order() {
 async fn nothing_is_lost_while_the_collector_is_away() {
     let address = free_address();
     let (otlp, stats) = start(&settings(&grpc(address)));
-    (0..50).for_each(|number| otlp.log(log_record(number)));
+    (0..50).for_each(|number| {
+        otlp.log(log_record(number));
+    });
     until("a failure", || stats.logs.failures.get() > 0).await;
     let receiver = Receiver::start(address).unwrap();
     receiver.wait_for(|received| received.records().count() >= 50, LONG).await.unwrap();
     // And again, with the connection broken under it.
     drop(receiver);
-    (50..100).for_each(|number| otlp.log(log_record(number)));
+    (50..100).for_each(|number| {
+        otlp.log(log_record(number));
+    });
     let before = stats.logs.failures.get();
     until("another failure", || stats.logs.failures.get() > before).await;
     let receiver = Receiver::start(address).unwrap();
@@ -99,7 +105,9 @@ async fn nothing_is_lost_while_the_collector_is_away() {
 async fn a_full_queue_keeps_the_oldest_records() {
     let address = free_address();
     let (otlp, stats) = start(&oom_watcher::export::settings::Otlp { queue: QueueLimits { items: 5, batch: 2 }, ..settings(&grpc(address)) });
-    (0..8).for_each(|number| otlp.log(log_record(number)));
+    (0..8).for_each(|number| {
+        otlp.log(log_record(number));
+    });
     assert_eq!((stats.logs.lost_queue_full.get(), stats.logs.queued.get()), (3, 5));
     let receiver = Receiver::start(address).unwrap();
     let received = receiver.wait_for(|received| received.records().count() >= 5, LONG).await.unwrap();
@@ -156,7 +164,9 @@ async fn an_overloaded_or_closed_collector_is_asked_until_it_takes_everything() 
 async fn shutdown_delivers_what_waits() {
     let receiver = Receiver::start(ANY).unwrap();
     let (otlp, stats) = start(&settings(&grpc(receiver.address())));
-    (0..250).for_each(|number| otlp.log(log_record(number)));
+    (0..250).for_each(|number| {
+        otlp.log(log_record(number));
+    });
     otlp.span(span("oom_kill"));
     otlp.shutdown(deadline()).await;
     assert_eq!((receiver.records().len(), receiver.spans().len()), (250, 1));
@@ -169,7 +179,9 @@ async fn shutdown_with_no_collector_ends_by_its_deadline_and_counts() {
     hanging.answer(Answer::Hang);
     for address in [free_address(), hanging.address()] {
         let (otlp, stats) = start(&settings(&grpc(address)));
-        (0..7).for_each(|number| otlp.log(log_record(number)));
+        (0..7).for_each(|number| {
+            otlp.log(log_record(number));
+        });
         otlp.span(span("oom_kill"));
         let ended = tokio::time::timeout(LONG, otlp.shutdown(tokio::time::Instant::now() + Duration::from_millis(300))).await;
         assert!(ended.is_ok());

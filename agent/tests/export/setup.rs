@@ -93,7 +93,15 @@ pub(crate) fn owner(pod: &str) -> Owner {
 }
 
 pub(crate) fn kill(pid: u32) -> Kill {
-    let memory = Memory { total_vm: Some(6000), anon_rss: Some(1000), file_rss: Some(2000), shmem_rss: Some(3000), swap: Some(0), pgtables: None };
+    let memory = Memory {
+        total_vm: Some(6000),
+        anon_rss: Some(1000),
+        file_rss: Some(2000),
+        shmem_rss: Some(3000),
+        swap: Some(0),
+        pgtables: None,
+        is_exact: false,
+    };
     let victim = Victim {
         pid,
         tid: pid,
@@ -105,20 +113,25 @@ pub(crate) fn kill(pid: u32) -> Kill {
         oom_score_adj: None,
         already_dying: false,
         memory,
+        arguments: None,
+        end_is_told: false,
     };
     Kill {
         id: KillId::new(Uuid::from_u128(7), pid, Duration::from_secs(1)),
         sequence: u64::from(pid),
         time: time(0) + Duration::from_millis(123),
         victim,
-        trigger: Trigger { pid, tid: pid, command: "python3".to_owned(), cgroup_path: None, path_cut: false },
+        trigger: Trigger { pid, tid: pid, command: "python3".to_owned(), cgroup_id: None, cgroup_path: None, path_cut: false },
         cgroups: Vec::new(),
         cgroup_path: None,
         path_cut: false,
+        decision: None,
+        machine: None,
+        cgroups_from_files: false,
     }
 }
 
 pub(crate) fn incident(kill: &Kill) -> Incident {
-    let limit = LimitHit { cgroup_path: None, usage: 9000, limit: 9000 };
-    Incident { id: kill.id, time: kill.time, kills: 1, scope: Scope::Container, limit: Some(limit) }
+    let limit = LimitHit { cgroup_id: None, cgroup_path: None, usage: Some(9000), limit: Some(9000) };
+    Incident { id: kill.id, time: kill.time, kills: 1, scope: Scope::Container, method: None, limit: Some(limit) }
 }

@@ -17,6 +17,11 @@ END {
     print "\nkernel tests, lockdown off/on, in guests:"
     for (i = 1; i <= row_count; i++) printf "  %s  %-13s %s\n", letter(i), rows[i], about[rows[i]]
     print_table()
+    print "\neBPF programs as `oom-watcher check` says it, in guests: what the verifier walked through (from 5.16 on), and the time to load (emulated):"
+    for (i = 1; i <= row_count; i++)
+        for (off = 1; off >= 0; off--)
+            if ((rows[i], off ? "none" : "confidentiality") in programs)
+                printf "  %s %-15s %s\n", letter(i), off ? "none" : "confidentiality", programs[rows[i], off ? "none" : "confidentiality"]
     verdict = failed ? "FAILED" : "ok"
     # cargo's test programs count what is skipped as passed.
     printf "test result: %s. %d passed; %d failed; 0 ignored\n", verdict, passed + skip_count, failed
@@ -48,6 +53,8 @@ function read(row, log_file,    line, lockdown, name, part, inside, counted, end
             if (line ~ /^test result: /) counted = 1
         } else if (line ~ /guest: status /) {
             if (!counted) fail(row, lockdown, "(program)", "the tests ended without a result, " substr(line, index(line, "guest: ") + 7))
+        } else if (line ~ /guest: programs /) {
+            programs[row, lockdown] = substr(line, index(line, "programs ") + 9)
         } else if (line ~ /guest: end/) {
             ended = 1
         } else if (inside != "" && line != "" && ++lines[inside] <= shown) {

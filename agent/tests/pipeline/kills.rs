@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use oom_watcher::kill::{Cgroup, Kill, KillId, Memory, Trigger, Victim};
+use oom_watcher::kill::{Cgroup, Kill, KillId, Machine, Memory, Trigger, Victim};
 use uuid::Uuid;
 
 /// The container of [`kill`].
@@ -46,11 +46,16 @@ pub(crate) fn kill_at(pid: u32, path: &str) -> Kill {
             oom_score_adj: Some(985),
             already_dying: false,
             memory: memory(200),
+            arguments: None,
+            end_is_told: false,
         },
-        trigger: Trigger { pid: 77, tid: 78, command: "worker-3".to_owned(), cgroup_path: Some(path.to_owned()), path_cut: false },
+        trigger: Trigger { pid: 77, tid: 78, command: "worker-3".to_owned(), cgroup_id: None, cgroup_path: Some(path.to_owned()), path_cut: false },
         cgroups,
         cgroup_path: Some(path.to_owned()),
         path_cut: false,
+        decision: None,
+        machine: Some(Machine { total: 32 << 30, available: 20 << 30 }),
+        cgroups_from_files: false,
     }
 }
 
@@ -78,6 +83,7 @@ fn cgroup(id: u64, name: &str) -> Cgroup {
         swap_usage: Some(0),
         swap_limit: None,
         oom_group: Some(false),
+        oom_lock: None,
     }
 }
 
@@ -89,5 +95,6 @@ fn memory(anonymous_mib: u64) -> Memory {
         shmem_rss: Some(MIB),
         swap: Some(0),
         pgtables: Some(MIB / 2),
+        is_exact: false,
     }
 }

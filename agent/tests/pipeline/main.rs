@@ -91,9 +91,11 @@ async fn a_kill_becomes_one_log_record_with_everything_known() {
         "oom_watcher.incident.kill=1".to_owned(),
         "oom_watcher.kill.sequence=4242".to_owned(),
         format!("oom_watcher.limit.cgroup={path:?}"),
+        "oom_watcher.limit.cgroup_id=2".to_owned(),
         "oom_watcher.limit.size=268435456".to_owned(),
         "oom_watcher.limit.usage=268431360".to_owned(),
         "oom_watcher.memory.anon_rss=209715200".to_owned(),
+        "oom_watcher.memory.exact=false".to_owned(),
         "oom_watcher.memory.file_rss=3145728".to_owned(),
         "oom_watcher.memory.pgtables=524288".to_owned(),
         "oom_watcher.memory.rss=213909504".to_owned(),
@@ -126,7 +128,9 @@ async fn a_kill_becomes_one_log_record_with_everything_known() {
     assert_eq!((&span.trace_id, &span.span_id), (&record.trace_id, &record.span_id));
     assert_eq!((span.name.as_str(), span.start_time_unix_nano, span.parent_span_id.len()), ("oom_kill", record.time_unix_nano, 0));
     assert!(span.end_time_unix_nano >= span.start_time_unix_nano, "{span:?}");
-    let of_the_record = expected.into_iter().filter(|attribute| !attribute.starts_with("log.record.uid=")).collect::<Vec<_>>();
+    let mut of_the_record = expected.into_iter().filter(|attribute| !attribute.starts_with("log.record.uid=")).collect::<Vec<_>>();
+    of_the_record.push("oom_watcher.span.end=\"read\"".to_owned());
+    of_the_record.sort();
     assert_eq!(shown(&span.attributes), of_the_record);
 }
 
@@ -188,7 +192,7 @@ async fn a_kill_without_owner_is_counted_with_the_reason() {
         change(&mut kill);
         kill
     };
-    check(change(|kill| kill.cgroup_path = None), "no_path", "").await;
+    check(change(|kill| (kill.cgroup_path, kill.cgroups) = (None, Vec::new())), "no_path", "").await;
     check(change(|kill| (kill.cgroup_path, kill.path_cut) = (Some("/a/b".to_owned()), true)), "path_cut", "").await;
     check(kill_at(1, "/"), "root_cgroup", "").await;
     check(kill_at(1, "/docker/short"), "malformed_id", "").await;

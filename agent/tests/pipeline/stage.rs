@@ -8,7 +8,7 @@ use std::time::Duration;
 use oom_watcher::config::{self, Flags};
 use oom_watcher::export::otlp::{Received, Receiver};
 use oom_watcher::kill::Kill;
-use oom_watcher::run::{Agent, Pipeline};
+use oom_watcher::run::{self, Agent, Pipeline};
 use oom_watcher::stats::Stats;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
 use opentelemetry_sdk::trace::SdkTracerProvider;
@@ -34,7 +34,9 @@ impl Stage {
         let mut set: BTreeMap<String, String> = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         set.extend(collector.map(|address| ("OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(), format!("http://{address}"))));
         let flags = Flags { node_name: Some("node-a".to_owned()), listen: Some("127.0.0.1:0".to_owned()), ..Flags::default() };
-        let agent = Agent::build(config::load(&flags, &|name| set.get(name).cloned()).unwrap().config).unwrap();
+        let config = config::load(&flags, &|name| set.get(name).cloned()).unwrap().config;
+        let listener = run::bind(&config).unwrap();
+        let agent = Agent::build(config, listener).unwrap();
         let (address, tracer_provider, stats) = (agent.address(), agent.tracer_provider(), agent.stats());
         let (pipeline, server) = agent.into_parts(|| {});
         // It ends with the test's runtime.

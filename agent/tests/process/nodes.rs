@@ -64,12 +64,14 @@ fn without_privilege_the_capabilities_are_named() {
         let ended = end_of(without_privilege(command(endpoint, ANY_PORT))).unwrap();
         assert_eq!(ended.code, Some(3), "{ended:?}");
         let says = ended.err.lines().last().unwrap_or_default();
-        let expected = "give the process CAP_BPF and CAP_PERFMON (before kernel 5.8 CAP_SYS_ADMIN; before 5.11 also CAP_SYS_RESOURCE)";
+        let expected = "CAP_BPF is missing: no maps can be made, CAP_PERFMON is missing: tracing programs are refused: \
+                        add BPF and PERFMON to the container's securityContext.capabilities";
         assert!(says.starts_with("oom-watcher: attaching the probe: ") && says.ends_with(expected), "{ended:?}");
     }
 
     let check = end_of(without_privilege(command(&[], &[&["check"], ANY_PORT].concat()))).unwrap();
-    let says = "capabilities  FAIL      CAP_BPF and CAP_PERFMON missing\n-> add BPF and PERFMON to the container's capabilities, or run as root";
+    let says = "capabilities  FAIL      CAP_BPF is missing: no maps can be made, CAP_PERFMON is missing: tracing programs are refused\n\
+                -> add BPF and PERFMON to the container's securityContext.capabilities";
     assert_eq!((check.code, finding(&check, "capabilities").as_str()), (Some(3), says));
     assert!(finding(&check, "attach").starts_with("attach        FAIL "), "{}", check.out);
 }
@@ -123,6 +125,31 @@ fn without_type_information_its_path_and_the_remedy_are_named() {
         );
         assert_eq!((check.code, finding(&check, "types")), (Some(3), says));
     }
+}
+
+#[test]
+fn a_tracepoint_that_the_kernel_lacks_is_named() {
+    needs!(lacks_probe());
+    // A constant, because it is mounted between fork and exec.
+    const CHANGED: &CStr = c"/tmp/oom-watcher-test-btf";
+    let path = CHANGED.to_str().unwrap();
+    let mut types = match std::fs::read("/sys/kernel/btf/vmlinux") {
+        Ok(types) => types,
+        Err(why) => skip!("no type information: {why}"),
+    };
+    let name = b"\0btf_trace_mark_victim\0";
+    let at = types.windows(name.len()).position(|window| window == name).unwrap();
+    types[at + 1] = b'x';
+    std::fs::write(path, types).unwrap();
+    let change = |command: Command| with_mount(command, CHANGED, c"/sys/kernel/btf/vmlinux", c"", libc::MS_BIND);
+    let ended = end_of(change(command(&[("NODE_NAME", "node-a")], ANY_PORT)));
+    let check = end_of(change(command(&[("NODE_NAME", "node-a")], &[&["check"], ANY_PORT].concat())));
+    std::fs::remove_file(path).unwrap();
+    let (Ok(ended), Ok(check)) = (ended, check) else { skip!("no file system can be mounted") };
+    let says = "oom-watcher: attaching the probe: the kernel has no tracepoint mark_victim: use a kernel built with CONFIG_TRACEPOINTS=y";
+    assert_eq!((ended.code, ended.err.lines().last()), (Some(3), Some(says)));
+    let says = "types         FAIL      the kernel has no tracepoint mark_victim\n-> use a kernel with CONFIG_TRACEPOINTS";
+    assert_eq!((check.code, finding(&check, "types").as_str()), (Some(3), says));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::thread;
 
 use serde_json::Value;
 
-use crate::support::{PATIENCE, eventually};
+use crate::support::{eventually, patience};
 
 /// The binary that was built with these tests.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_oom-watcher");
@@ -33,7 +33,15 @@ pub(crate) struct Ended {
 pub(crate) fn command(variables: &[(&str, &str)], arguments: &[&str]) -> Command {
     let mut command = Command::new(PROGRAM);
     let inherited = std::env::vars_os().filter(|(name, _)| name == "PATH");
-    command.env_clear().envs(inherited).envs(variables.iter().copied()).args(arguments).stdin(Stdio::null());
+    // What is left in the kernel is for the next agent, and here the next one is another test's.
+    command
+        .env_clear()
+        .envs(inherited)
+        .env("OOM_WATCHER_PIN_DIR", "none")
+        .env("OOM_WATCHER_STATE_DIR", "none")
+        .envs(variables.iter().copied())
+        .args(arguments)
+        .stdin(Stdio::null());
     command
 }
 
@@ -113,7 +121,7 @@ impl Agent {
     /// Waits for the line with that message.
     pub(crate) fn wait_for(&mut self, message: &str) -> Value {
         loop {
-            let Ok(line) = self.lines.recv_timeout(PATIENCE) else { panic!("{message:?} was never logged: {:#?}", self.log) };
+            let Ok(line) = self.lines.recv_timeout(patience()) else { panic!("{message:?} was never logged: {:#?}", self.log) };
             self.log.push(parsed(line));
             if let Some(line) = self.log.last().filter(|line| line["message"] == message) {
                 return line.clone();
@@ -151,7 +159,7 @@ impl Agent {
 /// The body of a page, and the status before it.
 pub(crate) fn get(address: SocketAddr, path: &str) -> (String, String) {
     let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(patience())).unwrap();
     write!(stream, "GET {path} HTTP/1.0\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();

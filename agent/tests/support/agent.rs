@@ -7,8 +7,11 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 
+use tempfile::TempDir;
+
 use crate::support::exposition::{Sample, parse_exposition};
-use crate::support::{PATIENCE, eventually};
+use crate::support::restricted::Restricted;
+use crate::support::{eventually, patience};
 
 /// What `NODE_NAME` is.
 pub(crate) const NODE: &str = "test-node";
@@ -18,6 +21,14 @@ pub(crate) struct Agent {
     child: Child,
     metrics_address: SocketAddr,
     log: Arc<Mutex<String>>,
+    /// Where its program is, if that is a copy.
+    _folder: Option<TempDir>,
+}
+
+/// How an agent ended that could not start.
+pub(crate) struct Unready {
+    pub(crate) code: Option<i32>,
+    pub(crate) log: String,
 }
 
 /// The log line that tells that the agent works.
@@ -32,13 +43,33 @@ impl Agent {
     /// Of this process's environment it gets nothing that it reads: `environment` is added to `NODE_NAME`, `flags` to where it
     /// listens and how it logs.
     pub(crate) fn start(environment: &[(&str, &str)], flags: &[&str]) -> Self {
-        let program = program();
-        let mut command = Command::new(&program);
-        let inherited = std::env::vars_os().filter(|(name, _)| name == "PATH" || name == "HOME");
-        command.env_clear().envs(inherited).env("NODE_NAME", NODE).envs(environment.iter().copied());
-        command.args(["--listen", "127.0.0.1:0", "--log-format", "json"]).args(flags);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("starting {}: {error}", program.display()));
+        Self::start_with(Restricted::of_environment(), environment, flags)
+    }
+
+    /// The same, restricted so, or as this process may.
+    pub(crate) fn start_with(restricted: Option<Restricted>, environment: &[(&str, &str)], flags: &[&str]) -> Self {
+        match restricted.map(|restricted| restricted.command(&program())) {
+            Some((command, folder)) => Self::spawn(command, Some(folder), environment, flags),
+            None => Self::spawn(Command::new(program()), None, environment, flags),
+        }
+    }
+
+    /// Another program that takes itself for an agent, as this process may.
+    pub(crate) fn start_program(program: &Path, environment: &[(&str, &str)], flags: &[&str]) -> Self {
+        Self::spawn(Command::new(program), None, environment, flags)
+    }
+
+    /// Starts the agent where it cannot start, and waits for its end.
+    pub(crate) fn start_unready(environment: &[(&str, &str)], flags: &[&str]) -> Unready {
+        let mut command = Command::new(program());
+        prepare(&mut command, environment, flags);
+        let output = command.output().unwrap();
+        Unready { code: output.status.code(), log: String::from_utf8_lossy(&output.stderr).into_owned() }
+    }
+
+    fn spawn(mut command: Command, folder: Option<TempDir>, environment: &[(&str, &str)], flags: &[&str]) -> Self {
+        prepare(&mut command, environment, flags);
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("starting {}: {error}", command.get_program().display()));
         let (ready, log) = (mpsc::channel(), Arc::new(Mutex::new(String::new())));
         let (lines, copy) = (BufReader::new(child.stderr.take().unwrap()).lines(), Arc::clone(&log));
         thread::spawn(move || {
@@ -49,8 +80,8 @@ impl Agent {
                 let _ = found.map(|found| ready.0.send(found));
             }
         });
-        let mut agent = Self { child, metrics_address: SocketAddr::from(([0, 0, 0, 0], 0)), log };
-        let Ok(ready) = ready.1.recv_timeout(PATIENCE) else { panic!("the agent does not become ready: {}", agent.log()) };
+        let mut agent = Self { child, metrics_address: SocketAddr::from(([0, 0, 0, 0], 0)), log, _folder: folder };
+        let Ok(ready) = ready.1.recv_timeout(patience()) else { panic!("the agent does not become ready: {}", agent.log()) };
         assert!(ready.probe_attached, "the probe is not attached: {}", agent.log());
         agent.metrics_address = ready.metrics_address;
         agent
@@ -64,7 +95,7 @@ impl Agent {
     /// The body of a page, which must be there.
     pub(crate) fn get(&self, path: &str) -> String {
         let mut stream = TcpStream::connect(self.metrics_address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(patience())).unwrap();
         // HTTP/1.0: the answer ends with the connection, and is not chunked.
         write!(stream, "GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", self.metrics_address).unwrap();
         let mut answer = String::new();
@@ -77,6 +108,11 @@ impl Agent {
     /// What it logged so far.
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Sends a signal, if it has not ended.
@@ -110,6 +146,19 @@ impl Drop for Agent {
     }
 }
 
+fn prepare(command: &mut Command, environment: &[(&str, &str)], flags: &[&str]) {
+    let inherited = std::env::vars_os().filter(|(name, _)| name == "PATH" || name == "HOME");
+    command.env_clear().envs(inherited).env("NODE_NAME", NODE).envs(environment.iter().copied());
+    command.args(["--listen", "127.0.0.1:0", "--log-format", "json"]).args(flags);
+    // What another agent has left is not to be seen here, unless a test is about it.
+    for outlives in ["--pin-dir", "--state-dir"] {
+        if !flags.contains(&outlives) {
+            command.args([outlives, "none"]);
+        }
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+}
+
 fn ready_line(line: &str) -> Option<Ready> {
     let line: serde_json::Value = serde_json::from_str(line).ok()?;
     // The formatter may keep the fields of an event apart.
@@ -120,7 +169,8 @@ fn ready_line(line: &str) -> Option<Ready> {
     Some(Ready { metrics_address: fields.get("metrics_address")?.as_str()?.parse().ok()?, probe_attached: fields.get("probe_attached")?.as_bool()? })
 }
 
-fn program() -> PathBuf {
+/// The release binary, or the one that `OOM_WATCHER_BIN` names.
+pub(crate) fn program() -> PathBuf {
     let built = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/oom-watcher");
     let program = std::env::var_os("OOM_WATCHER_BIN").map_or_else(built, PathBuf::from);
     assert!(program.exists(), "{} is missing: run `make build`, or name another binary in OOM_WATCHER_BIN", program.display());

@@ -2,11 +2,11 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use oom_watcher::export::otlp::{Answer, Receiver};
+use oom_watcher::export::otlp::{Answer, Received, Receiver};
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::logs::v1::LogRecord;
 
-use crate::support::PATIENCE;
+use crate::support::patience;
 
 /// A running collector, on a free port.
 pub(crate) struct Collector {
@@ -43,17 +43,32 @@ impl Collector {
     pub(crate) fn await_records(&self, count: usize, path: impl Fn(&str) -> bool) -> Vec<Record> {
         let ours = |record: &LogRecord| text(record, "process.linux.cgroup").is_some_and(&path);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        let enough = self.receiver.wait_for(|received| received.records().filter(|record| ours(record)).count() >= count, PATIENCE);
+        let enough = self.receiver.wait_for(|received| received.records().filter(|record| ours(record)).count() >= count, patience());
         if let Err(error) = runtime.block_on(enough) {
             panic!("waiting for {count} records, {} came: {error}", self.records(&path).len());
         }
         self.records(path)
     }
 
+    /// When the span of that record ends, as it says itself, once it is there. The record's id is its kill's, and so is the span's.
+    pub(crate) fn await_span_end(&self, record: &Record) -> String {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let of_record = |received: &Received| {
+            let span = received.spans().find(|span| span.span_id == record.0.span_id && span.name == "oom_kill")?;
+            let end = span.attributes.iter().find(|attribute| attribute.key == "oom_watcher.span.end")?;
+            match end.value.as_ref()?.value.as_ref()? {
+                Value::StringValue(text) => Some(text.clone()),
+                _ => None,
+            }
+        };
+        let received = runtime.block_on(self.receiver.wait_for(|received| of_record(received).is_some(), patience())).unwrap();
+        of_record(&received).unwrap()
+    }
+
     /// Waits until requests of any kind reached it.
     pub(crate) fn await_requests(&self, count: usize) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        runtime.block_on(self.receiver.wait_for(|received| received.headers.len() >= count, PATIENCE)).unwrap();
+        runtime.block_on(self.receiver.wait_for(|received| received.headers.len() >= count, patience())).unwrap();
     }
 }
 
@@ -65,6 +80,17 @@ impl Record {
     /// An attribute that is a text; `None` if it is absent or something else.
     pub(crate) fn text(&self, key: &str) -> Option<&str> {
         text(&self.0, key)
+    }
+
+    /// An attribute that is a list of texts.
+    pub(crate) fn texts(&self, key: &str) -> Option<Vec<&str>> {
+        let Value::ArrayValue(list) = value(&self.0, key)? else { return None };
+        Some(
+            list.values
+                .iter()
+                .filter_map(|value| if let Some(Value::StringValue(text)) = &value.value { Some(text.as_str()) } else { None })
+                .collect(),
+        )
     }
 
     /// An attribute that is a number.

@@ -9,10 +9,14 @@ use std::time::SystemTime;
 use crate::support::told::{Cgroup, Done, Line, Process, Role};
 
 /// What oom-maker is made of.
-const SOURCES: [&str; 7] = [
+const SOURCES: [&str; 11] = [
     "src/selftest/scratch.rs",
     "src/source/hierarchy.rs",
-    "tests/support/modes.rs",
+    "tests/support/modes/cgroups.rs",
+    "tests/support/modes/machine.rs",
+    "tests/support/modes/mod.rs",
+    "tests/support/modes/namespaces.rs",
+    "tests/support/modes/processes.rs",
     "tests/support/names.rs",
     "tests/support/oom_maker.rs",
     "tests/support/stage.rs",
@@ -38,6 +42,11 @@ impl Made {
         let process = found.next().unwrap_or_else(|| panic!("no {role:?} in {self:?}"));
         assert_eq!(found.next(), None);
         process
+    }
+
+    /// Whether it had a process of that role.
+    pub(crate) fn has(&self, role: Role) -> bool {
+        self.processes.iter().any(|process| process.role == role)
     }
 
     /// The cgroup with that path.
@@ -68,15 +77,16 @@ pub(crate) fn make(arguments: &str) -> Made {
 
 /// The same where the kernel may not have what it needs: then says what.
 pub(crate) fn make_if_possible(arguments: &str) -> Result<Made, String> {
-    run(arguments).map(|held| held.made.clone())
+    hold_if_possible(arguments).map(|held| held.made.clone())
 }
 
 /// Runs oom-maker and keeps survivors and cgroups until the result is dropped.
 pub(crate) fn make_and_hold(arguments: &str) -> Held {
-    run(arguments).unwrap_or_else(|why| panic!("oom-maker {arguments}: {why}"))
+    hold_if_possible(arguments).unwrap_or_else(|why| panic!("oom-maker {arguments}: {why}"))
 }
 
-fn run(arguments: &str) -> Result<Held, String> {
+/// The same where the kernel may not have what it needs: then says what.
+pub(crate) fn hold_if_possible(arguments: &str) -> Result<Held, String> {
     let program = program();
     let mut command = Command::new(&program);
     command.arg("--hold").args(arguments.split(' ')).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());

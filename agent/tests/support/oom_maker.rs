@@ -69,10 +69,30 @@ enum Mode {
     Foreign,
     /// The main thread is gone when a worker allocates.
     Leader,
+    /// Two processes that share their memory: the one that is killed takes the other one along.
+    Sibling,
+    /// The first process of a pid namespace, that takes along so many others.
+    Pid1 {
+        #[arg(value_parser = clap::value_parser!(u32).range(1..=64))]
+        siblings: u32,
+    },
     /// So many processes that the kernel kills at once (`memory.oom.group`).
     Group {
         #[arg(value_parser = clap::value_parser!(u32).range(2..=64))]
         members: u32,
+    },
+    /// Two such groups, each of so many processes, at the same time.
+    Groups {
+        #[arg(value_parser = clap::value_parser!(u32).range(2..=32))]
+        members: u32,
+    },
+    /// Victims two levels below the limit that is hit: with and without limits of their own that are not.
+    Nested,
+    /// The machine runs out of memory, and a process in a cgroup near its limit is killed. Only with OOM_WATCHER_GUEST=1.
+    Global {
+        /// The trigger is in the victim's cgroup, but what it takes is charged to another one.
+        #[arg(long)]
+        beside: bool,
     },
     /// A victim so many levels below the limit, which is that of the root.
     Deep {
@@ -116,7 +136,10 @@ fn tell(stage: &Stage, seconds: Option<f64>) -> Result<()> {
         return line(Line::Absent { why: "memory.oom.group needs cgroup v2".to_owned() });
     };
     let cgroups = stage.told()?;
-    let killed = stage.processes.iter().filter(|p| p.role != Role::Signalled && p.end == Some(End::Signal(libc::SIGKILL))).count() as u64;
+    let killed = |of: &[Role]| stage.processes.iter().filter(|p| of.contains(&p.role) && p.end == Some(End::Signal(libc::SIGKILL))).count() as u64;
+    let siblings = killed(&[Role::Sibling]);
+    let collateral = killed(&[Role::Collateral]) + siblings.saturating_sub(1);
+    let killed = killed(&[Role::Victim, Role::Parent, Role::Trigger]) + siblings.min(1);
     let kernel_kills = cgroups.iter().map(|cgroup| cgroup.kernel_kills).sum();
     if stage.processes.iter().any(|process| matches!(process.end, Some(End::Code(code)) if code != 0)) {
         bail!("a process failed by itself: {:?}", stage.processes);
@@ -127,5 +150,5 @@ fn tell(stage: &Stage, seconds: Option<f64>) -> Result<()> {
     for cgroup in cgroups {
         line(Line::Cgroup(cgroup))?;
     }
-    line(Line::Done(Done { killed, kernel_kills, seconds }))
+    line(Line::Done(Done { killed, collateral, kernel_kills, vmstat_kills: stage.vmstat_kills()?, seconds }))
 }

@@ -38,12 +38,16 @@ pub(crate) struct Process {
 pub(crate) enum Role {
     /// To be killed by the OOM killer.
     Victim,
-    /// To survive its child, in the same cgroup.
+    /// To survive its child.
     Parent,
     /// To start the OOM killer. It survives if the victim's memory comes back soon enough; else the kernel kills it too.
     Trigger,
     /// To be killed by a signal from user space.
     Signalled,
+    /// To share its memory with another of this role: the OOM killer kills one of them, and the other one dies with it.
+    Sibling,
+    /// To be ended by the kernel because the first process of its pid namespace was killed.
+    Collateral,
 }
 
 /// How a process ended.
@@ -63,8 +67,14 @@ pub(crate) struct Cgroup {
     pub(crate) path: String,
     /// The kernel's id of it.
     pub(crate) id: u64,
-    /// The kernel's own count of OOM kills in this very cgroup.
+    /// The kernel's own count of OOM kills in this very cgroup: `memory.events.local` (v2), `memory.oom_control` (v1).
     pub(crate) kernel_kills: u64,
+    /// The same with all cgroups below it: `memory.events`. Absent on v1, which does not add up.
+    pub(crate) events_kills: Option<u64>,
+    /// How often the limit of this very cgroup called for the OOM killer: `oom` of `memory.events.local`. Absent on v1.
+    pub(crate) limit_hits: Option<u64>,
+    /// How often the processes of this very cgroup were killed all at once: `oom_group_kill` of `memory.events.local`. Absent on v1 and before 5.17.
+    pub(crate) group_kills: Option<u64>,
     /// Who is to be blamed for a kill there, if it is named like a Kubernetes container.
     #[serde(flatten)]
     pub(crate) container: Option<Container>,
@@ -82,10 +92,14 @@ pub(crate) struct Container {
 /// The sum.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Done {
-    /// Processes that ended by SIGKILL, though nobody in user space sent it.
+    /// Processes that ended by SIGKILL, though nobody in user space sent it, without `collateral`.
     pub(crate) killed: u64,
+    /// Processes that ended with another one that was killed, and that the OOM killer did not choose: see [`Role::Sibling`] and [`Role::Collateral`].
+    pub(crate) collateral: u64,
     /// The sum of [`Cgroup::kernel_kills`].
     pub(crate) kernel_kills: u64,
+    /// What the kernel counted meanwhile on the whole machine (`oom_kill` of /proc/vmstat): others may have been killed, too.
+    pub(crate) vmstat_kills: u64,
     /// From the first process's start to the last one's end.
     pub(crate) seconds: f64,
 }

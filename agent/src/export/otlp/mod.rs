@@ -18,6 +18,7 @@ use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::logs::{LogBatch, LogExporter as _, LogProcessor, SdkLogRecord, SdkLogger, SdkLoggerProvider};
 use opentelemetry_sdk::metrics::SdkMeterProvider;
 use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, Span, SpanData, SpanExporter as _, SpanProcessor};
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -85,9 +86,11 @@ impl Otlp {
         Ok(Self { logs, spans, metrics })
     }
 
-    /// Queues the log record of a kill. Never waits.
-    pub fn log(&self, record: LogRecord) {
-        let Some(logs) = &self.logs else { return };
+    /// Queues the log record of a kill. Never waits. Gives its number, by which [`settled`](Self::settled) tells that it is safe; `None` if it goes nowhere
+    /// or was lost at once.
+    pub fn log(&self, record: LogRecord) -> Option<u64> {
+        let logs = self.logs.as_ref()?;
+        let before = logs.queue.accepted();
         let mut log = logs.logger.create_log_record();
         log.set_event_name(schema::EVENT_NAME);
         log.set_timestamp(record.time);
@@ -100,6 +103,18 @@ impl Otlp {
             log.set_trace_context(record.context.trace_id(), record.context.span_id(), Some(record.context.trace_flags()));
         }
         logs.logger.emit(log);
+        let number = logs.queue.accepted();
+        (number > before).then_some(number)
+    }
+
+    /// The number of the last log record that needs no more care: the collector has it, or its loss is counted. 0 if none has.
+    pub fn settled(&self) -> u64 {
+        self.logs.as_ref().map_or(0, |logs| logs.queue.settled())
+    }
+
+    /// Tells that [`settled`](Self::settled) has grown.
+    pub fn settling(&self) -> Arc<Notify> {
+        self.logs.as_ref().map_or_else(Arc::default, |logs| logs.queue.settling())
     }
 
     /// Queues a finished span. Never waits.
@@ -117,12 +132,14 @@ impl Otlp {
         self.spans.as_ref().map(|spans| spans.provider.clone())
     }
 
-    /// Sends what waits and the last data points, all signals at once and no longer than `deadline`; what is left is lost, and counted.
-    pub async fn shutdown(self, deadline: Instant) {
+    /// Sends what waits and the last data points, all signals at once and no longer than `deadline`; what is left is lost, and counted. Gives the number of
+    /// the last log record that the collector has.
+    pub async fn shutdown(self, deadline: Instant) -> u64 {
         let Self { logs, spans, metrics } = self;
         let logs = async {
-            if let Some(Logs { queue, worker, .. }) = logs {
-                queue.shutdown(worker, deadline).await;
+            match logs {
+                Some(Logs { queue, worker, .. }) => queue.shutdown(worker, deadline).await,
+                None => 0,
             }
         };
         let spans = async {
@@ -135,7 +152,7 @@ impl Otlp {
                 metrics::shutdown(provider, deadline).await;
             }
         };
-        tokio::join!(logs, spans, metrics);
+        tokio::join!(logs, spans, metrics).0
     }
 
     fn logs(

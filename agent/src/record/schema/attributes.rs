@@ -11,6 +11,8 @@ pub enum Type {
     Int,
     /// Text.
     String,
+    /// A list of texts.
+    Strings,
 }
 
 /// One attribute.
@@ -58,6 +60,8 @@ attributes! {
         "The pod's uid. Absent outside of Kubernetes, and for static pods: see oom_watcher.pod.config_hash";
     LOG_RECORD_UID = String "log.record.uid",
         "Identifies the kill: a UUID, the same in every copy of the record. Log records only";
+    CGROUP_FROM_FILES = Bool "oom_watcher.cgroup.from_files",
+        "Names and limits of cgroups are from their files right after the kill, and what they used is absent (lockdown=confidentiality). Absent if not";
     CGROUP_ID = Int "oom_watcher.cgroup.id",
         "The inode number of the directory of the victim's memory cgroup";
     CGROUP_LIMIT = Int "oom_watcher.cgroup.limit" in "By",
@@ -65,7 +69,9 @@ attributes! {
     CGROUP_OOM_GROUP = Bool "oom_watcher.cgroup.oom_group",
         "memory.oom.group of the victim's own cgroup";
     CGROUP_PATH_CUT = Bool "oom_watcher.cgroup.path_cut",
-        "process.linux.cgroup lacks its beginning, because the cgroup is deeper than the probe reads. Absent if there is no path";
+        "process.linux.cgroup lacks its beginning, because the cgroup is deeper than the probe reads, or only a part is mounted. Absent if there is no path";
+    CGROUP_REMAINING = String "oom_watcher.cgroup.remaining",
+        "The path of the nearest cgroup above the victim's that is left: its own is gone, and its path not known. Reconstructed kills only";
     CGROUP_SWAP_LIMIT = Int "oom_watcher.cgroup.swap_limit" in "By",
         "Swap limit of the victim's own cgroup; of memory and swap together with cgroup v1. Absent if it has none";
     CGROUP_SWAP_USAGE = Int "oom_watcher.cgroup.swap_usage" in "By",
@@ -75,22 +81,43 @@ attributes! {
     CONTAINER_SURVIVED = Bool "oom_watcher.container.survived",
         "Whether the container goes on without the process: not if it was its first process, or all were killed. \
          Absent outside of containers, and where the first process cannot be told (host pid namespace)";
+    INCIDENT_CONSTRAINT = String "oom_watcher.incident.constraint",
+        "What bounded the memory that could be given: memcg, cpuset, memory_policy or none (the machine). \
+         Absent where the kernel's decision cannot be read";
+    INCIDENT_GFP_MASK = Int "oom_watcher.incident.gfp_mask",
+        "How memory was asked for, the kernel's gfp_t. Absent as oom_watcher.incident.constraint is";
     INCIDENT_GROUP_KILL = Bool "oom_watcher.incident.group_kill",
         "Whether the kernel killed all processes of a cgroup at once (memory.oom.group)";
     INCIDENT_ID = String "oom_watcher.incident.id",
         "Identifies the decision of the OOM killer: the log.record.uid of its first kill";
     INCIDENT_KILL = Int "oom_watcher.incident.kill",
         "Which kill of the incident this is, from 1";
+    INCIDENT_ORDER = Int "oom_watcher.incident.order",
+        "2 to this power pages were asked for at once. Absent as oom_watcher.incident.constraint is, and if a person asked for the kill";
+    INCIDENT_REQUESTED = Bool "oom_watcher.incident.requested",
+        "A person asked for the kill (sysrq-f). Absent as oom_watcher.incident.constraint is";
+    KILL_MISSED_REASON = String "oom_watcher.kill.missed_reason",
+        "Why nobody saw the kill: away, dropped or unexplained. Reconstructed kills only";
+    KILL_NOT_AFTER = String "oom_watcher.kill.not_after",
+        "When the kill was found in the kernel's counters, ISO 8601 in UTC. Reconstructed kills only";
+    KILL_NOT_BEFORE = String "oom_watcher.kill.not_before",
+        "When the kernel's counters were last seen without the kill, ISO 8601 in UTC. Reconstructed kills only; absent if they never were since the boot";
+    KILL_RECONSTRUCTED = Bool "oom_watcher.kill.reconstructed",
+        "True: nobody saw the kill, a counter of the kernel tells of it, and what is absent is not known. Absent for all others";
     KILL_SEQUENCE = Int "oom_watcher.kill.sequence",
         "Counts the kills that one attached probe saw, from 1: a gap is a kill that could not be recorded";
     LIMIT_CGROUP = String "oom_watcher.limit.cgroup",
-        "The path of the cgroup whose limit was hit. Absent if the machine ran out";
+        "The path of the cgroup whose limit was hit. Absent if the machine ran out, and where names cannot be read";
+    LIMIT_CGROUP_ID = Int "oom_watcher.limit.cgroup_id",
+        "The inode number of the directory of the cgroup whose limit was hit. Absent if the machine ran out";
     LIMIT_SIZE = Int "oom_watcher.limit.size" in "By",
         "The limit that was hit. Absent if the machine ran out";
     LIMIT_USAGE = Int "oom_watcher.limit.usage" in "By",
         "What the cgroup used whose limit was hit. Absent if the machine ran out";
     MEMORY_ANON_RSS = Int "oom_watcher.memory.anon_rss" in "By",
         "The victim's resident anonymous memory";
+    MEMORY_EXACT = Bool "oom_watcher.memory.exact",
+        "Whether the resident sizes and swap are sums over all CPUs. If not, they are the kernel's approximate counters, as in its own log";
     MEMORY_FILE_RSS = Int "oom_watcher.memory.file_rss" in "By",
         "The victim's resident file pages";
     MEMORY_PGTABLES = Int "oom_watcher.memory.pgtables" in "By",
@@ -114,9 +141,13 @@ attributes! {
     POD_QOS_CLASS = String "oom_watcher.pod.qos_class",
         "The pod's quality-of-service class: Guaranteed, Burstable or BestEffort";
     SCOPE_METHOD = String "oom_watcher.scope.method",
-        "How the scope was found: headroom, the cgroup with the least room below its limit. Absent as oom_watcher.scope.type is";
+        "How it was found whose limit was hit: oom_control (the kernel's own word), oom_lock (its mark on the cgroup) \
+         or headroom (the cgroup with the least room below its limit, while the machine had memory left). Absent if it was not found";
     SCOPE_TYPE = String "oom_watcher.scope.type",
         "Whose limit was hit: container, pod, kubepods, cgroup (any other) or node (nobody's: the machine ran out)";
+    SPAN_END = String "oom_watcher.span.end",
+        "When the span ends: memory_freed (the victim's memory is free), timeout (it was not within 10 s, or the agent ended) \
+         or read (the agent read the kill; the kernel does not tell when memory is free). Spans only";
     TRIGGER_CGROUP = String "oom_watcher.trigger.cgroup",
         "The memory cgroup of the task whose allocation started it. Lacks its beginning if it is very deep";
     TRIGGER_COMMAND = String "oom_watcher.trigger.command",
@@ -135,10 +166,12 @@ attributes! {
         "The thread that was signalled; another than process.pid if the main thread was gone";
     PROCESS_COMMAND = String "process.command",
         "The victim's command name as in /proc/PID/comm, 15 bytes at most";
+    PROCESS_COMMAND_ARGS = Strings "process.command_args",
+        "The victim's command line, 256 bytes at most. Absent unless probe.arguments is set, if another process triggered the kill, and before kernel 5.11";
     PROCESS_CREATION_TIME = String "process.creation.time",
         "When the victim was started, ISO 8601 in UTC";
     PROCESS_LINUX_CGROUP = String "process.linux.cgroup",
-        "The path of the victim's memory cgroup. Absent where names cannot be read (lockdown=confidentiality)";
+        "The path of the victim's memory cgroup. Absent where names cannot be read (lockdown=confidentiality) and it is not found by its id";
     PROCESS_PID = Int "process.pid",
         "The victim's pid, as the host sees it";
     PROCESS_REAL_USER_ID = Int "process.real_user.id",

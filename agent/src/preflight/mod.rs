@@ -2,6 +2,9 @@
 //!
 //! The last word has the probe itself: it is loaded, attached and detached again. The findings before it explain why it fails.
 
+mod names;
+mod privileges;
+
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -10,9 +13,11 @@ use std::path::Path;
 use crate::config::Config;
 use crate::export::{otlp, prometheus};
 use crate::source::btf::Btf;
-use crate::source::layout;
-use crate::source::probe::{self, Probe};
+use crate::source::denial::Standing;
+use crate::source::probe::{self, Loaded, Probe};
+use crate::source::{capabilities, layout, locked_memory};
 use crate::stats::Signal;
+pub use names::Names;
 
 /// How bad it is. Ordered: the worst is the verdict of all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,14 +60,14 @@ pub struct Seen {
     pub object: bool,
     /// `uname -r`, empty if it cannot be read.
     pub kernel: String,
-    /// The permitted capabilities, a bit each; absent if they cannot be read.
-    pub capabilities: Option<u64>,
+    /// What the kernel goes by when it allows the probe or denies it; absent if it cannot be read.
+    pub standing: Option<Standing>,
+    /// The size of the ring buffer, bytes.
+    pub ring_bytes: u32,
     /// The kernel's type information: the tracepoints it lacks, or why it cannot be used.
     pub types: Result<Vec<&'static str>, String>,
     /// Where the memory controller is.
     pub memory: Option<MemoryController>,
-    /// The soft limit of locked memory, bytes; absent if unlimited.
-    pub memlock: Option<u64>,
     /// The text of the lockdown file; absent if it cannot be read.
     pub lockdown: Option<String>,
     /// Where `/metrics` is to be served.
@@ -71,8 +76,10 @@ pub struct Seen {
     pub port: Port,
     /// Each signal that is exported, and whether its endpoint answers.
     pub endpoints: Vec<(Signal, String, Result<(), String>)>,
-    /// The attempt to attach: whether names are read, or why it failed.
-    pub attached: Result<bool, String>,
+    /// The attempt to attach: where names come from, or why it failed.
+    pub attached: Result<Names, String>,
+    /// The programs that were loaded for it. Empty if it failed.
+    pub programs: Vec<Loaded>,
 }
 
 /// Who has the port of `/metrics`.
@@ -95,14 +102,14 @@ pub enum MemoryController {
     V1,
 }
 
-const CAP_SYS_ADMIN: u32 = 21;
-const CAP_PERFMON: u32 = 38;
-const CAP_BPF: u32 = 39;
-/// Below this much locked memory kernels before 5.11 do not let the maps be made (facts: the probe's maps and 1 MiB of ring).
-const MEMLOCK_NEEDED: u64 = 4 << 20;
-
-/// Looks at everything. Must be called inside a Tokio runtime.
+/// Looks at everything, with the capabilities of the calling thread, which it makes effective. Must be called inside a Tokio runtime.
 pub async fn look(config: &Config) -> Seen {
+    // What fails here fails again where the probe is attached, and says there what it was.
+    let is_charged = locked_memory::is_charged(locked_memory::running());
+    let _ = capabilities::raise(is_charged);
+    if is_charged {
+        let _ = locked_memory::raise();
+    }
     let read = |path: &str| std::fs::read_to_string(path);
     let mut endpoints = Vec::new();
     for (signal, endpoint) in [(Signal::Logs, &config.otlp.logs), (Signal::Traces, &config.otlp.traces), (Signal::Metrics, &config.otlp.metrics)] {
@@ -110,13 +117,15 @@ pub async fn look(config: &Config) -> Seen {
             endpoints.push((signal, endpoint.url.clone(), otlp::reach(signal, endpoint).await));
         }
     }
+    // Not pinned: it must not be in the way of an agent.
+    let probe = Probe::attach(&probe::Config { pins: None, ..config.probe.clone() });
     Seen {
         object: probe::BUILD != "none",
         kernel: read("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
-        capabilities: read("/proc/self/status").ok().and_then(|status| permitted(&status)),
+        standing: Standing::of_this_thread().ok(),
+        ring_bytes: config.probe.ring_bytes,
         types: types(Path::new(probe::BTF)),
         memory: read("/proc/self/mountinfo").ok().and_then(|mounts| memory_controller(&mounts)),
-        memlock: memlock(),
         lockdown: read("/sys/kernel/security/lockdown").ok(),
         listen: config.listen,
         port: match prometheus::bind(config.listen) {
@@ -125,7 +134,8 @@ pub async fn look(config: &Config) -> Seen {
             Err(error) => Port::Taken(error),
         },
         endpoints,
-        attached: Probe::attach(&config.probe).map(|probe| probe.reads_names()).map_err(|error| error.to_string()),
+        programs: probe.as_ref().map(|probe| probe.programs().to_vec()).unwrap_or_default(),
+        attached: probe.map(|probe| Names::look(&probe)).map_err(|error| error.to_string()),
     }
 }
 
@@ -134,11 +144,11 @@ pub fn judge(seen: &Seen) -> Vec<Finding> {
     let mut findings = vec![
         object(seen),
         kernel(seen),
-        capabilities(seen),
+        privileges::capabilities(seen),
         types_and_tracepoints(seen),
         memory(seen),
         lockdown(seen),
-        locked_memory(seen),
+        privileges::locked_memory(seen),
         port(seen),
     ];
     findings.extend(seen.endpoints.iter().map(|(signal, url, answer)| endpoint(*signal, url, answer)));
@@ -149,7 +159,20 @@ pub fn judge(seen: &Seen) -> Vec<Finding> {
         );
     }
     findings.push(attached(seen));
+    if !seen.programs.is_empty() {
+        findings.push(finding("programs", Verdict::Pass, seen.programs.iter().map(program).collect::<Vec<_>>().join("; ")));
+    }
     findings
+}
+
+/// What the verifier walked through, and how long that took; or what is not known without the program.
+fn program(loaded: &Loaded) -> String {
+    let Loaded { name, verified_instructions, time, refused } = loaded;
+    let instructions = verified_instructions.map(|count| format!("{count} instructions, ")).unwrap_or_default();
+    match refused {
+        None => format!("{name} {instructions}{:.1} ms", time.as_secs_f64() * 1e3),
+        Some(why) => format!("{name} not attached, the agent goes on without: {why}"),
+    }
 }
 
 /// The worst of all.
@@ -176,31 +199,12 @@ fn object(seen: &Seen) -> Finding {
 }
 
 fn kernel(seen: &Seen) -> Finding {
-    match version(&seen.kernel) {
+    match locked_memory::version(&seen.kernel) {
         None => finding("kernel", Verdict::Degraded, "its version cannot be read").or_else("mount /proc"),
         Some(version) if version < (5, 10) => {
             finding("kernel", Verdict::Degraded, seen.kernel.clone()).or_else("5.10 is the oldest kernel that was tested")
         }
         Some(_) => finding("kernel", Verdict::Pass, seen.kernel.clone()),
-    }
-}
-
-fn capabilities(seen: &Seen) -> Finding {
-    let Some(permitted) = seen.capabilities else {
-        return finding("capabilities", Verdict::Degraded, "cannot be read from /proc/self/status").or_else("mount /proc");
-    };
-    let has = |bit: u32| permitted & 1 << bit != 0;
-    let missing: Vec<&str> = [(CAP_BPF, "CAP_BPF"), (CAP_PERFMON, "CAP_PERFMON")]
-        .into_iter()
-        .filter(|&(bit, _)| !has(bit) && !has(CAP_SYS_ADMIN))
-        .map(|(_, name)| name)
-        .collect();
-    if missing.is_empty() {
-        let found = if has(CAP_BPF) && has(CAP_PERFMON) { "CAP_BPF, CAP_PERFMON" } else { "CAP_SYS_ADMIN, which stands for CAP_BPF and CAP_PERFMON" };
-        finding("capabilities", Verdict::Pass, found)
-    } else {
-        finding("capabilities", Verdict::Fail, format!("{} missing", missing.join(" and ")))
-            .or_else("add BPF and PERFMON to the container's capabilities, or run as root")
     }
 }
 
@@ -227,22 +231,13 @@ fn memory(seen: &Seen) -> Finding {
 fn lockdown(seen: &Seen) -> Finding {
     match seen.lockdown.as_deref().map(str::trim) {
         None => finding("lockdown", Verdict::Pass, "cannot be read here; the attempt to attach tells"),
-        Some(text) if text.contains("[confidentiality]") => {
-            finding("lockdown", Verdict::Degraded, "confidentiality: kills carry ids instead of names of cgroups, and no limits")
-                .or_else("lockdown=integrity, where names in log records matter more")
-        }
+        Some(text) if text.contains("[confidentiality]") => finding(
+            "lockdown",
+            Verdict::Degraded,
+            "confidentiality: the probe may not read names and limits; what takes their place is said at `attach`",
+        )
+        .or_else("lockdown=integrity, where whose limit was hit matters more"),
         Some(text) => finding("lockdown", Verdict::Pass, text),
-    }
-}
-
-fn locked_memory(seen: &Seen) -> Finding {
-    match (seen.memlock, version(&seen.kernel)) {
-        (Some(limit), Some(version)) if version < (5, 11) && limit < MEMLOCK_NEEDED => {
-            finding("memlock", Verdict::Degraded, format!("{} KiB, which this kernel charges maps to", limit / 1024))
-                .or_else("raise the limit (ulimit -l unlimited), or add CAP_SYS_RESOURCE")
-        }
-        (Some(limit), _) => finding("memlock", Verdict::Pass, format!("{} KiB, enough or not charged for maps by this kernel", limit / 1024)),
-        (None, _) => finding("memlock", Verdict::Pass, "unlimited"),
     }
 }
 
@@ -271,29 +266,17 @@ fn endpoint(signal: Signal, url: &str, answer: &Result<(), String>) -> Finding {
 
 fn attached(seen: &Seen) -> Finding {
     match &seen.attached {
-        Ok(true) => finding("attach", Verdict::Pass, "loaded, attached to signal_generate and mark_victim, detached"),
-        Ok(false) => finding("attach", Verdict::Degraded, "attached without names and limits: the kernel refuses reading strings")
-            .or_else("lockdown=integrity, where names in log records matter more"),
+        Ok(names) => names.judge(),
         Err(why) => finding("attach", Verdict::Fail, why.clone()),
     }
-}
-
-/// `5.10.0-32-cloud` → (5, 10)
-fn version(release: &str) -> Option<(u32, u32)> {
-    let mut parts = release.split(|c: char| !c.is_ascii_digit());
-    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
-}
-
-fn permitted(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("CapPrm:"))?;
-    u64::from_str_radix(line.trim(), 16).ok()
 }
 
 fn types(path: &Path) -> Result<Vec<&'static str>, String> {
     let bytes = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let btf = Btf::parse(&bytes).map_err(|error| format!("{}: {error}", path.display()))?;
-    layout::resolve(&btf, true).map_err(|missing| missing.to_string())?;
-    Ok(["signal_generate", "mark_victim"].into_iter().filter(|tracepoint| !btf.has_tracepoint(tracepoint)).collect())
+    let switches = layout::Switches { helpers: true, arguments: false, cpus: 1 };
+    layout::resolve(&btf, switches).map_err(|missing| missing.to_string())?;
+    Ok(probe::TRACEPOINTS.into_iter().filter(|tracepoint| !btf.has_tracepoint(tracepoint)).collect())
 }
 
 fn memory_controller(mountinfo: &str) -> Option<MemoryController> {
@@ -306,31 +289,41 @@ fn memory_controller(mountinfo: &str) -> Option<MemoryController> {
     mounts().any(|mount| mount.first() == Some(&"cgroup2")).then_some(MemoryController::V2)
 }
 
-fn memlock() -> Option<u64> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` outlives the call.
-    let done = unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) };
-    (done == 0 && limit.rlim_cur != libc::RLIM_INFINITY).then_some(limit.rlim_cur)
-}
-
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed test panics")]
+    use std::time::Duration;
+
     use super::*;
+    use crate::source::capabilities::{CAP_BPF, CAP_SYS_ADMIN, CAP_SYS_RESOURCE, NEEDED, Set};
 
     fn good() -> Seen {
+        let needed = Set::of(&NEEDED);
         Seen {
             object: true,
             kernel: "6.1.0-56-cloud-amd64".into(),
-            capabilities: Some(1 << CAP_BPF | 1 << CAP_PERFMON),
+            standing: Some(Standing { permitted: needed, bounding: needed, memlock: Some(64 << 10), kernel: Some((6, 1)), ..Standing::default() }),
+            ring_bytes: 1 << 20,
             types: Ok(Vec::new()),
             memory: Some(MemoryController::V2),
-            memlock: Some(64 << 10),
             lockdown: Some("[none] integrity confidentiality".into()),
             listen: SocketAddr::from(([0, 0, 0, 0], 8080)),
             port: Port::Free,
             endpoints: vec![(Signal::Logs, "http://localhost:4317".into(), Ok(()))],
-            attached: Ok(true),
+            attached: Ok(Names::FromKernel),
+            programs: vec![loaded(None)],
         }
+    }
+
+    fn loaded(refused: Option<&str>) -> Loaded {
+        Loaded { name: "on_decision", verified_instructions: Some(96), time: Duration::from_micros(1260), refused: refused.map(str::to_owned) }
+    }
+
+    #[test]
+    fn programs_are_told_with_their_cost_or_why_they_are_not_attached() {
+        assert_eq!(program(&loaded(None)), "on_decision 96 instructions, 1.3 ms");
+        assert_eq!(program(&Loaded { verified_instructions: None, ..loaded(None) }), "on_decision 1.3 ms");
+        assert_eq!(program(&loaded(Some("no such function"))), "on_decision not attached, the agent goes on without: no such function");
     }
 
     /// Changes one thing, and the named finding alone must change to the verdict, with a remedy.
@@ -353,29 +346,33 @@ mod tests {
     #[test]
     fn each_fault_is_found_and_has_a_remedy() {
         check("probe", Verdict::Fail, |seen| seen.object = false);
-        check("kernel", Verdict::Degraded, |seen| (seen.kernel, seen.memlock) = ("4.19.0".into(), None));
+        let has = |bits: &[u32]| Standing { permitted: Set::of(bits), ..good().standing.unwrap() };
+        check("kernel", Verdict::Degraded, |seen| seen.kernel = "4.19.0".into());
         check("kernel", Verdict::Degraded, |seen| seen.kernel = String::new());
-        check("capabilities", Verdict::Fail, |seen| seen.capabilities = Some(1 << CAP_BPF));
-        check("capabilities", Verdict::Fail, |seen| seen.capabilities = Some(0));
-        check("capabilities", Verdict::Pass, |seen| seen.capabilities = Some(1 << CAP_SYS_ADMIN));
+        check("capabilities", Verdict::Degraded, |seen| seen.standing = None);
+        check("capabilities", Verdict::Fail, |seen| seen.standing = Some(has(&[CAP_BPF])));
+        check("capabilities", Verdict::Fail, |seen| seen.standing = Some(has(&[])));
+        check("capabilities", Verdict::Pass, |seen| seen.standing = Some(has(&[CAP_SYS_ADMIN])));
+        check("capabilities", Verdict::Fail, |seen| seen.standing = Some(Standing { other_user_namespace: true, ..has(&NEEDED) }));
+        check("capabilities", Verdict::Fail, |seen| seen.standing = Some(Standing { filtered: true, ..has(&NEEDED) }));
+        check("memlock", Verdict::Fail, |seen| seen.standing = Some(Standing { kernel: Some((5, 10)), ..has(&NEEDED) }));
+        check("memlock", Verdict::Pass, |seen| seen.standing = Some(Standing { kernel: Some((5, 10)), ..has(&[CAP_SYS_ADMIN, CAP_SYS_RESOURCE]) }));
         check("types", Verdict::Fail, |seen| seen.types = Err("no such file".into()));
         check("types", Verdict::Fail, |seen| seen.types = Ok(vec!["mark_victim"]));
         check("cgroups", Verdict::Degraded, |seen| seen.memory = None);
         check("lockdown", Verdict::Degraded, |seen| seen.lockdown = Some("none integrity [confidentiality]".into()));
-        check("memlock", Verdict::Degraded, |seen| seen.kernel = "5.10.0-32".into());
         check("port", Verdict::Pass, |seen| seen.port = Port::Ours);
         check("port", Verdict::Fail, |seen| seen.port = Port::Taken(io::ErrorKind::AddrInUse.into()));
         check("otlp logs", Verdict::Degraded, |seen| seen.endpoints[0].2 = Err("connection refused".into()));
-        check("attach", Verdict::Degraded, |seen| seen.attached = Ok(false));
+        for names in [Names::FromFiles { cgroups: 300, all: true }, Names::FromFiles { cgroups: 3, all: false }, Names::Nowhere("not mounted".into())]
+        {
+            check("attach", Verdict::Degraded, |seen| seen.attached = Ok(names));
+        }
         check("attach", Verdict::Fail, |seen| seen.attached = Err("not permitted".into()));
     }
 
     #[test]
     fn what_the_kernel_writes_is_understood() {
-        assert_eq!(version("5.10.0-32-cloud-amd64"), Some((5, 10)));
-        assert_eq!(version("7.3+deb13"), Some((7, 3)));
-        assert_eq!(version("six"), None);
-        assert_eq!(permitted("Name:\tx\nCapPrm:\t000000c000000000\n"), Some(3 << 38));
         let v1 = "30 25 0:26 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n31 25 0:27 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
         assert_eq!(memory_controller(v1), Some(MemoryController::V1));
         assert_eq!(memory_controller("30 25 0:26 / /sys/fs/cgroup ro - cgroup2 cgroup2 rw\n"), Some(MemoryController::V2));

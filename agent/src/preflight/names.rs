@@ -1,0 +1,59 @@
+//! Where names and limits of cgroups come from on this node, and what is missing where the kernel refuses to have them read (lockdown=confidentiality).
+
+use super::{Finding, Verdict, finding};
+use crate::source::cgroup_table::CgroupTable;
+use crate::source::probe::Probe;
+
+/// Where names and limits of cgroups come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Names {
+    /// The probe reads them.
+    FromKernel,
+    /// The kernel refuses; they are in the table of cgroups.
+    FromFiles {
+        /// How many are in it.
+        cgroups: usize,
+        /// Whether these are all there are.
+        all: bool,
+    },
+    /// Neither, and why there is no table.
+    Nowhere(String),
+}
+
+impl Names {
+    /// What an attached probe and this node allow. Must be called inside a Tokio runtime.
+    pub(super) fn look(probe: &Probe) -> Self {
+        if probe.features().names {
+            return Self::FromKernel;
+        }
+        match CgroupTable::start() {
+            Ok(table) => Self::FromFiles { cgroups: table.cgroups(), all: table.is_whole() },
+            Err(error) => Self::Nowhere(format!("{error:#}")),
+        }
+    }
+
+    /// What is missing where names and limits are not read in the kernel.
+    pub(super) fn judge(&self) -> Finding {
+        let refused = "attached; the kernel refuses reading strings";
+        match self {
+            Self::FromKernel => finding("attach", Verdict::Pass, "loaded, attached to signal_generate and mark_victim, detached"),
+            Self::FromFiles { cgroups, all: true } => {
+                let found = format!(
+                    "{refused}: names and limits come from the files of {cgroups} cgroups; absent are what cgroups used at the kill and so, without on_decision, \
+                     whose limit was hit; the pid in a container, and the name of a cgroup that was made and gone at once"
+                );
+                finding("attach", Verdict::Degraded, found).or_else("lockdown=integrity, where whose limit was hit matters more")
+            }
+            Self::FromFiles { cgroups, all: false } => {
+                let found = format!(
+                    "{refused}, and only a part of the cgroups is mounted here ({cgroups}): kills in others carry ids instead of names, and no limits"
+                );
+                finding("attach", Verdict::Degraded, found).or_else("mount the host's /sys/fs/cgroup, read-only is enough; or lockdown=integrity")
+            }
+            Self::Nowhere(why) => {
+                finding("attach", Verdict::Degraded, format!("{refused}: kills carry ids instead of names of cgroups, and no limits: {why}"))
+                    .or_else("mount the host's /sys/fs/cgroup, read-only is enough; or lockdown=integrity")
+            }
+        }
+    }
+}

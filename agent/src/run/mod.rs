@@ -1,0 +1,522 @@
+//! THE DATA PATH: builds the stages, carries each kill through them, drains them at the end. The picture in docs/architecture.md as code.
+//!
+//! The order of building matters: the port is bound before the probe is attached, because a port that is taken must not cost a kill; the capabilities
+//! go to a thread of their own before there is another one, so that no thread which listens or sends ever has any; and kills are read before anything
+//! is exported, because the pipeline never waits for the network.
+
+mod account;
+mod held;
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use opentelemetry::Context;
+use opentelemetry::trace::TraceContextExt;
+use opentelemetry_sdk::trace::SdkTracerProvider;
+use tokio::runtime::Handle;
+use tokio::time::Instant;
+use tracing::{debug, info, info_span, warn};
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+
+use crate::attribution;
+use crate::config::Config;
+use crate::diagnostics::HANDLING;
+use crate::export::instruments::{self, Build, Keys, Recorder};
+use crate::export::otlp::Otlp;
+use crate::export::prometheus::{self, Bridge, Health};
+use crate::kill::{Kill, KubernetesOwner, Owner};
+use crate::reconcile::ProbeCounts;
+use crate::record::duplicates::Duplicates;
+use crate::record::ends::{self, End, Ends};
+use crate::record::incident::Incidents;
+use crate::record::log_record::log_record;
+use crate::record::series::Table;
+use crate::record::span;
+use crate::source::cgroup_table::CgroupTable;
+use crate::source::hierarchy::Hierarchy;
+use crate::source::lock::{self, Lock};
+use crate::source::privileged::Privileged;
+use crate::source::probe::{self, AttachError, CounterMap, Counters, Features, Pinned, Probe, Told};
+use crate::source::state::Store;
+use crate::stats::Stats;
+use account::Ledger;
+use held::Held;
+
+/// Kills that are handled before others get their turn: the server of `/metrics` and the export share this thread.
+const AT_ONCE: usize = 64;
+/// How often owners without kills are looked for.
+const EXPIRY_INTERVAL: Duration = Duration::from_secs(30);
+/// How often spans that wait for too long are looked for, while any waits.
+const ENDS_INTERVAL: Duration = Duration::from_secs(1);
+/// How soon after a kill the state is saved: at once, but in a burst not more often than this, and not for more than a tenth of the time.
+const SAVE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Why the agent cannot do its job.
+#[derive(Debug)]
+pub enum Failure {
+    /// `/metrics` cannot be served.
+    Listen(SocketAddr, io::Error),
+    /// OTLP is configured in a way that cannot work.
+    Export(anyhow::Error),
+    /// The probe is not attached.
+    Attach(AttachError),
+    /// Reading its events failed.
+    Read(io::Error),
+    /// A second signal came while the stages were drained.
+    Interrupted,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Listen(address, error) if error.kind() == io::ErrorKind::AddrInUse => {
+                write!(f, "serving /metrics on {address}: {error}: stop what listens there (another oom-watcher?), or set METRICS_PORT or --listen")
+            }
+            Self::Listen(address, error) => write!(f, "serving /metrics on {address}: {error}: set --listen to an address of this machine"),
+            Self::Export(error) => write!(f, "{error:#}"),
+            Self::Attach(error) => write!(f, "attaching the probe: {error}"),
+            Self::Read(error) => write!(f, "reading the probe's ring buffer: {error}"),
+            Self::Interrupted => f.write_str("a second signal ended the agent before everything was delivered"),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// All stages but the source: where kills go.
+#[derive(Debug)]
+pub struct Pipeline {
+    node: String,
+    stats: Arc<Stats>,
+    table: Arc<Mutex<Table>>,
+    /// Where the kernel refuses to have names read.
+    cgroups: Option<CgroupTable>,
+    duplicates: Duplicates,
+    incidents: Incidents,
+    ends: Ends,
+    recorders: Vec<Recorder>,
+    held: Held,
+    /// Absent without a probe.
+    ledger: Option<Ledger>,
+    otlp: Otlp,
+}
+
+/// The agent, built but not yet watching.
+#[derive(Debug)]
+pub struct Agent {
+    config: Config,
+    pipeline: Pipeline,
+    listener: TcpListener,
+    address: SocketAddr,
+    bridge: Arc<Bridge>,
+    health: Health,
+}
+
+/// Binds the port of `/metrics`: before the capabilities are given up, since a port below 1024 needs one.
+///
+/// # Errors
+/// The port is taken, or the address is not to be had.
+pub fn bind(config: &Config) -> Result<TcpListener, Failure> {
+    prometheus::bind(config.listen).map_err(|error| Failure::Listen(config.listen, error))
+}
+
+impl Agent {
+    /// Starts the exports; `listener` is that of [`bind`]. Must be called inside a Tokio runtime.
+    pub fn build(config: Config, listener: TcpListener) -> Result<Self, Failure> {
+        let address = listener.local_addr().map_err(|error| Failure::Listen(config.listen, error))?;
+        let stats = Arc::new(Stats::default());
+        let table = Arc::new(Mutex::new(Table::new(config.series)));
+        let build = Build { version: env!("CARGO_PKG_VERSION").to_owned(), probe: probe::BUILD.to_owned() };
+        let owners = config.series.owners;
+
+        let bridge = Arc::new(Bridge::new(owners).map_err(Failure::Export)?);
+        let mut recorders = vec![instruments::register(bridge.provider(), Keys::Prometheus, &config.node, &table, owners, &stats, &build)];
+        let otlp = Otlp::start(&config.otlp, &stats, owners, |provider| {
+            recorders.push(instruments::register(provider, Keys::Semantic, &config.node, &table, owners, &stats, &build));
+        })
+        .map_err(Failure::Export)?;
+
+        let pipeline = Pipeline {
+            node: config.node.clone(),
+            stats,
+            table,
+            cgroups: None,
+            duplicates: Duplicates::default(),
+            incidents: Incidents::default(),
+            ends: Ends::default(),
+            recorders,
+            held: Held::default(),
+            ledger: None,
+            otlp,
+        };
+        let health = Health::not_ready("the probe is not attached yet");
+        Ok(Self { config, pipeline, listener, address, bridge, health })
+    }
+
+    /// Where `/metrics` is served: the port is a real one, even if 0 was asked for.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// What the agent counts about itself.
+    pub fn stats(&self) -> Arc<Stats> {
+        Arc::clone(&self.pipeline.stats)
+    }
+
+    /// Makes the spans of handling a kill. Absent if no spans are exported.
+    pub fn tracer_provider(&self) -> Option<SdkTracerProvider> {
+        self.pipeline.otlp.tracer_provider()
+    }
+
+    /// Where kills go, and what answers on the port while it is awaited. `before_scrape` brings the counts up to date.
+    pub fn into_parts(self, before_scrape: impl Fn() + Send + Sync + 'static) -> (Pipeline, impl Future<Output = io::Result<()>> + Send) {
+        let server = prometheus::serve(self.listener, self.bridge, self.health, Arc::clone(&self.pipeline.stats), before_scrape);
+        (self.pipeline, server)
+    }
+
+    /// Attaches the probe on the thread that has the capabilities for it, and watches until `stop` gives way; then drains, for as long as the
+    /// configuration allows or until `stop_now` gives way. `ready` is called when kills are seen from now on, with what the probe can tell. Names of cgroups
+    /// are told too where they are found by their ids.
+    pub async fn watch(self, privileged: Privileged, ready: impl FnOnce(Features), stop: impl Future, stop_now: impl Future) -> Result<(), Failure> {
+        let (config, address, health, stats) = (self.config.clone(), self.address, self.health.clone(), self.stats());
+        let seen: Arc<Mutex<Option<CounterMap>>> = Arc::default();
+        let before_scrape = {
+            let (stats, seen) = (Arc::clone(&stats), Arc::clone(&seen));
+            move || {
+                if let Some(counters) = &*lock(&seen) {
+                    copy_counters(counters, &stats);
+                }
+            }
+        };
+        let (mut pipeline, server) = self.into_parts(before_scrape);
+        let server = tokio::spawn(server);
+
+        let _lock = state_lock(&config)?;
+        let attach = {
+            let (runtime, settings) = (Handle::current(), config.probe.clone());
+            move || {
+                let _inside = runtime.enter();
+                Probe::attach(&settings)
+            }
+        };
+        let attached = privileged.run(attach).unwrap_or_else(|error| Err(AttachError::Refused("attaching", error.into())));
+        let mut probe = attached.map_err(Failure::Attach)?;
+        *lock(&seen) = Some(probe.counters());
+        copy_counters(&probe.counters(), &stats);
+        pipeline.open_ledger(&config, &probe);
+        stats.attached.store(true, Ordering::Relaxed);
+        health.set(None);
+        tell(&probe);
+        let mut features = probe.features();
+        if !features.names {
+            pipeline.cgroups = table_of_cgroups();
+            features.names = pipeline.cgroups.is_some();
+        }
+        info!(metrics_address = %address, probe_attached = true, node = config.node, "ready");
+        ready(features);
+
+        let read = pipeline.watch(&mut probe, stop).await;
+        // Nothing new from here on, unless the next agent is to have it: what is there is handled, then everything that waits is delivered.
+        probe.stop();
+        pipeline.save(&mut probe);
+        copy_counters(&probe.counters(), &stats);
+        health.set(Some("the agent is ending".to_owned()));
+        stats.attached.store(false, Ordering::Relaxed);
+        info!(grace = ?config.shutdown_grace, "ending: delivering what waits");
+        pipeline.give_up_ends();
+        let (mut held, otlp) = (std::mem::take(&mut pipeline.held), pipeline.otlp);
+        let drained = tokio::select! {
+            settled = otlp.shutdown(Instant::now() + config.shutdown_grace) => {
+                held.safe(settled).for_each(|place| probe.release(place));
+                Ok(())
+            }
+            _ = stop_now => Err(Failure::Interrupted),
+        };
+        server.abort();
+        read.and(drained)
+    }
+}
+
+/// One agent at a time has a state.
+fn state_lock(config: &Config) -> Result<Option<Lock>, Failure> {
+    match config.state_directory.as_deref().map(Lock::take) {
+        Some(Ok(lock)) => Ok(Some(lock)),
+        Some(Err(lock::Denied::Taken(holder))) => Err(Failure::Attach(AttachError::Taken(holder))),
+        // That it cannot be saved there is told when it is.
+        Some(Err(lock::Denied::Unusable(_))) | None => Ok(None),
+    }
+}
+
+/// Says once what the probe cannot do here.
+fn tell(probe: &Probe) {
+    for program in probe.programs() {
+        match &program.refused {
+            Some(refused) => info!(program = program.name, refused, "a program is not attached that the kernel could do without"),
+            None => debug!(program = program.name, verified_instructions = program.verified_instructions, time = ?program.time, "loaded"),
+        }
+    }
+    match probe.pinned() {
+        Pinned::TakenOver => info!("the probe was attached already: kills that happened while no agent ran follow"),
+        Pinned::Refused(why) => warn!(why, "the probe is not pinned: kills while no agent runs are not seen"),
+        Pinned::New | Pinned::No => {}
+    }
+}
+
+impl Pipeline {
+    /// Opens the account where the last agent has left it.
+    fn open_ledger(&mut self, config: &Config, probe: &Probe) {
+        // Without the cgroups missed kills have no owners; preflight says what to do about it.
+        let hierarchy = Hierarchy::widest().ok();
+        let mut ledger = Ledger::load(&self.node, probe.boot_id(), Store::new(config.state_directory.clone()), hierarchy);
+        let detached: Vec<_> = probe.leftovers().iter().map(|(ring, counted)| (*ring, self.counts(counted))).collect();
+        let attached = (probe.ring(), self.counts(&probe.counters().read()));
+        ledger.attached(attached, &detached, &self.stats, &self.table, SystemTime::now());
+        self.ledger = Some(ledger);
+    }
+
+    fn counts(&self, counted: &Counters) -> ProbeCounts {
+        let dropped = counted.ring_full.saturating_add(self.stats.malformed_events.get());
+        ProbeCounts { confirmed: counted.kills, repeated: counted.repeated, dropped }
+    }
+
+    async fn watch(&mut self, probe: &mut Probe, stop: impl Future) -> Result<(), Failure> {
+        let (counters, own, settling) = (probe.counters(), probe.ring(), self.otlp.settling());
+        let (mut expiry, mut ends) = (tokio::time::interval(EXPIRY_INTERVAL), tokio::time::interval(ENDS_INTERVAL));
+        let mut told_dropped = self.ledger.as_ref().map_or(0, Ledger::dropped);
+        // Whether something was handled that is not saved, and when it may be.
+        let (mut unsaved, mut save_at) = (true, Instant::now());
+        let mut check_at = Instant::now();
+        tokio::pin!(stop);
+        loop {
+            let anything_ends = !self.ends.is_empty();
+            tokio::select! {
+                _ = &mut stop => return Ok(()),
+                read = probe.read(AT_ONCE, |told| self.take(told, own)) => {
+                    read.map_err(Failure::Read)?;
+                    unsaved = true;
+                    copy_counters(&counters, &self.stats);
+                    // Not by what the statistics said before: a scrape may have brought them up to date in between.
+                    let dropped = self.stats.ring_full.get().saturating_sub(told_dropped);
+                    if dropped > 0 {
+                        told_dropped += dropped;
+                        warn!(dropped, "kills found no room in the ring buffer: they are counted for the node, and their owners are looked for in the cgroups");
+                        // While the cgroups are there.
+                        check_at = Instant::now();
+                    }
+                    tokio::task::yield_now().await;
+                }
+                () = settling.notified() => {}
+                () = tokio::time::sleep_until(save_at), if unsaved => {
+                    let begin = Instant::now();
+                    self.save(probe);
+                    unsaved = false;
+                    save_at = Instant::now() + SAVE_INTERVAL.max(begin.elapsed() * 10);
+                }
+                () = tokio::time::sleep_until(check_at) => {
+                    self.check(probe);
+                    check_at = Instant::now() + self.ledger.as_ref().map_or(EXPIRY_INTERVAL, Ledger::pause);
+                }
+                _ = ends.tick(), if anything_ends => self.expire_ends(SystemTime::now()),
+                _ = expiry.tick() => self.expire(SystemTime::now()),
+            }
+            self.release(probe);
+        }
+    }
+
+    /// Handles what is there and saves what outlives the agent.
+    fn save(&mut self, probe: &mut Probe) {
+        // The counters first: what they tell of is handled then.
+        let counted = probe.counters().read();
+        while !self.read_what_is_there(probe) {}
+        let counts = self.counts(&counted);
+        if let Some(ledger) = &mut self.ledger {
+            // If it fails that is told, and nothing waits for it: what the state is for is lost then.
+            ledger.save(counts, &self.stats, &self.table, SystemTime::now());
+        }
+        self.held.are_saved();
+    }
+
+    /// Compares the kernel's counters with what was seen, and tells of what nobody saw.
+    fn check(&mut self, probe: &mut Probe) {
+        let Some(ledger) = &self.ledger else { return };
+        let observed = ledger.look(|| self.counts(&probe.counters().read()));
+        while !self.read_what_is_there(probe) {}
+        let (Some(ledger), otlp) = (&mut self.ledger, &self.otlp) else { return };
+        ledger.check(
+            observed,
+            &self.stats,
+            &self.table,
+            SystemTime::now(),
+            |_| None,
+            |record| {
+                otlp.log(record);
+            },
+        );
+        self.save(probe);
+    }
+
+    /// Handles what is in the ring buffers, as much as at once. Whether that was all.
+    fn read_what_is_there(&mut self, probe: &mut Probe) -> bool {
+        let own = probe.ring();
+        let all = probe.read_what_is_there(AT_ONCE, |told| self.take(told, own));
+        self.release(probe);
+        all
+    }
+
+    /// Gives back to the kernel what needs no more care, and what it needs the room of.
+    fn release(&mut self, probe: &mut Probe) {
+        self.held.safe(self.otlp.settled()).for_each(|place| probe.release(place));
+        while let Some(place) = self.held.oldest().filter(|place| probe.is_crowded(place.ring)) {
+            probe.release(place);
+            self.held.give_up_oldest();
+        }
+    }
+
+    /// `own`: the ring buffer that the probe writes now, of which alone it tells when memory is free.
+    fn take(&mut self, told: Told, own: u32) {
+        match told {
+            Told::Kill(Ok(mut kill), place) => {
+                kill.victim.end_is_told &= place.ring == own;
+                if let Some(cgroups) = &mut self.cgroups {
+                    cgroups.complete(&mut kill);
+                }
+                let is_new = !self.has_come_before(&kill);
+                let counted = self.ledger.as_ref().is_some_and(|ledger| ledger.has_counted(place.ring, kill.sequence));
+                if let Some(ledger) = self.ledger.as_mut().filter(|_| !counted) {
+                    ledger.seen(&kill, place.ring, is_new);
+                }
+                let record = if is_new { self.tell(&kill, !counted) } else { None };
+                self.held.add(place, record);
+            }
+            Told::Kill(Err(error), place) => {
+                self.stats.malformed_events.add(1);
+                warn!(%error, "an event of the probe was not understood");
+                self.held.add(place, None);
+            }
+            Told::Freed { sequence, time } => {
+                if let Some((span, took)) = self.ends.freed(sequence, time) {
+                    self.recorders.iter().for_each(|recorder| recorder.reclaimed(took));
+                    self.otlp.span(span);
+                }
+            }
+        }
+    }
+
+    /// Removes the series of owners that had no kill for longer than the configuration allows.
+    pub fn expire(&self, now: SystemTime) {
+        lock(&self.table).expire(now);
+    }
+
+    fn expire_ends(&mut self, now: SystemTime) {
+        self.ends.expired(now).into_iter().for_each(|span| self.otlp.span(span));
+    }
+
+    fn give_up_ends(&mut self) {
+        self.ends.give_up(SystemTime::now()).into_iter().for_each(|span| self.otlp.span(span));
+    }
+
+    /// Delivers what waits, for as long as `grace`; what is left then is counted and told.
+    pub async fn deliver(mut self, grace: Duration) {
+        self.give_up_ends();
+        self.otlp.shutdown(Instant::now() + grace).await;
+    }
+
+    /// Carries one kill through attribution and record to the exports. Never waits. Gives the number of its log record, if that waits for the collector.
+    pub fn handle(&mut self, kill: &Kill) -> Option<u64> {
+        if self.has_come_before(kill) { None } else { self.tell(kill, true) }
+    }
+
+    fn has_come_before(&mut self, kill: &Kill) -> bool {
+        let before = self.duplicates.seen(kill.id);
+        self.stats.duplicates.add(u64::from(before));
+        before
+    }
+
+    /// `counts`: it is not among the counts already, as one is whose record an agent could not deliver before it died.
+    fn tell(&mut self, kill: &Kill, counts: bool) -> Option<u64> {
+        if counts {
+            self.stats.kills.add(1);
+        }
+
+        // Signed: the layer makes a text of any other number.
+        let handling = info_span!(target: HANDLING, "handle", "process.pid" = i64::from(kill.victim.pid));
+        // Before it has children, which settle whose trace it is in. Fails only where no spans are exported.
+        let _ = handling.set_parent(Context::new().with_remote_span_context(span::context(self.incidents.id(kill), kill.id)));
+        let owner = info_span!(target: HANDLING, parent: &handling, "attribute").in_scope(|| attribution::attribute(kill, |_| None));
+        match &owner {
+            Owner::Unknown { why } | Owner::Kubernetes(KubernetesOwner { why_no_container: Some(why), .. }) if counts => {
+                self.stats.count_without_owner(*why);
+            }
+            _ => {}
+        }
+        let (incident, record) = info_span!(target: HANDLING, parent: &handling, "record").in_scope(|| {
+            let incident = self.incidents.assign(kill, &owner);
+            if counts {
+                lock(&self.table).record(kill, &owner, &incident);
+            }
+            let record = log_record(kill, &owner, &incident, &self.node);
+            (incident, record)
+        });
+        warn!(
+            pid = kill.victim.pid,
+            command = kill.victim.command,
+            cgroup = kill.cgroup_path,
+            trace_id = %record.context.trace_id(),
+            sentence = record.body,
+            "the OOM killer killed a process"
+        );
+        info_span!(target: HANDLING, parent: &handling, "hand_over").in_scope(|| {
+            let number = self.otlp.log(record);
+            let (span, now) = (span::span(kill, &owner, &incident, &self.node), SystemTime::now());
+            let ended = if kill.victim.end_is_told { self.ends.wait(kill.sequence, span, now) } else { Some(ends::ended(span, now, End::Read)) };
+            ended.into_iter().for_each(|span| self.otlp.span(span));
+            number
+        })
+    }
+}
+
+/// What takes the place of names and limits where the kernel refuses to have them read. Says what is missing then.
+fn table_of_cgroups() -> Option<CgroupTable> {
+    match CgroupTable::start() {
+        Ok(table) if table.is_whole() => {
+            let cgroups = table.cgroups();
+            warn!(
+                cgroups,
+                "the kernel refuses reading strings (lockdown=confidentiality): names and limits are read from the cgroups' files, usage is absent"
+            );
+            Some(table)
+        }
+        Ok(table) => {
+            let cgroups = table.cgroups();
+            warn!(
+                cgroups,
+                "the kernel refuses reading strings (lockdown=confidentiality), and only a part of the cgroups is mounted here: others have ids instead of names"
+            );
+            Some(table)
+        }
+        Err(error) => {
+            let error = format!("{error:#}");
+            warn!(error, "the kernel refuses reading strings (lockdown=confidentiality): kills carry ids instead of names of cgroups, and no limits");
+            None
+        }
+    }
+}
+
+fn copy_counters(counters: &CounterMap, stats: &Stats) {
+    let counted = counters.read();
+    stats.ring_full.set(counted.ring_full);
+    stats.marks_without_kill.set(counted.marks_without_kill);
+    stats.signals_without_mark.set(counted.signals_without_mark);
+    stats.repeated.set(counted.repeated);
+    stats.shared_memory.set(counted.shared_memory);
+    stats.collateral.set(counted.collateral);
+}
+
+/// Takes a lock even if another thread panicked with it: counts are whole at every moment.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

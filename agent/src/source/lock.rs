@@ -1,0 +1,85 @@
+//! A folder that one agent at a time may use, and who uses it.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::Path;
+
+/// Keeps the folder until it is dropped, or the process ends.
+#[derive(Debug)]
+pub struct Lock {
+    _folder: File,
+}
+
+/// Who has the folder, if not we.
+#[derive(Debug)]
+pub enum Denied {
+    /// Another process, with its id if it can be seen from here.
+    Taken(Option<u32>),
+    /// It cannot be locked.
+    Unusable(io::Error),
+}
+
+impl Lock {
+    /// Locks a folder. It is made if it is not there, for its owner alone.
+    ///
+    /// # Errors
+    /// Another process has it, or it cannot be had.
+    pub fn take(path: &Path) -> Result<Self, Denied> {
+        match DirBuilder::new().recursive(true).mode(0o700).create(path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(Denied::Unusable(error)),
+            _ => {}
+        }
+        let folder = File::open(path).map_err(Denied::Unusable)?;
+        // SAFETY: no memory is involved.
+        if unsafe { libc::flock(folder.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
+            return Ok(Self { _folder: folder });
+        }
+        match io::Error::last_os_error() {
+            error if error.kind() == io::ErrorKind::WouldBlock => Err(Denied::Taken(holder(&folder))),
+            error => Err(Denied::Unusable(error)),
+        }
+    }
+}
+
+/// The process that has the lock. Absent if it is in a pid namespace that cannot be seen from here.
+fn holder(folder: &File) -> Option<u32> {
+    holder_in(&fs::read_to_string("/proc/locks").ok()?, folder.metadata().ok()?.ino())
+}
+
+/// `1: FLOCK  ADVISORY  WRITE 28803 00:27:44442 0 EOF`: proc_locks(5).
+fn holder_in(locks: &str, inode: u64) -> Option<u32> {
+    let suffix = format!(":{inode}");
+    locks.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).find_map(|fields| match fields[..] {
+        [_, "FLOCK", _, _, pid, file, ..] if file.ends_with(&suffix) => pid.parse().ok().filter(|pid| *pid != 0),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed test panics")]
+
+    use super::*;
+
+    #[test]
+    fn the_holder_of_a_lock_is_found_by_the_inode() {
+        let locks = "1: FLOCK  ADVISORY  READ 26597 fe:00:10051587 0 EOF\n2: FLOCK  ADVISORY  WRITE 28803 00:27:44442 0 EOF\n\
+                     2: -> FLOCK  ADVISORY  WRITE 1 00:27:44443 0 EOF\n3: POSIX  ADVISORY  WRITE 7 00:27:4444 0 EOF\n4: FLOCK ADVISORY WRITE 0 00:27:5 0 EOF";
+        for (inode, expected) in [(44_442, Some(28_803)), (44_443, None), (4_444, None), (442, None), (5, None)] {
+            assert_eq!(holder_in(locks, inode), expected, "{inode}");
+        }
+    }
+
+    #[test]
+    fn a_folder_is_had_once_and_again_when_it_is_given_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("made/for/it");
+        let first = Lock::take(&path).unwrap();
+        assert!(matches!(Lock::take(&path), Err(Denied::Taken(Some(pid))) if pid == std::process::id()));
+        drop(first);
+        Lock::take(&path).unwrap();
+        assert!(matches!(Lock::take(Path::new("/proc/none")), Err(Denied::Unusable(_))));
+    }
+}

@@ -1,0 +1,67 @@
+//! The agent's start and its end.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+use crate::support::agent::Agent;
+use crate::support::collector::Collector;
+use crate::support::eventually;
+use crate::support::exposition::total;
+use crate::support::machine::kernel_kills;
+use crate::support::makers::make;
+use crate::watch::{KILLS_PER_NODE, Watch, within};
+
+#[test]
+fn the_first_scrape_of_a_node_says_0_and_an_ordinary_sigkill_leaves_it_there() {
+    needs_kernel!();
+    let quiet = (0..5).any(|_| {
+        let before = kernel_kills();
+        let Watch { agent, collector, .. } = Watch::start_alone();
+        let first = agent.metrics();
+        assert_eq!(first.iter().filter(|sample| sample.name == KILLS_PER_NODE).count(), 1);
+        let mut sleeper = Command::new("sleep").arg("600").spawn().unwrap();
+        sleeper.kill().unwrap();
+        sleeper.wait().unwrap();
+        // What would have been told of the sleeper would have been told before this.
+        let made = make("one");
+        collector.await_records(1, within(&made));
+        let second = eventually("count of the kill", || Some(agent.metrics()).filter(|samples| total(samples, KILLS_PER_NODE) > 0.0));
+        // Nobody else may have killed: else it is tried again.
+        let quiet = kernel_kills() == before + 1;
+        assert!(!quiet || (total(&first, KILLS_PER_NODE), total(&second, KILLS_PER_NODE)) == (0.0, 1.0));
+        quiet
+    });
+    assert!(quiet, "somebody else made the OOM killer kill during each of five attempts");
+}
+
+#[test]
+fn a_sigterm_right_after_the_last_kill_loses_nothing() {
+    needs_kernel!();
+    let Watch { mut agent, collector, .. } = Watch::start_alone();
+    let made = make("burst 50");
+    assert_eq!(agent.stop(), Some(0), "{}", agent.log());
+    assert_eq!(collector.records(within(&made)).len(), 50);
+}
+
+#[test]
+fn a_second_sigterm_ends_the_agent_though_its_collector_hangs() {
+    needs_kernel!();
+    let collector = Collector::start();
+    collector.hang();
+    // It would go on far longer than a test waits.
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&file, "shutdown_grace: 10m\n").unwrap();
+    // The agent may be somebody else.
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    let environment = [&collector.environment()[..], &[("OTEL_EXPORTER_OTLP_TIMEOUT", "600000")]].concat();
+    let mut agent = Agent::start(&environment, &["--config", file.path().to_str().unwrap()]);
+    make("one");
+    collector.await_requests(1);
+    // Signals of one kind that come too close together are one to the process: so more than two, until it has ended.
+    let status = eventually("end of the agent", || {
+        agent.signal(libc::SIGTERM);
+        agent.ended()
+    });
+    assert_eq!(status.code(), Some(1), "not everything was sent: {}", agent.log());
+}

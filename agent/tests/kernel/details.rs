@@ -1,0 +1,54 @@
+//! What is told of a kill only where the kernel gives it: exact sizes, when the memory was free, the command line.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use crate::support::agent::Agent;
+use crate::support::collector::Collector;
+use crate::support::machine::{kernel, reads_strings};
+use crate::support::makers::make_and_hold;
+use crate::watch::{Watch, within};
+
+#[test]
+fn resident_sizes_are_exact_where_the_kernel_counts_them_for_each_cpu() {
+    needs_kernel!();
+    let mut watch = Watch::start();
+    let made = watch.make("threads 32");
+    let records = watch.told(&made);
+    let [record] = records.as_slice() else { panic!("{records:?}") };
+    // "mm: convert mm's rss stats into percpu_counter" (6.2). Before, only a helper could read them.
+    let is_per_cpu = kernel() >= (6, 2);
+    assert_eq!(record.flag("oom_watcher.memory.exact"), (is_per_cpu || reads_strings()).then_some(is_per_cpu && reads_strings()));
+    assert_eq!(record.number("oom_watcher.memory.anon_rss").is_some(), is_per_cpu || reads_strings());
+}
+
+#[test]
+fn a_span_lasts_until_the_memory_of_its_victim_is_free() {
+    needs_kernel!();
+    let mut watch = Watch::start();
+    let made = watch.make("one");
+    let records = watch.told(&made);
+    let [record] = records.as_slice() else { panic!("{records:?}") };
+    // From 6.1 on the kernel has the tracepoint exit_mmap.
+    let expected = if kernel() >= (6, 1) { "memory_freed" } else { "read" };
+    assert_eq!(watch.collector.await_span_end(record), expected);
+    let reclaimed = watch.agent.metrics().iter().filter(|sample| sample.name == "oom_reclaim_seconds_count").map(|sample| sample.value).sum::<f64>();
+    assert_eq!(reclaimed > 0.0, kernel() >= (6, 1), "{reclaimed}");
+}
+
+#[test]
+fn a_command_line_is_told_only_if_it_is_asked_for() {
+    needs_kernel!();
+    let collector = Collector::start();
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    for (wanted, is_told) in [("true", kernel() >= (5, 11)), ("false", false)] {
+        fs::write(&file, format!("probe:\n  arguments: {wanted}\n")).unwrap();
+        let _agent = Agent::start(&collector.environment(), &["--config", file.path().to_str().unwrap()]);
+        let held = make_and_hold("one");
+        let records = collector.await_records(1, within(&held.made));
+        let told = records[0].texts("process.command_args").unwrap_or_default();
+        assert_eq!(told.first().is_some_and(|program| program.contains("oom-maker")), is_told, "{told:?}");
+        assert_eq!(told.last() == Some(&"one"), is_told, "{told:?}");
+    }
+}

@@ -1,0 +1,300 @@
+//! What outlives the agent: kills while no agent runs, or one that hangs, are told by the next one, once; or found in the kernel's counters.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use oom_watcher::source::probe::{self, pins};
+
+use crate::support::agent::{Agent, Unready};
+use crate::support::collector::{Collector, Record};
+use crate::support::exposition::total;
+use crate::support::machine::guest;
+use crate::support::makers::{Made, make_and_hold};
+use crate::support::restricted::Restricted;
+use crate::support::{eventually, skip};
+
+const KILLS: &str = "oom_kills_total";
+const DROPPED: &str = "oom_watcher_kills_dropped_total";
+const MISSED: &str = "oom_watcher_missed_kills_total";
+const UNEXPLAINED: &str = "oom_watcher_unexplained_kills_total";
+
+/// Where agents of one test leave what outlives them. Dropping it removes all of it.
+struct Place {
+    pins: PathBuf,
+    state: tempfile::TempDir,
+}
+
+impl Place {
+    fn new(test: &str) -> Result<Self, String> {
+        let root = Path::new("/sys/fs/bpf");
+        let pins = root.join(format!("oom-watcher-test-{}-{test}", std::process::id()));
+        if !fs::read_to_string("/proc/self/mounts").unwrap().lines().any(|mount| mount.contains(" /sys/fs/bpf bpf ")) {
+            return Err("no BPF file system is mounted at /sys/fs/bpf".to_owned());
+        }
+        if Restricted::of_environment().is_some() {
+            return Err("the BPF file system is root's".to_owned());
+        }
+        let state = tempfile::tempdir().unwrap();
+        // The agent may be somebody else: it makes the folders that it locks in these.
+        fs::set_permissions(state.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        Ok(Self { pins, state })
+    }
+
+    fn flags(&self) -> Vec<String> {
+        let state = self.state.path().join("state");
+        ["--pin-dir".to_owned(), self.pins.display().to_string(), "--state-dir".to_owned(), state.display().to_string()].to_vec()
+    }
+
+    /// The same without the pins.
+    fn state_alone(&self) -> Vec<String> {
+        let mut flags = self.flags();
+        flags[1] = "none".to_owned();
+        flags
+    }
+
+    fn sets(&self) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(&self.pins).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let removed = pins::remove_all(&self.pins);
+        assert!(removed.is_ok() || thread::panicking(), "{removed:?}");
+    }
+}
+
+macro_rules! place {
+    ($test:literal) => {
+        match Place::new($test) {
+            Ok(place) => place,
+            Err(why) => skip!("{why}"),
+        }
+    };
+}
+
+fn start(collector: &Collector, flags: &[String]) -> Agent {
+    Agent::start(&collector.environment(), &flags.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// Ends it as a crash does.
+fn crash(mut agent: Agent) {
+    agent.signal(libc::SIGKILL);
+    eventually("end of the agent", || agent.ended());
+}
+
+fn within(made: &Made) -> impl Fn(&str) -> bool + use<> {
+    let root = format!("/{}/", made.cgroups.first().unwrap().path.split('/').nth(1).unwrap());
+    move |path| path.starts_with(&root)
+}
+
+fn uids(records: &[Record]) -> BTreeSet<&str> {
+    records.iter().map(|record| record.text("log.record.uid").unwrap()).collect()
+}
+
+fn is_reconstructed(record: &Record) -> bool {
+    record.flag("oom_watcher.kill.reconstructed") == Some(true)
+}
+
+/// What the series of these containers add up to.
+fn counted(agent: &Agent, made: &Made) -> f64 {
+    let ids: BTreeSet<&str> =
+        made.cgroups.iter().filter_map(|cgroup| cgroup.container.as_ref()).map(|container| &container.container_id[..12]).collect();
+    agent.metrics().iter().filter(|sample| sample.name == KILLS && ids.contains(sample.label("container"))).map(|sample| sample.value).sum()
+}
+
+#[test]
+fn an_agent_that_dies_amid_300_kills_loses_none_and_counts_none_twice() {
+    needs_kernel!();
+    let place = place!("amid");
+    let collector = Collector::start();
+    let first = start(&collector, &place.flags());
+    // A guest is slow.
+    let kills = if guest() { 60 } else { 300 };
+    let making = thread::spawn(move || make_and_hold(&format!("burst {kills}")));
+    // Somewhere in the middle.
+    eventually("a third of the records", || (collector.records(|_| true).len() >= kills / 3).then_some(()));
+    crash(first);
+    let held = making.join().unwrap();
+    let made = &held.made;
+    assert_eq!(made.done.killed, kills as u64);
+
+    let second = start(&collector, &place.flags());
+    let count = || uids(&collector.records(within(made))).len();
+    eventually("all records", || (count() == kills).then_some(()));
+    assert!(!collector.records(within(made)).iter().any(is_reconstructed));
+    // As many as the records: those that the first one had counted are not counted again.
+    assert_eq!(counted(&second, made), kills as f64);
+    assert_eq!((total(&second.metrics(), MISSED), total(&second.metrics(), UNEXPLAINED)), (0.0, 0.0));
+}
+
+#[test]
+fn kills_while_no_agent_runs_are_told_by_the_next_one_and_by_no_other() {
+    needs_kernel!();
+    let place = place!("away");
+    let collector = Collector::start();
+    let mut first = start(&collector, &place.flags());
+    assert_eq!(first.stop(), Some(0), "{}", first.log());
+    let held = make_and_hold("burst 20");
+    let made = &held.made;
+    let mut second = start(&collector, &place.flags());
+    collector.await_records(20, within(made));
+    assert_eq!((counted(&second, made), second.stop()), (20.0, Some(0)), "{}", second.log());
+    // Everything was given back: nothing is told again, and the counts go on.
+    let third = start(&collector, &place.flags());
+    let last = make_and_hold("one");
+    collector.await_records(1, within(&last.made));
+    assert_eq!((collector.records(within(made)).len(), counted(&third, made)), (20, 20.0));
+}
+
+#[test]
+fn without_pins_what_was_missed_is_found_in_the_counters_of_the_cgroups() {
+    needs_kernel!();
+    let place = place!("missed");
+    let collector = Collector::start();
+    let mut first = start(&collector, &place.state_alone());
+    assert_eq!(first.stop(), Some(0), "{}", first.log());
+    let held = make_and_hold("burst 30");
+    let second = start(&collector, &place.state_alone());
+    let records = collector.await_records(30, within(&held.made));
+    assert_eq!((records.len(), uids(&records).len()), (30, 30));
+    for record in &records {
+        assert!(is_reconstructed(record) && record.text("oom_watcher.kill.missed_reason") == Some("away"), "{record:?}");
+        assert_eq!((record.number("process.pid"), record.text("oom_watcher.scope.type")), (None, None));
+    }
+    let told: BTreeSet<_> = records.iter().map(|record| record.text("container.id").unwrap()).collect();
+    assert_eq!(told, held.made.cgroups.iter().map(|cgroup| cgroup.container.as_ref().unwrap().container_id.as_str()).collect());
+    assert_eq!(counted(&second, &held.made), 30.0);
+    let away =
+        second.metrics().iter().filter(|sample| sample.name == MISSED && sample.label("reconstructed") == "true").map(|sample| sample.value).sum();
+    assert!(30.0 <= away, "others may have killed too: {away}");
+    assert_eq!(total(&second.metrics(), UNEXPLAINED), 0.0);
+}
+
+#[test]
+fn an_agent_of_another_build_takes_over_what_the_one_before_has_left() {
+    needs_kernel!();
+    let place = place!("upgrade");
+    let collector = Collector::start();
+    crash(start(&collector, &place.flags()));
+    let before = place.sets();
+    let held_made = make_and_hold("burst 20");
+    let made = &held_made.made;
+
+    let other = another_build(&place);
+    let newer = Agent::start_program(&other, &collector.environment(), &place.flags().iter().map(String::as_str).collect::<Vec<_>>());
+    let held = make_and_hold("burst 10 --seed 2");
+    let more = &held.made;
+    collector.await_records(20, within(made));
+    collector.await_records(10, within(more));
+    assert_eq!((collector.records(within(made)).len(), collector.records(within(more)).len()), (20, 10));
+    assert_eq!((counted(&newer, made), counted(&newer, more)), (20.0, 10.0));
+    eventually("removal of the other set", || (place.sets() != before && place.sets().len() == 1).then_some(()));
+    // And back, though the newer one is killed in the same way.
+    crash(newer);
+    let held_last = make_and_hold("burst 5 --seed 3");
+    let last = &held_last.made;
+    let older = start(&collector, &place.flags());
+    collector.await_records(5, within(last));
+    assert_eq!((collector.records(within(last)).len(), counted(&older, last), counted(&older, made)), (5, 5.0, 20.0));
+    assert_eq!((total(&older.metrics(), MISSED), total(&older.metrics(), UNEXPLAINED)), (0.0, 0.0));
+}
+
+/// A copy of the agent that takes itself for another build: its fingerprint, 16 hexadecimal digits, is changed wherever it stands.
+fn another_build(place: &Place) -> PathBuf {
+    let mut program = fs::read(crate::support::agent::program()).unwrap();
+    let (build, other) = (probe::BUILD.as_bytes(), format!("{:0>16}", "b").into_bytes());
+    let places: Vec<usize> = program.windows(build.len()).enumerate().filter(|(_, window)| *window == build).map(|(at, _)| at).collect();
+    assert!(!places.is_empty(), "the agent and this test have different probes: build both");
+    for at in places {
+        program[at..at + other.len()].copy_from_slice(&other);
+    }
+    let path = place.state.path().join("another-build");
+    fs::write(&path, program).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+#[test]
+fn what_a_crash_left_incomplete_blocks_no_start() {
+    needs_kernel!();
+    let place = place!("stale");
+    let collector = Collector::start();
+    crash(start(&collector, &place.flags()));
+    let [set] = &place.sets()[..] else { panic!("{:?}", place.sets()) };
+    // As if it had died while it pinned, and another one while it removed; and a version that nobody knows.
+    fs::remove_file(place.pins.join(set).join("link_on_mark")).unwrap();
+    fs::create_dir(place.pins.join("0123456789abcdef-65536-plain-nde")).unwrap();
+    fs::create_dir(place.pins.join("unknown")).unwrap();
+    let _agent = start(&collector, &place.flags());
+    let held = make_and_hold("one");
+    assert_eq!(collector.await_records(1, within(&held.made)).len(), 1);
+    assert_eq!(place.sets().len(), 1, "{:?}", place.sets());
+}
+
+#[test]
+fn a_second_agent_is_refused_with_the_process_id_of_the_first() {
+    needs_kernel!();
+    let place = place!("second");
+    let collector = Collector::start();
+    let first = start(&collector, &place.flags());
+    for flags in [place.flags(), place.state_alone()] {
+        let Unready { code, log } = Agent::start_unready(&collector.environment(), &flags.iter().map(String::as_str).collect::<Vec<_>>());
+        assert!(log.contains(&format!("another oom-watcher runs on this node, process {}: stop it", first.pid())), "{log}");
+        assert_eq!(code, Some(3), "{log}");
+    }
+}
+
+#[test]
+fn detach_removes_everything_unless_an_agent_runs() {
+    needs_kernel!();
+    let place = place!("detach");
+    let collector = Collector::start();
+    let detach = || {
+        let mut command = std::process::Command::new(crate::support::agent::program());
+        let output = command.env("NODE_NAME", "test-node").args(["detach", "--pin-dir"]).arg(&place.pins).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(text).unwrap())
+    };
+    let agent = start(&collector, &place.flags());
+    let (code, said) = detach();
+    assert!(code == Some(1) && said.contains(&format!("process {}: stop it", agent.pid())), "{said}");
+    crash(agent);
+    let (code, said) = detach();
+    assert!(code == Some(0) && said.contains(&format!("removed {}\n", place.pins.display())), "{said}");
+    assert!(!place.pins.exists());
+    assert_eq!(detach(), (Some(0), format!("nothing is pinned in {}\n", place.pins.display())));
+}
+
+#[test]
+fn a_reader_that_stops_loses_nothing_in_silence() {
+    needs_kernel!();
+    let place = place!("stopped");
+    let collector = Collector::start();
+    let settings = place.state.path().join("settings.yaml");
+    fs::write(&settings, "probe:\n  ring_bytes: 64KiB\n").unwrap();
+    let mut flags = place.flags();
+    flags.extend(["--config".to_owned(), settings.display().to_string()]);
+    let mut agent = start(&collector, &flags);
+    let dropped_before = total(&agent.metrics(), DROPPED);
+    agent.signal(libc::SIGSTOP);
+    let kills = if guest() { 60 } else { 1000 };
+    let held = make_and_hold(&format!("burst {kills}"));
+    agent.signal(libc::SIGCONT);
+    // Those that found no room are found again in the counters of their cgroups.
+    let records = eventually("a record of each kill", || Some(collector.records(within(&held.made))).filter(|records| uids(records).len() == kills));
+    let seen: Vec<i64> = records.iter().filter_map(|record| record.number("oom_watcher.kill.sequence")).collect();
+    let dropped = total(&agent.metrics(), DROPPED) - dropped_before;
+    let reconstructed = records.iter().filter(|record| is_reconstructed(record)).count();
+    assert_eq!((seen.len() as f64 + dropped, seen.len() + reconstructed), (kills as f64, kills), "seen and dropped are what the kernel counted");
+    assert!(dropped > 0.0 && !seen.is_empty());
+    // The oldest were kept.
+    let first = seen[0];
+    assert_eq!(seen, (first..first + seen.len() as i64).collect::<Vec<_>>());
+    assert_eq!((counted(&agent, &held.made), total(&agent.metrics(), UNEXPLAINED)), (kills as f64, 0.0));
+}
