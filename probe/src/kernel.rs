@@ -192,25 +192,24 @@ pub(crate) unsafe fn victim(event: *mut OomEvent, task: Pointer, result: i32) ->
 
         let mm: Pointer = load(task, layout!(task_mm));
         flags |= memory(event, mm);
-        if layout!(wants_arguments) != 0 {
-            flags |= arguments(event, mm);
-        }
         (*event).present = flags | cgroups(event, task);
         mm as u64
     }
 }
 
-/// The beginning of the command line: only if the running task is one of the victim's, whose memory can be read then.
+/// Fills in the beginning of the command line: only if the running task is one of the victim's, whose memory can be read then.
+///
+/// The last step of all: before a loop, kernels up to 6.1 walk through that once for all that the helper may have returned, and give up.
 #[inline(always)]
-unsafe fn arguments(event: *mut OomEvent, mm: Pointer) -> u64 {
-    let own: Pointer = if layout!(has_current_task_btf) != 0 {
-        // SAFETY: no arguments.
-        load(unsafe { generated::bpf_get_current_task_btf() }.cast::<u8>().cast_const(), layout!(task_mm))
-    } else {
-        null()
-    };
+pub(crate) unsafe fn arguments(event: *mut OomEvent, task: Pointer) {
+    if layout!(wants_arguments) == 0 {
+        return;
+    }
+    let mm: Pointer = load(task, layout!(task_mm));
+    // SAFETY: no arguments.
+    let own: Pointer = load(unsafe { generated::bpf_get_current_task_btf() }.cast::<u8>().cast_const(), layout!(task_mm));
     if mm.is_null() || own as u64 != mm as u64 {
-        return 0;
+        return;
     }
     let (start, end): (u64, u64) = (load(mm, layout!(mm_arg_start)), load(mm, layout!(mm_arg_end)));
     let length = end.wrapping_sub(start);
@@ -219,7 +218,9 @@ unsafe fn arguments(event: *mut OomEvent, mm: Pointer) -> u64 {
     unsafe {
         let error = generated::bpf_probe_read_user((&raw mut (*event).arguments).cast(), length as u32, start as *const _);
         (*event).arguments_len = length as u32;
-        if error == 0 { present::ARGUMENTS } else { 0 }
+        if error == 0 {
+            (*event).present |= present::ARGUMENTS;
+        }
     }
 }
 

@@ -133,6 +133,7 @@ pub fn on_signal(ctx: BtfTracePointContext) -> i32 {
         let counted = what_else(&raw const *pending, sender) as u32;
         (*pending).counted = u64::from(counted);
         count(counted, 1);
+        kernel::arguments(event, task);
     }
     0
 }

@@ -43,9 +43,10 @@ pub fn resolve(btf: &Btf<'_>, switches: Switches) -> Result<KernelLayout, Missin
     // The probe holds a css and adds these to it: a mem_cgroup begins `css` bytes before.
     let css = find.offset("mem_cgroup.css");
     let memcg = |offset: u32| if offset == NO_OFFSET { NO_OFFSET } else { offset.wrapping_sub(css) };
+    let has_current_task = btf.has_function("bpf_get_current_task_btf");
     let layout = KernelLayout {
         use_helpers: u32::from(switches.helpers),
-        has_current_task_btf: u32::from(btf.has_function("bpf_get_current_task_btf")),
+        has_current_task_btf: u32::from(has_current_task),
         task_tgid: find.offset("task_struct.tgid"),
         task_pid: find.offset("task_struct.pid"),
         task_comm: find.offset("task_struct.comm"),
@@ -85,7 +86,8 @@ pub fn resolve(btf: &Btf<'_>, switches: Switches) -> Result<KernelLayout, Missin
         task_flags: find.offset("task_struct.flags"),
         mm_arg_start: find.offset("mm_struct.arg_start"),
         mm_arg_end: find.offset("mm_struct.arg_end"),
-        wants_arguments: u32::from(switches.arguments),
+        // It must be known whose memory the running task has; and where the kernel refuses helpers that read, aya puts a refused one in this one's place.
+        wants_arguments: u32::from(switches.arguments && switches.helpers && has_current_task),
         oc_memcg: find.optional("oom_control.memcg"),
         oc_gfp_mask: find.optional("oom_control.gfp_mask"),
         oc_order: find.optional("oom_control.order"),
@@ -204,8 +206,8 @@ mod tests {
             return std::io::Write::write_all(&mut std::io::stderr(), b"skipped: the_running_kernel_resolves: this kernel has no BTF\n").unwrap();
         };
         let btf = Btf::parse(&bytes).unwrap();
-        let layout = resolve(&btf, Switches { helpers: false, ..SWITCHES }).unwrap();
-        assert_eq!(layout.use_helpers, 0);
+        let layout = resolve(&btf, Switches { helpers: false, arguments: true, ..SWITCHES }).unwrap();
+        assert_eq!((layout.use_helpers, layout.wants_arguments), (0, 0), "arguments are read by a helper");
         assert!(layout.task_tgid == layout.task_pid + 4, "two neighbours in every kernel: {layout:?}");
         assert!(btf.has_tracepoint("signal_generate") && btf.has_tracepoint("mark_victim"));
     }

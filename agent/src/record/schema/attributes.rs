@@ -167,7 +167,7 @@ attributes! {
     PROCESS_COMMAND = String "process.command",
         "The victim's command name as in /proc/PID/comm, 15 bytes at most";
     PROCESS_COMMAND_ARGS = Strings "process.command_args",
-        "The victim's command line, 256 bytes at most. Absent unless probe.arguments is set, if another process triggered the kill, and before kernel 5.11";
+        "The victim's command line, 256 bytes at most. Absent unless probe.arguments is set, if another process triggered the kill, before kernel 5.11, and under lockdown=confidentiality";
     PROCESS_CREATION_TIME = String "process.creation.time",
         "When the victim was started, ISO 8601 in UTC";
     PROCESS_LINUX_CGROUP = String "process.linux.cgroup",

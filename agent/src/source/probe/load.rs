@@ -108,6 +108,9 @@ pub(super) fn attach(config: &Config, btf: &Btf<'_>, cpus: u32, helpers: bool) -
         mark.attach("mark_victim").and_then(|link| mark.take_link(link)).map_err(|error| from_program(config, "attaching to mark_victim", error))?;
     links.push((ON_MARK, link.into()));
 
+    if config.arguments && layout.wants_arguments == 0 {
+        tracing::warn!("probe.arguments has no effect: command lines can be read from kernel 5.11 on, and not under lockdown=confidentiality");
+    }
     let refused = |error: anyhow::Error| AttachError::Refused("opening the probe's maps", error);
     let mut map = |name: &'static str| map_data(&mut object, name).map_err(refused);
     Ok(Attached { events: map("EVENTS")?, notes: map("NOTES")?, counters: map("COUNTERS")?, links, features, programs })
