@@ -32,14 +32,21 @@ impl Lock {
             _ => {}
         }
         let folder = File::open(path).map_err(Denied::Unusable)?;
-        // SAFETY: no memory is involved.
-        if unsafe { libc::flock(folder.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
-            return Ok(Self { _folder: folder });
+        for last in [false, true] {
+            // SAFETY: no memory is involved.
+            if unsafe { libc::flock(folder.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
+                break;
+            }
+            match io::Error::last_os_error() {
+                error if error.kind() == io::ErrorKind::WouldBlock => match holder(&folder) {
+                    // It may have ended between the two looks.
+                    None if !last => {}
+                    holder => return Err(Denied::Taken(holder)),
+                },
+                error => return Err(Denied::Unusable(error)),
+            }
         }
-        match io::Error::last_os_error() {
-            error if error.kind() == io::ErrorKind::WouldBlock => Err(Denied::Taken(holder(&folder))),
-            error => Err(Denied::Unusable(error)),
-        }
+        Ok(Self { _folder: folder })
     }
 }
 

@@ -237,16 +237,43 @@ fn what_a_crash_left_incomplete_blocks_no_start() {
     needs_kernel!();
     let place = place!("stale");
     let collector = Collector::start();
-    crash(start(&collector, &place.flags()));
-    let [set] = &place.sets()[..] else { panic!("{:?}", place.sets()) };
-    // As if it had died while it pinned, and another one while it removed; and a version that nobody knows.
-    fs::remove_file(place.pins.join(set).join("link_on_mark")).unwrap();
-    fs::create_dir(place.pins.join("0123456789abcdef-65536-plain-nde")).unwrap();
-    fs::create_dir(place.pins.join("unknown")).unwrap();
-    let _agent = start(&collector, &place.flags());
-    let held = make_and_hold("one");
-    assert_eq!(collector.await_records(1, within(&held.made)).len(), 1);
-    assert_eq!(place.sets().len(), 1, "{:?}", place.sets());
+    let others = place.pins.join("others");
+    for link in ["link_on_signal", "link_on_mark"] {
+        crash(start(&collector, &place.flags()));
+        let [set] = &place.sets()[..] else { panic!("{:?}", place.sets()) };
+        // As if it had died while it pinned, and another one while it removed; and what is not the agent's.
+        fs::remove_file(place.pins.join(set).join(link)).unwrap();
+        fs::create_dir(place.pins.join("0123456789abcdef-65536-plain-nde")).unwrap();
+        fs::create_dir(&others).unwrap();
+        let agent = start(&collector, &place.flags());
+        let held = make_and_hold("one");
+        assert_eq!(collector.await_records(1, within(&held.made)).len(), 1);
+        assert_eq!(place.sets(), [set.as_str(), "others"]);
+        crash(agent);
+        assert_eq!(pins::remove_all(&place.pins).unwrap(), [place.pins.join(set)], "what others keep there stays");
+        fs::remove_dir(&others).unwrap();
+    }
+}
+
+#[test]
+fn an_agent_whose_pins_are_removed_goes_on_seeing_kills() {
+    once_in_a_guest!();
+    needs_kernel!();
+    let place = place!("unlinked");
+    let collector = Collector::start();
+    for is_taken_over in [false, true] {
+        if is_taken_over {
+            crash(start(&collector, &place.flags()));
+        }
+        let _agent = start(&collector, &place.flags());
+        let [set] = &place.sets()[..] else { panic!("{:?}", place.sets()) };
+        for pin in fs::read_dir(place.pins.join(set)).unwrap() {
+            fs::remove_file(pin.unwrap().path()).unwrap();
+        }
+        fs::remove_dir(place.pins.join(set)).unwrap();
+        let held = make_and_hold("one");
+        assert_eq!(collector.await_records(1, within(&held.made)).len(), 1);
+    }
 }
 
 #[test]

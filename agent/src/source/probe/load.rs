@@ -49,6 +49,12 @@ const ON_MARK: &str = "on_mark";
 const ON_DECISION: &str = "on_decision";
 const ON_EXIT_MMAP: &str = "on_exit_mmap";
 
+/// The programs that are attached where the kernel has what `features` says.
+pub(super) fn programs_of(features: Features) -> impl Iterator<Item = &'static str> {
+    let all = [(ON_SIGNAL, true), (ON_MARK, true), (ON_DECISION, features.decisions), (ON_EXIT_MMAP, features.ends)];
+    all.into_iter().filter(|(_, is_attached)| *is_attached).map(|(name, _)| name)
+}
+
 /// Whether the programs are in this binary.
 pub(super) fn is_embedded() -> bool {
     !OBJECT.is_empty()

@@ -190,7 +190,7 @@ pub struct Probe {
     /// There may be events that no note was read of.
     unread: bool,
     freed: VecDeque<Note>,
-    /// The kernel detaches them when they are closed. Empty if they are pinned.
+    /// The kernel detaches what is not pinned when they are closed.
     links: Vec<(&'static str, FdLink)>,
     /// Keeps other agents out.
     _folder: Option<Folder>,
@@ -305,7 +305,10 @@ impl Probe {
         match folder.pin(config, &mut attached) {
             Ok(_) => Ok((attached, Pinned::New)),
             // What was pinned of it has been removed, and with it what was attached.
-            Err(error) => attach_new(config).map(|attached| (attached, Pinned::Refused(format!("{error:#}")))),
+            Err(error) => {
+                drop(attached);
+                attach_new(config).map(|attached| (attached, Pinned::Refused(format!("{error:#}"))))
+            }
         }
     }
 

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use aya::maps::{MapData, MapInfo};
 use aya::programs::links::PinnedLink;
 
-use super::load::Attached;
+use super::load::{self, Attached};
 use super::{BUILD, Config, Features};
 use crate::source::lock::{self, Lock};
 
@@ -27,7 +27,7 @@ const MAX_SETS: usize = 64;
 const EVENTS: &str = "events";
 const NOTES: &str = "notes";
 const COUNTERS: &str = "counters";
-/// The link that is pinned last: without it a set is not complete.
+/// The link that is pinned last.
 const LAST_LINK: &str = "link_on_mark";
 const LINK: &str = "link_";
 /// Behind the name of a set that a crash has left incomplete, so that a new one can have it.
@@ -87,15 +87,11 @@ impl Folder {
     /// What is there, and what of it can be taken over.
     pub(super) fn sets(&self, config: &Config) -> Result<Sets> {
         let (mut own, mut others) = (None, Vec::new());
-        let names = fs::read_dir(&self.path).with_context(|| format!("reading {}", self.path.display()))?;
-        for entry in names.take(MAX_SETS) {
-            let entry = entry.with_context(|| format!("reading {}", self.path.display()))?;
-            let mut set = Set { path: entry.path() };
-            let name = entry.file_name();
-            let features = name.to_str().and_then(|name| name.strip_prefix(&prefix(config))).and_then(Features::parse);
-            let complete = set.path.join(LAST_LINK).exists();
+        for path in self.ours()?.into_iter().take(MAX_SETS) {
+            let features = path.file_name().and_then(|name| name.to_str()?.strip_prefix(&prefix(config))).and_then(Features::parse);
+            let mut set = Set { path };
             match features {
-                Some(features) if own.is_none() && complete => own = Some((set, features)),
+                Some(features) if own.is_none() && set.is_complete(features) => own = Some((set, features)),
                 _ => {
                     if features.is_some() {
                         set.make_room()?;
@@ -109,7 +105,14 @@ impl Folder {
         Ok(Sets { own, others })
     }
 
-    /// Pins a probe that was just attached. Its links are in bpffs afterwards.
+    /// The folders of sets. What others keep here is not looked at.
+    fn ours(&self) -> Result<Vec<PathBuf>> {
+        let read = || fs::read_dir(&self.path)?.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>();
+        let paths = read().with_context(|| format!("reading {}", self.path.display()))?;
+        Ok(paths.into_iter().filter(|path| path.is_dir() && path.file_name().and_then(|name| name.to_str()).is_some_and(names_a_set)).collect())
+    }
+
+    /// Pins a probe that was just attached. Its links are in bpffs afterwards, and stay open: they outlive their names as long as the agent does.
     pub(super) fn pin(&self, config: &Config, attached: &mut Attached) -> Result<Set> {
         let set = Set { path: self.path.join(format!("{}{}", prefix(config), attached.features.letters())) };
         let pinned = set.fill(attached);
@@ -127,10 +130,17 @@ impl Set {
         for (name, map) in [(EVENTS, &attached.events), (NOTES, &attached.notes), (COUNTERS, &attached.counters)] {
             map.pin(self.path.join(name)).with_context(|| format!("pinning {name} in {}", self.path.display()))?;
         }
-        for (name, link) in attached.links.drain(..) {
-            link.pin(self.path.join(format!("{LINK}{name}"))).with_context(|| format!("pinning the link {name} in {}", self.path.display()))?;
+        for (name, link) in std::mem::take(&mut attached.links) {
+            let path = self.path.join(format!("{LINK}{name}"));
+            let pinned = link.pin(path).with_context(|| format!("pinning the link {name} in {}", self.path.display()))?;
+            attached.links.push((name, pinned.into()));
         }
         Ok(())
+    }
+
+    /// Whether each program that it must have is attached by it.
+    fn is_complete(&self, features: Features) -> bool {
+        load::programs_of(features).all(|name| self.path.join(format!("{LINK}{name}")).exists())
     }
 
     /// Gives its name to another one.
@@ -146,7 +156,13 @@ impl Set {
     /// Its maps, whose programs go on writing.
     pub(super) fn open(&self, features: Features) -> Result<Attached> {
         let (events, notes, counters) = (self.map(EVENTS)?, self.map(NOTES)?, self.map(COUNTERS)?);
-        Ok(Attached { events, notes, counters, links: Vec::new(), features, programs: Vec::new() })
+        let link = |name: &'static str| {
+            let path = self.path.join(format!("{LINK}{name}"));
+            let link = PinnedLink::from_pin(&path).with_context(|| format!("opening {}", path.display()))?;
+            Ok((name, link.into()))
+        };
+        let links = load::programs_of(features).map(link).collect::<Result<_>>()?;
+        Ok(Attached { events, notes, counters, links, features, programs: Vec::new() })
     }
 
     fn map(&self, name: &str) -> Result<MapData> {
@@ -173,6 +189,7 @@ impl Set {
     pub(super) fn remove(&self) -> Result<()> {
         // The link that confirms kills first, or the rest would go on confirming what was not captured.
         let mut entries = self.entries()?;
+        entries.retain(|path| is_link(path) || [EVENTS, NOTES, COUNTERS].iter().any(|name| path.ends_with(name)));
         entries.sort_by_key(|path| (!path.ends_with(LAST_LINK), !is_link(path)));
         for path in entries {
             fs::remove_file(&path).with_context(|| format!("removing {}", path.display()))?;
@@ -191,7 +208,7 @@ impl Set {
     }
 }
 
-/// Removes everything that was ever pinned below `path`. Says what it was.
+/// Removes everything that was ever pinned below `path`, and the folder unless something else is in it. Says what it was.
 ///
 /// # Errors
 /// An agent runs, or something cannot be removed.
@@ -204,19 +221,30 @@ pub fn remove_all(path: &Path) -> Result<Vec<PathBuf>> {
         Denied::Unusable(error) => error,
     })?;
     let mut removed = Vec::new();
-    let read = || fs::read_dir(&folder.path)?.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>();
-    for path in read().with_context(|| format!("reading {}", folder.path.display()))? {
+    for path in folder.ours()? {
         Set { path: path.clone() }.remove()?;
         removed.push(path);
     }
-    fs::remove_dir(&folder.path).with_context(|| format!("removing {}", folder.path.display()))?;
-    removed.push(folder.path.clone());
+    match fs::remove_dir(&folder.path) {
+        Ok(()) => removed.push(folder.path.clone()),
+        // Where it is shared, or is the root of the file system.
+        Err(error) if [io::ErrorKind::DirectoryNotEmpty, io::ErrorKind::ResourceBusy].contains(&error.kind()) => {}
+        Err(error) => return Err(error).with_context(|| format!("removing {}", folder.path.display())),
+    }
     Ok(removed)
 }
 
 /// Names a map for as long as the kernel runs: no other map gets the same number soon.
 pub(super) fn id(map: &MapData) -> Result<u32> {
     map.info().map(|info: MapInfo| info.id()).context("asking for a map's id")
+}
+
+/// `BUILD-RING-…`, of whatever build and version.
+fn names_a_set(name: &str) -> bool {
+    let mut parts = name.split('-');
+    let mut next = || parts.next().unwrap_or_default();
+    let (build, ring) = (next(), next());
+    build.len() == BUILD.len() && build.bytes().all(|byte| byte.is_ascii_hexdigit()) && ring.parse::<u32>().is_ok()
 }
 
 fn is_link(path: &Path) -> bool {
