@@ -190,10 +190,13 @@ pub(crate) unsafe fn victim(event: *mut OomEvent, task: Pointer, result: i32) ->
             (*event).uid = load(cred, layout!(cred_uid));
         }
 
-        let mm: Pointer = load(task, layout!(task_mm));
-        flags |= memory(event, mm);
-        (*event).present = flags | cgroups(event, task);
-        mm as u64
+        flags |= memory(event, load(task, layout!(task_mm)));
+        // Not in a register while the loops run: kernels up to 6.1 walk through a loop once for each value that a register may have by then.
+        let present = &raw mut (*event).present;
+        present.write_volatile(flags);
+        let more = cgroups(event, task);
+        present.write_volatile(present.read_volatile() | more);
+        load::<Pointer>(task, layout!(task_mm)) as u64
     }
 }
 
