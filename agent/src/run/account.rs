@@ -91,7 +91,13 @@ impl Ledger {
         if this_boot {
             match detached.iter().find(|(detached, _)| *detached == state.probe) {
                 Some((_, counted)) => account.hand_over(*counted, probe),
-                None => account.resume(probe, state.probe == ring),
+                None if state.probe == ring => account.resume(probe, true),
+                None => {
+                    // Another agent had the node last, with a probe of its own. Which of the kills that wait here it has counted nobody knows: all since its
+                    // state are found in the kernel's counters, and their records tell more of them.
+                    self.handled.extend([(ring, probe)].iter().chain(detached).map(|(ring, counted)| (*ring, counted.confirmed)));
+                    account.resume(probe, false);
+                }
             }
             self.settled = Some(state.saved);
         } else {
@@ -246,12 +252,16 @@ mod tests {
         }
 
         fn start(&self) -> Agent {
+            self.probes.set(self.probes.get() + 1);
+            self.start_with((self.probes.get(), ProbeCounts::default()), &[])
+        }
+
+        fn start_with(&self, probe: (u32, ProbeCounts), detached: &[(u32, ProbeCounts)]) -> Agent {
             let store = Store::new(Some(self.directory.path().to_owned()));
             let mut ledger = Ledger::load("node-a", self.boot, store, None);
             let table = Mutex::new(Table::new(Limits { owners: 9, expiry: Duration::from_secs(600) }));
             let stats = Stats::default();
-            self.probes.set(self.probes.get() + 1);
-            ledger.attached((self.probes.get(), ProbeCounts::default()), &[], &stats, &table, time(0));
+            ledger.attached(probe, detached, &stats, &table, time(0));
             if !self.directory.path().join("state.json").exists() {
                 // The first look was at the kernel that runs this test.
                 ledger.account = Some(Account::first(&self.kernel));
@@ -298,6 +308,31 @@ mod tests {
         let mut third = node.start();
         assert_eq!((third.checks(&node).len(), third.kills()), (0, (3, nginx(2))));
         assert_eq!((third.stats.missed(Missed::Away).reconstructed.get(), third.stats.missed(Missed::Away).without_owner.get()), (2, 1));
+    }
+
+    #[test]
+    fn kills_that_wait_in_the_ring_of_another_probe_than_the_states_count_once() {
+        let probe = |confirmed| ProbeCounts { confirmed, ..ProbeCounts::default() };
+        for is_detached in [false, true] {
+            let mut node = Node::new();
+            node.killed(1, 1);
+            // The agent of probe 8 is followed by one of probe 9, which sees a kill and ends; then comes another one, and 8 is still there.
+            node.start_with((8, probe(1)), &[]);
+            let mut other = node.start_with((9, probe(0)), &[]);
+            node.killed(2, 2);
+            let mut kill = crate::reconcile::kill_in(&[7]);
+            kill.sequence = 1;
+            other.ledger.seen(&kill, 9, true);
+            assert!(other.ledger.save(probe(1), &other.stats, &other.table, time(0)));
+            node.killed(3, 3);
+            let mut third = if is_detached { node.start_with((10, probe(0)), &[(8, probe(3))]) } else { node.start_with((8, probe(3)), &[]) };
+            // Both wait in the ring of 8, the one that 9 has counted and the one that is found in the kernel's counters.
+            assert!(third.ledger.has_counted(8, 3) && !third.ledger.has_counted(8, 4));
+            if !is_detached {
+                node.kernel.probe = probe(3);
+            }
+            assert_eq!((third.checks(&node).len(), third.kills()), (1, (1, nginx(1))));
+        }
     }
 
     #[test]

@@ -187,6 +187,28 @@ fn without_pins_what_was_missed_is_found_in_the_counters_of_the_cgroups() {
 }
 
 #[test]
+fn an_agent_without_pins_in_between_makes_no_kill_count_twice() {
+    once_in_a_guest!();
+    needs_kernel!();
+    let place = place!("between");
+    let collector = Collector::start();
+    let mut first = start(&collector, &place.flags());
+    assert_eq!(first.stop(), Some(0), "{}", first.log());
+    let mut between = start(&collector, &place.state_alone());
+    let held = make_and_hold("burst 5");
+    collector.await_records(5, within(&held.made));
+    assert_eq!(between.stop(), Some(0), "{}", between.log());
+    let held_away = make_and_hold("burst 5 --seed 2");
+    // The first one's probe has recorded all ten.
+    let last = start(&collector, &place.flags());
+    let count = |made: &Made| collector.records(within(made)).len();
+    eventually("records", || (count(&held.made) == 10 && count(&held_away.made) == 10).then_some(()));
+    assert_eq!(uids(&collector.records(within(&held.made))).len(), 5, "told again with the same ids");
+    assert_eq!((counted(&last, &held.made), counted(&last, &held_away.made)), (5.0, 5.0));
+    assert_eq!(total(&last.metrics(), UNEXPLAINED), 0.0);
+}
+
+#[test]
 fn an_agent_of_another_build_takes_over_what_the_one_before_has_left() {
     once_in_a_guest!();
     needs_kernel!();
