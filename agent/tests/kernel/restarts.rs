@@ -35,7 +35,7 @@ impl Place {
             return Err("no BPF file system is mounted at /sys/fs/bpf".to_owned());
         }
         if Restricted::of_environment().is_some() {
-            return Err("the BPF file system is root's".to_owned());
+            return Err("with an agent of another user the restarts are not tested yet".to_owned());
         }
         let state = tempfile::tempdir().unwrap();
         // The agent may be somebody else: it makes the folders that it locks in these.
