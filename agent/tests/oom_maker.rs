@@ -200,7 +200,7 @@ fn a_machine_that_runs_out_counts_the_kill_for_a_cgroup_whose_limit_was_not_hit(
         return assert!(message.contains("refused"), "{message}");
     }
     for (arguments, beside) in [("global", false), ("global --beside", true)] {
-        let protected = Protected::new();
+        let protected = Protected::new([]);
         let made = check(arguments, kills(1));
         drop(protected);
         let (victim, trigger) = (made.only(Role::Victim), made.only(Role::Trigger));

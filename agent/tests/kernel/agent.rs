@@ -10,14 +10,14 @@ use crate::support::eventually;
 use crate::support::exposition::total;
 use crate::support::machine::kernel_kills;
 use crate::support::makers::make;
-use crate::watch::{KILLS_PER_NODE, Watch, within};
+use crate::watch::{KILLS_PER_NODE, start_alone, within};
 
 #[test]
 fn the_first_scrape_of_a_node_says_0_and_an_ordinary_sigkill_leaves_it_there() {
     needs_kernel!();
     let quiet = (0..5).any(|_| {
         let before = kernel_kills();
-        let Watch { agent, collector, .. } = Watch::start_alone();
+        let (agent, collector) = start_alone();
         let first = agent.metrics();
         assert_eq!(first.iter().filter(|sample| sample.name == KILLS_PER_NODE).count(), 1);
         let mut sleeper = Command::new("sleep").arg("600").spawn().unwrap();
@@ -37,8 +37,9 @@ fn the_first_scrape_of_a_node_says_0_and_an_ordinary_sigkill_leaves_it_there() {
 
 #[test]
 fn a_sigterm_right_after_the_last_kill_loses_nothing() {
+    once_in_a_guest!();
     needs_kernel!();
-    let Watch { mut agent, collector, .. } = Watch::start_alone();
+    let (mut agent, collector) = start_alone();
     let made = make("burst 50");
     assert_eq!(agent.stop(), Some(0), "{}", agent.log());
     assert_eq!(collector.records(within(&made)).len(), 50);
@@ -46,6 +47,7 @@ fn a_sigterm_right_after_the_last_kill_loses_nothing() {
 
 #[test]
 fn a_second_sigterm_ends_the_agent_though_its_collector_hangs() {
+    once_in_a_guest!();
     needs_kernel!();
     let collector = Collector::start();
     collector.hang();

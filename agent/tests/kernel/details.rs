@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use crate::support::agent::Agent;
 use crate::support::collector::Collector;
-use crate::support::machine::{kernel, reads_strings};
+use crate::support::machine::{guest, kernel, reads_strings};
 use crate::support::makers::make_and_hold;
 use crate::watch::{Watch, within};
 
@@ -32,8 +32,8 @@ fn a_span_lasts_until_the_memory_of_its_victim_is_free() {
     // From 6.1 on the kernel has the tracepoint exit_mmap.
     let expected = if kernel() >= (6, 1) { "memory_freed" } else { "read" };
     assert_eq!(watch.collector.await_span_end(record), expected);
-    let reclaimed = watch.agent.metrics().iter().filter(|sample| sample.name == "oom_reclaim_seconds_count").map(|sample| sample.value).sum::<f64>();
-    assert_eq!(reclaimed > 0.0, kernel() >= (6, 1), "{reclaimed}");
+    let reclaimed = watch.since(|sample| sample.name == "oom_reclaim_seconds_count");
+    assert_eq!(reclaimed > 0, kernel() >= (6, 1), "{reclaimed}");
 }
 
 #[test]
@@ -42,7 +42,9 @@ fn a_command_line_is_told_only_if_it_is_asked_for() {
     let collector = Collector::start();
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
-    for (wanted, is_told) in [("true", kernel() >= (5, 11) && reads_strings()), ("false", false)] {
+    // A start is slow in a guest, and what is not asked for is in no other kernel either.
+    let cases = [("true", kernel() >= (5, 11) && reads_strings()), ("false", false)];
+    for (wanted, is_told) in cases.into_iter().take(if guest() { 1 } else { 2 }) {
         fs::write(&file, format!("probe:\n  arguments: {wanted}\n")).unwrap();
         let _agent = Agent::start(&collector.environment(), &["--config", file.path().to_str().unwrap()]);
         let held = make_and_hold("one");

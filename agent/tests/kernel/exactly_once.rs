@@ -24,8 +24,8 @@ fn each_of_the_kills_in_a_burst_is_counted_and_recorded_for_its_container() {
     needs_kernel!();
     let mut watch = Watch::start();
     // An emulated machine is slow, so fewer are as much of a burst to it.
-    let kills = if guest() { 40 } else { 500 };
-    let made = watch.make(&format!("burst {kills}"));
+    let (kills, limit) = if guest() { (40, 1024) } else { (500, 4096) };
+    let made = watch.make(&format!("burst {kills} --limit-kib {limit}"));
     assert_eq!((made.done.killed, made.done.kernel_kills), (kills, kills));
 
     let records = watch.told(&made);
@@ -52,7 +52,7 @@ fn each_of_the_kills_in_a_burst_is_counted_and_recorded_for_its_container() {
 fn a_process_of_32_threads_is_one_kill() {
     needs_kernel!();
     let mut watch = Watch::start();
-    for _ in 0..if guest() { 5 } else { 10 } {
+    for _ in 0..if guest() { 3 } else { 10 } {
         let made = watch.make("threads 32");
         let records = watch.told(&made);
         assert_eq!(records[0].number("process.pid"), Some(made.only(Role::Victim).pid.into()));
@@ -114,7 +114,7 @@ fn a_group_kill_is_one_incident_with_a_kill_for_each_process() {
 #[test]
 fn two_group_kills_at_the_same_time_are_two_incidents() {
     needs_kernel!();
-    check_groups("groups 8", 2, 8, 5);
+    check_groups("groups 8", 2, 8, if guest() { 2 } else { 5 });
 }
 
 /// So many groups of so many members, so often: each group is one incident, with its own members alone.

@@ -49,8 +49,8 @@ fn check_global(arguments: &str) {
     if !guest() {
         return tell_skip("it uses up all memory, for which it needs a guest of its own (OOM_WATCHER_GUEST=1)");
     }
-    let protected = Protected::new();
     let mut watch = Watch::start();
+    let protected = Protected::new([watch.agent.pid()]);
     let made = watch.make(arguments);
     drop(protected);
     let records = watch.told(&made);

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 
 use crate::support::agent::Agent;
 use crate::support::collector::{Collector, Record};
@@ -16,12 +18,15 @@ const INCIDENTS: &str = "oom_incidents_total";
 const DROPPED: &str = "oom_watcher_kills_dropped_total";
 const IGNORED: &str = "oom_watcher_events_ignored_total";
 
+/// What tests in a guest share, where an agent takes seconds to start: started by the first, taken away by one that fails and when the tests end.
+static SHARED: Mutex<Option<(Arc<Agent>, Arc<Collector>)>> = Mutex::new(None);
+
 /// A running agent that sends to a collector.
 pub(crate) struct Watch {
     /// The agent.
-    pub(crate) agent: Agent,
+    pub(crate) agent: Arc<Agent>,
     /// The collector.
-    pub(crate) collector: Collector,
+    pub(crate) collector: Arc<Collector>,
     /// What `/metrics` said before the last run.
     before: Vec<Sample>,
     /// The cgroups of the last run, where the agent finds their names by their directories (lockdown=confidentiality): in a guest it may be too slow for
@@ -29,24 +34,33 @@ pub(crate) struct Watch {
     held: Option<Held>,
 }
 
-impl Watch {
-    /// Starts both. In a guest, where loading the probe takes seconds, it goes on with that of the test before.
-    pub(crate) fn start() -> Self {
-        if !guest() {
-            return Self::start_alone();
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            // The last one that has the agent prints its log.
+            SHARED.lock().unwrap_or_else(PoisonError::into_inner).take();
         }
-        let pins = format!("/sys/fs/bpf/oom-watcher-test-{}-shared", std::process::id());
-        Self::with(&["--pin-dir", &pins])
     }
+}
 
-    /// Starts both, with a probe that was never attached before.
-    pub(crate) fn start_alone() -> Self {
-        Self::with(&[])
-    }
-
-    fn with(flags: &[&str]) -> Self {
-        let collector = Collector::start();
-        let agent = Agent::start(&collector.environment(), flags);
+impl Watch {
+    /// Starts both; in a guest, goes on with those of the test before.
+    pub(crate) fn start() -> Self {
+        let started = || {
+            let (agent, collector) = start_alone();
+            (Arc::new(agent), Arc::new(collector))
+        };
+        let (agent, collector) = if guest() {
+            let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+            let (agent, collector) = shared.get_or_insert_with(|| {
+                // SAFETY: it is called when the process ends, and touches nothing that has ended before it.
+                assert_eq!(unsafe { libc::atexit(end_shared) }, 0);
+                started()
+            });
+            (Arc::clone(agent), Arc::clone(collector))
+        } else {
+            started()
+        };
         let before = agent.metrics();
         Self { agent, collector, before, held: None }
     }
@@ -60,8 +74,10 @@ impl Watch {
     pub(crate) fn make_if_possible(&mut self, arguments: &str) -> Result<Made, String> {
         static RUNS: AtomicU32 = AtomicU32::new(0);
         self.before = self.agent.metrics();
-        let unit = format!("oom-watcher-test-{}-{}.service", std::process::id(), RUNS.fetch_add(1, Ordering::Relaxed));
-        let held = hold_if_possible(&format!("--root /{unit} {arguments}"))?;
+        let run = RUNS.fetch_add(1, Ordering::Relaxed);
+        let unit = format!("oom-watcher-test-{}-{run}.service", std::process::id());
+        // Containers have ids of their own in each run.
+        let held = hold_if_possible(&format!("--root /{unit} --seed {} {arguments}", run + 2))?;
         let made = held.made.clone();
         self.held = (!reads_strings()).then_some(held);
         Ok(made)
@@ -94,9 +110,12 @@ impl Watch {
 
     /// Events ignored for that reason since before the last run. Others' are among them.
     pub(crate) fn ignored(&self, reason: &str) -> u64 {
-        let count = |samples: &[Sample]| -> f64 {
-            samples.iter().filter(|sample| sample.name == IGNORED && sample.label("reason") == reason).map(|sample| sample.value).sum()
-        };
+        self.since(|sample| sample.name == IGNORED && sample.label("reason") == reason)
+    }
+
+    /// What these series grew by since before the last run.
+    pub(crate) fn since(&self, is_wanted: impl Fn(&Sample) -> bool) -> u64 {
+        let count = |samples: &[Sample]| -> f64 { samples.iter().filter(|sample| is_wanted(sample)).map(|sample| sample.value).sum() };
         (count(&self.agent.metrics()) - count(&self.before)) as u64
     }
 
@@ -104,6 +123,18 @@ impl Watch {
     pub(crate) fn check_ignored(&self, reason: &str, expected: u64) {
         let ignored = self.ignored(reason);
         assert!(ignored == expected || !guest() && ignored > expected, "{ignored} {reason}, not {expected}");
+    }
+}
+
+/// An agent and its collector that no other test has.
+pub(crate) fn start_alone() -> (Agent, Collector) {
+    let collector = Collector::start();
+    (Agent::start(&collector.environment(), &[]), collector)
+}
+
+extern "C" fn end_shared() {
+    if let Ok(mut shared) = SHARED.lock() {
+        shared.take();
     }
 }
 

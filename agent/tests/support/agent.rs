@@ -48,26 +48,23 @@ impl Agent {
 
     /// The same, restricted so, or as this process may.
     pub(crate) fn start_with(restricted: Option<Restricted>, environment: &[(&str, &str)], flags: &[&str]) -> Self {
-        match restricted.map(|restricted| restricted.command(&program())) {
-            Some((command, folder)) => Self::spawn(command, Some(folder), environment, flags),
-            None => Self::spawn(Command::new(program()), None, environment, flags),
-        }
+        Self::spawn(command(restricted, &program()), environment, flags)
     }
 
-    /// Another program that takes itself for an agent, as this process may.
+    /// The same of another program that takes itself for an agent.
     pub(crate) fn start_program(program: &Path, environment: &[(&str, &str)], flags: &[&str]) -> Self {
-        Self::spawn(Command::new(program), None, environment, flags)
+        Self::spawn(command(Restricted::of_environment(), program), environment, flags)
     }
 
     /// Starts the agent where it cannot start, and waits for its end.
     pub(crate) fn start_unready(environment: &[(&str, &str)], flags: &[&str]) -> Unready {
-        let mut command = Command::new(program());
+        let (mut command, _folder) = command(Restricted::of_environment(), &program());
         prepare(&mut command, environment, flags);
         let output = command.output().unwrap();
         Unready { code: output.status.code(), log: String::from_utf8_lossy(&output.stderr).into_owned() }
     }
 
-    fn spawn(mut command: Command, folder: Option<TempDir>, environment: &[(&str, &str)], flags: &[&str]) -> Self {
+    fn spawn((mut command, folder): (Command, Option<TempDir>), environment: &[(&str, &str)], flags: &[&str]) -> Self {
         prepare(&mut command, environment, flags);
         let mut child = command.spawn().unwrap_or_else(|error| panic!("starting {}: {error}", command.get_program().display()));
         let (ready, log) = (mpsc::channel(), Arc::new(Mutex::new(String::new())));
@@ -143,6 +140,14 @@ impl Drop for Agent {
         if thread::panicking() {
             eprintln!("the agent's log:\n{}", self.log());
         }
+    }
+}
+
+/// How to start a program, restricted so, and the folder of its copy if it needs one.
+fn command(restricted: Option<Restricted>, program: &Path) -> (Command, Option<TempDir>) {
+    match restricted.map(|restricted| restricted.command(program)) {
+        Some((command, folder)) => (command, Some(folder)),
+        None => (Command::new(program), None),
     }
 }
 

@@ -30,23 +30,28 @@ pub(crate) fn kernel_kills() -> u64 {
     counters.lines().find_map(|line| line.strip_prefix("oom_kill ")).unwrap().parse().unwrap()
 }
 
-/// While it lives, the OOM killer does not choose this process, nor what this process starts meanwhile.
-pub(crate) struct Protected(());
+/// While it lives, the OOM killer chooses neither this process, nor what this process starts meanwhile, nor these others.
+pub(crate) struct Protected {
+    processes: Vec<u32>,
+}
 
 impl Protected {
-    /// Protects this process.
-    pub(crate) fn new() -> Self {
-        set_score("-1000");
-        Self(())
+    /// Protects this process and those.
+    pub(crate) fn new(others: impl IntoIterator<Item = u32>) -> Self {
+        let protected = Self { processes: others.into_iter().chain([std::process::id()]).collect() };
+        protected.set_scores("-1000");
+        protected
+    }
+
+    fn set_scores(&self, score: &str) {
+        for process in &self.processes {
+            fs::write(format!("/proc/{process}/oom_score_adj"), score).unwrap();
+        }
     }
 }
 
 impl Drop for Protected {
     fn drop(&mut self) {
-        set_score("0");
+        self.set_scores("0");
     }
-}
-
-fn set_score(score: &str) {
-    fs::write("/proc/self/oom_score_adj", score).unwrap();
 }
