@@ -60,10 +60,11 @@ pub(super) fn is_embedded() -> bool {
     !OBJECT.is_empty()
 }
 
-/// Loads and attaches everything that this kernel has. `helpers`: as in [`Switches`].
-pub(super) fn attach(config: &Config, btf: &Btf<'_>, cpus: u32, helpers: bool) -> Result<Attached, AttachError> {
+/// Loads and attaches everything that this kernel has. `bytes`: what `btf` was made of; `helpers`: as in [`Switches`].
+pub(super) fn attach(config: &Config, bytes: &[u8], btf: &Btf<'_>, cpus: u32, helpers: bool) -> Result<Attached, AttachError> {
     let layout = layout::resolve(btf, Switches { helpers, arguments: config.arguments, cpus }).map_err(AttachError::Layout)?;
-    let types = aya::Btf::from_sys_fs().map_err(|error| AttachError::Refused("reading the kernel's type information", error.into()))?;
+    let types = aya::Btf::parse(bytes, aya::Endianness::default())
+        .map_err(|error| AttachError::Refused("reading the kernel's type information", error.into()))?;
     let mut object = EbpfLoader::new()
         // Nothing to relocate: the offsets travel in LAYOUT.
         .btf(None)

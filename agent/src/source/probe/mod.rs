@@ -491,9 +491,9 @@ fn attach_new(config: &Config) -> Result<Attached, AttachError> {
     // Under lockdown=confidentiality programs that read strings do not load; the same object without them does. It cannot be read where securityfs is not
     // mounted, as in most containers: then both are tried, and the error of the second is the one to see.
     let forbids_reads = std::fs::read_to_string("/sys/kernel/security/lockdown").ok().map(|text| text.contains("[confidentiality]"));
-    let attached = match load::attach(config, &btf, cpus, config.read_names && forbids_reads != Some(true)) {
+    let attached = match load::attach(config, &bytes, &btf, cpus, config.read_names && forbids_reads != Some(true)) {
         Err(AttachError::Refused(..) | AttachError::NotPermitted(..)) if config.read_names && forbids_reads.is_none() => {
-            load::attach(config, &btf, cpus, false)
+            load::attach(config, &bytes, &btf, cpus, false)
         }
         other => other,
     };
