@@ -156,6 +156,8 @@ pub struct Stats {
     pub duplicates: Count,
     /// Whether the probe is attached.
     pub attached: AtomicBool,
+    /// Whether the attached probe outlives the agent.
+    pub pinned: AtomicBool,
     /// The log records' way out.
     pub logs: Export,
     /// The spans' way out.

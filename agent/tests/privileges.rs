@@ -92,7 +92,15 @@ impl Drop for Guarded {
 
 /// Runs it to its end. Gives the exit code, standard output, and the last line of standard error.
 fn end_of(mut command: Command, arguments: &[&str]) -> (Option<i32>, String, String) {
-    command.env_clear().env("NODE_NAME", NODE).args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .env_clear()
+        .env("NODE_NAME", NODE)
+        .env("OOM_WATCHER_PIN_DIR", "none")
+        .env("OOM_WATCHER_STATE_DIR", "none")
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = Guarded(command.spawn().unwrap());
     let code = eventually("end of the agent", || child.0.try_wait().unwrap()).code();
     let (mut out, mut err) = (String::new(), String::new());

@@ -197,6 +197,7 @@ fn register_agent(meter: &Meter, attributes: &Attributes, table: &Arc<Mutex<Tabl
     number(meter, schema::SERIES_OVERFLOW_KILLS, attributes, stats, move |_, observe| observe(lock(&rows).overflow_kills(), &[]));
     number(meter, schema::SERIES_LIMIT, attributes, stats, move |_, observe| observe(owners as u64, &[]));
     number(meter, schema::PROBE_ATTACHED, attributes, stats, |stats, observe| observe(u64::from(stats.attached.load(Ordering::Relaxed)), &[]));
+    number(meter, schema::PROBE_PINNED, attributes, stats, |stats, observe| observe(u64::from(stats.pinned.load(Ordering::Relaxed)), &[]));
     number(meter, schema::CONNECTIONS_REFUSED, attributes, stats, |stats, observe| observe(stats.connections_refused.get(), &[]));
     number(meter, schema::LOG_LINES_LOST, attributes, stats, |stats, observe| observe(stats.log_lines_lost.get(), &[]));
     let build = build.clone();

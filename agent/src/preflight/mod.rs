@@ -2,6 +2,7 @@
 //!
 //! The last word has the probe itself: it is loaded, attached and detached again. The findings before it explain why it fails.
 
+mod lasting;
 mod names;
 mod privileges;
 
@@ -17,6 +18,7 @@ use crate::source::denial::Standing;
 use crate::source::probe::{self, Loaded, Probe};
 use crate::source::{capabilities, layout, locked_memory};
 use crate::stats::Signal;
+pub use lasting::Lasting;
 pub use names::Names;
 
 /// How bad it is. Ordered: the worst is the verdict of all.
@@ -80,6 +82,8 @@ pub struct Seen {
     pub attached: Result<Names, String>,
     /// The programs that were loaded for it. Empty if it failed.
     pub programs: Vec<Loaded>,
+    /// What outlives the agent.
+    pub lasting: Lasting,
 }
 
 /// Who has the port of `/metrics`.
@@ -134,6 +138,7 @@ pub async fn look(config: &Config) -> Seen {
             Err(error) => Port::Taken(error),
         },
         endpoints,
+        lasting: Lasting::look(config),
         programs: probe.as_ref().map(|probe| probe.programs().to_vec()).unwrap_or_default(),
         attached: probe.map(|probe| Names::look(&probe)).map_err(|error| error.to_string()),
     }
@@ -159,6 +164,7 @@ pub fn judge(seen: &Seen) -> Vec<Finding> {
         );
     }
     findings.push(attached(seen));
+    findings.extend(seen.lasting.judge());
     if !seen.programs.is_empty() {
         findings.push(finding("programs", Verdict::Pass, seen.programs.iter().map(program).collect::<Vec<_>>().join("; ")));
     }
@@ -296,6 +302,7 @@ mod tests {
 
     use super::*;
     use crate::source::capabilities::{CAP_BPF, CAP_SYS_ADMIN, CAP_SYS_RESOURCE, NEEDED, Set};
+    use crate::source::probe::pins::Kept;
 
     fn good() -> Seen {
         let needed = Set::of(&NEEDED);
@@ -312,6 +319,7 @@ mod tests {
             endpoints: vec![(Signal::Logs, "http://localhost:4317".into(), Ok(()))],
             attached: Ok(Names::FromKernel),
             programs: vec![loaded(None)],
+            lasting: Lasting { pins: Some(Ok(Kept { sets: 0, holder: None })), state: Some(Ok(false)) },
         }
     }
 
@@ -369,6 +377,11 @@ mod tests {
             check("attach", Verdict::Degraded, |seen| seen.attached = Ok(names));
         }
         check("attach", Verdict::Fail, |seen| seen.attached = Err("not permitted".into()));
+        check("pins", Verdict::Pass, |seen| seen.lasting.pins = Some(Ok(Kept { sets: 2, holder: Some(7) })));
+        check("pins", Verdict::Degraded, |seen| seen.lasting.pins = Some(Err("not on a BPF file system".into())));
+        check("pins", Verdict::Pass, |seen| seen.lasting.pins = None);
+        check("state", Verdict::Degraded, |seen| seen.lasting.state = Some(Err("not permitted".into())));
+        check("state", Verdict::Pass, |seen| seen.lasting.state = None);
     }
 
     #[test]

@@ -117,6 +117,8 @@ metrics! {
         "Owners that may have series of their own";
     PROBE_ATTACHED = Gauge "oom_watcher.probe_attached", "oom_watcher_probe_attached", None, NODE,
         "1 while the probe is attached to the kernel, else 0";
+    PROBE_PINNED = Gauge "oom_watcher.probe_pinned", "oom_watcher_probe_pinned", None, NODE,
+        "1 if the attached probe outlives the agent, so that kills while no agent runs are kept, else 0";
     BUILD_INFO = Gauge "oom_watcher.build_info", "oom_watcher_build_info", None, &["node", "probe", "version"],
         "Always 1; the labels say which agent and which probe run";
     CONNECTIONS_REFUSED = Counter "oom_watcher.connections_refused", "oom_watcher_connections_refused_total", Some("{connection}"), NODE,

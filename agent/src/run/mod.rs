@@ -209,6 +209,7 @@ impl Agent {
         copy_counters(&probe.counters(), &stats);
         pipeline.open_ledger(&config, &probe);
         stats.attached.store(true, Ordering::Relaxed);
+        stats.pinned.store(matches!(probe.pinned(), Pinned::New | Pinned::TakenOver), Ordering::Relaxed);
         health.set(None);
         tell(&probe);
         let mut features = probe.features();

@@ -6,6 +6,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 
+use anyhow::anyhow;
+
 /// Keeps the folder until it is dropped, or the process ends.
 #[derive(Debug)]
 pub struct Lock {
@@ -50,6 +52,36 @@ impl Lock {
     }
 }
 
+/// The process that has a folder, looked at without locking it. Absent also if the folder cannot be opened.
+pub fn holder_of(path: &Path) -> Option<u32> {
+    holder(&File::open(path).ok()?)
+}
+
+/// Tries whether anything can be kept in the nearest folder of `path` that is there: makes another one, and removes it.
+///
+/// # Errors
+/// It cannot; with the reason, and what to do.
+pub fn try_out(path: &Path) -> anyhow::Result<()> {
+    let there = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let trial = there.join(format!("oom-watcher-check-{}", std::process::id()));
+    let made = DirBuilder::new().mode(0o700).create(&trial).and_then(|()| fs::remove_dir(&trial));
+    made.map_err(|error| explained(error, there).context(format!("making a folder in {}", there.display())))
+}
+
+/// Adds to what was refused in a folder whose it is, if that is why, and what to do.
+pub fn explained(error: io::Error, path: &Path) -> anyhow::Error {
+    // SAFETY: no memory is involved.
+    let own = unsafe { libc::geteuid() };
+    let owner = path.ancestors().find_map(|path| Some((path, fs::metadata(path).ok()?.uid())));
+    match owner {
+        _ if error.kind() != io::ErrorKind::PermissionDenied => error.into(),
+        Some((path, owner)) if owner != own => {
+            anyhow!("{error}: {} is user {owner}'s, the agent is user {own}: run it as that user, or let it have another folder", path.display())
+        }
+        _ => anyhow!("{error}: in a container AppArmor may forbid it, or the file system is read-only"),
+    }
+}
+
 /// The process that has the lock. Absent if it is in a pid namespace that cannot be seen from here.
 fn holder(folder: &File) -> Option<u32> {
     holder_in(&fs::read_to_string("/proc/locks").ok()?, folder.metadata().ok()?.ino())
@@ -80,12 +112,29 @@ mod tests {
     }
 
     #[test]
+    fn a_refusal_says_whose_the_folder_is() {
+        let denied = |path: &Path| explained(io::ErrorKind::PermissionDenied.into(), path).to_string();
+        // SAFETY: no memory is involved.
+        let own = unsafe { libc::geteuid() };
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(denied(folder.path()).split(": ").last(), Some("in a container AppArmor may forbid it, or the file system is read-only"));
+        // The nearest that is there.
+        std::os::unix::fs::lchown(folder.path(), Some(own + 1), None).unwrap();
+        let expected =
+            format!("{} is user {}'s, the agent is user {own}: run it as that user, or let it have another folder", folder.path().display(), own + 1);
+        assert!(denied(&folder.path().join("not/there")).ends_with(&expected));
+        assert_eq!(explained(io::ErrorKind::NotFound.into(), folder.path()).to_string(), "entity not found");
+    }
+
+    #[test]
     fn a_folder_is_had_once_and_again_when_it_is_given_back() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("made/for/it");
         let first = Lock::take(&path).unwrap();
         assert!(matches!(Lock::take(&path), Err(Denied::Taken(Some(pid))) if pid == std::process::id()));
+        assert_eq!(holder_of(&path), Some(std::process::id()));
         drop(first);
+        assert_eq!(holder_of(&path), None);
         Lock::take(&path).unwrap();
         assert!(matches!(Lock::take(Path::new("/proc/none")), Err(Denied::Unusable(_))));
     }

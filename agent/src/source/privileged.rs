@@ -84,6 +84,8 @@ impl Privileged {
         self.job.send(job).map_err(|_| ended())?;
         let (made, used, left) = result.recv().map_err(|_| ended())?;
         match self.left.map(|first| first.and(left)) {
+            // With a pinned probe none are needed.
+            Some(Ok(_)) if self.permitted == Set::default() => {}
             Some(Ok(bounding)) => info!(permitted = %self.permitted, used = used.names().join(","), %bounding, "all capabilities are given up"),
             Some(Err(error)) => warn!(%error, permitted = %self.permitted, "capabilities could not be given up, the agent keeps what it has"),
             None => {}

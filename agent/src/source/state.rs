@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 use uuid::Uuid;
 
+use super::lock;
 use crate::reconcile::Account;
 use crate::record::series::Snapshot;
 use crate::stats::Kept;
@@ -107,9 +108,20 @@ impl Store {
             reason,
             directory = %directory.display(),
             kept,
-            "the saved state cannot be used: counts begin at 0, and kills while the agent was away are not known"
+            "the saved state cannot be used: counts begin at 0, and kills while no agent ran are known only if the probe was pinned"
         );
         None
+    }
+
+    /// Tries whether a state can be saved, without leaving anything, and looks at the one that is there. `false`: there is none, or no directory for one.
+    ///
+    /// # Errors
+    /// It cannot be saved, or not be used; with the reason.
+    pub fn try_out(&self, node: &str) -> anyhow::Result<bool> {
+        let Some(directory) = self.directory.as_deref() else { return Ok(false) };
+        lock::try_out(directory)?;
+        let found = read(&directory.join(NAME), node).map_err(|reason| anyhow::anyhow!("{reason}").context(NAME))?;
+        Ok(found.is_some())
     }
 
     /// Saves atomically: a reader finds this state or the one before. Whether it could be saved is told when that changes, and what is lost otherwise.
@@ -135,13 +147,14 @@ fn read(path: &Path, node: &str) -> Result<Option<Found>, String> {
     // A pipe would have to be waited for, and a link may lead anywhere.
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error.to_string()),
+        Err(error) => return Err(lock::explained(error, path).to_string()),
         Ok(metadata) if !metadata.is_file() => return Err("not a regular file".to_owned()),
         Ok(metadata) if metadata.len() > MAX_BYTES => return Err("too large".to_owned()),
         Ok(_) => {}
     }
     let mut text = String::new();
-    File::open(path).and_then(|file| file.take(MAX_BYTES).read_to_string(&mut text)).map_err(|error| error.to_string())?;
+    let whole = File::open(path).and_then(|file| file.take(MAX_BYTES).read_to_string(&mut text));
+    whole.map_err(|error| lock::explained(error, path).to_string())?;
     let Version { version } = serde_json::from_str(&text).map_err(|error| error.to_string())?;
     if version != VERSION {
         return Err(format!("of version {version}, this agent reads version {VERSION}"));
@@ -153,15 +166,15 @@ fn read(path: &Path, node: &str) -> Result<Option<Found>, String> {
     Ok(Some(found))
 }
 
-fn write(directory: &Path, state: &Written<'_>) -> io::Result<()> {
+fn write(directory: &Path, state: &Written<'_>) -> anyhow::Result<()> {
     let text = serde_json::to_vec(state)?;
-    match save(directory, &text) {
+    let saved = match save(directory, &text) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-            save(directory, &text)
+            DirBuilder::new().recursive(true).mode(0o700).create(directory).and_then(|()| save(directory, &text))
         }
         saved => saved,
-    }
+    };
+    saved.map_err(|error| lock::explained(error, directory))
 }
 
 fn save(directory: &Path, text: &[u8]) -> io::Result<()> {
@@ -266,8 +279,21 @@ mod tests {
     }
 
     #[test]
+    fn trying_it_out_leaves_nothing_and_tells_what_is_there() {
+        let (kept, mut store) = store();
+        assert!(!store.try_out("node-a").unwrap());
+        assert_eq!(fs::read_dir(kept.path()).unwrap().count(), 0);
+        assert!(store.save(BOOT, &state(1)) && store.try_out("node-a").unwrap());
+        assert_eq!(format!("{:#}", store.try_out("node-b").unwrap_err()), "state.json: of another node, node-a");
+        assert_eq!(fs::read_dir(path(&store, "")).unwrap().count(), 1);
+        let nowhere = Store::new(Some(PathBuf::from("/proc/oom-watcher")));
+        assert!(format!("{:#}", nowhere.try_out("node-a").unwrap_err()).starts_with("making a folder in /proc: "));
+    }
+
+    #[test]
     fn without_a_directory_nothing_is_kept() {
         let mut store = Store::new(None);
+        assert!(!store.try_out("node-a").unwrap());
         assert!(!store.save(BOOT, &state(1)) && !store.fails);
         assert_eq!(store.load(BOOT, "node-a"), None);
     }

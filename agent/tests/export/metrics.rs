@@ -101,6 +101,7 @@ fn the_page_has_the_names_and_labels_of_the_contract() {
         r#"oom_watcher_series{node="node-a"} 2"#.to_owned(),
         r#"oom_watcher_series_limit{node="node-a"} 10"#.to_owned(),
         r#"oom_watcher_probe_attached{node="node-a"} 1"#.to_owned(),
+        r#"oom_watcher_probe_pinned{node="node-a"} 0"#.to_owned(),
         r#"oom_watcher_build_info{node="node-a",probe="0123abcd",version="1.2.3"} 1"#.to_owned(),
     ] {
         assert!(text.lines().any(|shown| shown == line), "{line}\nis not in\n{text}");

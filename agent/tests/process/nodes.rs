@@ -1,9 +1,11 @@
 //! Nodes that are not as they should be: a port that is taken, no privilege, no type information, no name; and `check`, which says so beforehand.
 
 use std::ffi::CStr;
+use std::fs;
 use std::io;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 use std::ptr;
 
@@ -133,18 +135,18 @@ fn a_tracepoint_that_the_kernel_lacks_is_named() {
     // A constant, because it is mounted between fork and exec.
     const CHANGED: &CStr = c"/tmp/oom-watcher-test-btf";
     let path = CHANGED.to_str().unwrap();
-    let mut types = match std::fs::read("/sys/kernel/btf/vmlinux") {
+    let mut types = match fs::read("/sys/kernel/btf/vmlinux") {
         Ok(types) => types,
         Err(why) => skip!("no type information: {why}"),
     };
     let name = b"\0btf_trace_mark_victim\0";
     let at = types.windows(name.len()).position(|window| window == name).unwrap();
     types[at + 1] = b'x';
-    std::fs::write(path, types).unwrap();
+    fs::write(path, types).unwrap();
     let change = |command: Command| with_mount(command, CHANGED, c"/sys/kernel/btf/vmlinux", c"", libc::MS_BIND);
     let ended = end_of(change(command(&[("NODE_NAME", "node-a")], ANY_PORT)));
     let check = end_of(change(command(&[("NODE_NAME", "node-a")], &[&["check"], ANY_PORT].concat())));
-    std::fs::remove_file(path).unwrap();
+    fs::remove_file(path).unwrap();
     let (Ok(ended), Ok(check)) = (ended, check) else { skip!("no file system can be mounted") };
     let says = "oom-watcher: attaching the probe: the kernel has no tracepoint mark_victim: use a kernel built with CONFIG_TRACEPOINTS=y";
     assert_eq!((ended.code, ended.err.lines().last()), (Some(3), Some(says)));
@@ -172,10 +174,57 @@ fn check_passes_beside_an_agent_that_runs_already() {
 }
 
 #[test]
+fn check_tells_what_outlives_the_agent_and_leaves_nothing() {
+    needs!(lacks_for_probe());
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let check = |pins: &str, state: &str| {
+        let check = run(&[("NODE_NAME", "node-a")], &[&["check", "--pin-dir", pins, "--state-dir", state], ANY_PORT].concat());
+        assert_eq!(check.code, Some(0), "{check:?}");
+        [finding(&check, "pins"), finding(&check, "state")]
+    };
+    let [pins, state] = check(&path("pins"), &path("state"));
+    let says = format!(
+        "pins          degraded  kills while no agent runs are not seen: {} is not on a BPF file system: mount one (mount -t bpf bpf /sys/fs/bpf)\n\
+         -> let the agent write to a BPF file system, or set OOM_WATCHER_PIN_DIR=none",
+        path("pins")
+    );
+    assert_eq!((pins, state.as_str()), (says, "state         pass      can be saved; none is there yet"));
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    fs::create_dir(path("state")).unwrap();
+    fs::write(path("state/state.json"), "{}").unwrap();
+    let [pins, state] = check("none", &path("state"));
+    assert!(pins.starts_with("pins          pass      none are wanted"), "{pins}");
+    assert!(state.starts_with("state         degraded  counts begin at 0 with each agent: state.json: missing field"), "{state}");
+    assert_eq!(fs::read_to_string(path("state/state.json")).unwrap(), "{}", "it is not set aside");
+}
+
+#[test]
+fn a_start_that_fails_leaves_no_folder_for_pins() {
+    needs!(lacks_for_probe());
+    let root = Path::new("/sys/fs/bpf");
+    if !fs::read_to_string("/proc/self/mounts").unwrap().lines().any(|mount| mount.contains(" /sys/fs/bpf bpf ")) {
+        skip!("no BPF file system is mounted at /sys/fs/bpf");
+    }
+    let pins = root.join(format!("oom-watcher-test-{}", std::process::id()));
+    let start = |pins: &Path| {
+        let ended =
+            end_of(without_privilege(command(&[("NODE_NAME", "node-a")], &[&["--pin-dir", pins.to_str().unwrap()], ANY_PORT].concat()))).unwrap();
+        assert_eq!(ended.code, Some(3), "{ended:?}");
+    };
+    start(&pins);
+    assert!(!pins.exists());
+    // One that was there stays: who made it may have given it to the agent's user.
+    fs::create_dir(&pins).unwrap();
+    start(&pins);
+    fs::remove_dir(&pins).unwrap();
+}
+
+#[test]
 fn a_node_without_name_is_called_after_the_host_with_a_warning() {
     needs!(lacks_for_probe());
     let (mut agent, address) = Agent::ready(&[("NODE_NAME", "")], &[]);
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
     let host = host.trim_end();
     let problem = format!("empty: the node is called {host} after the host's name, which in a pod is the pod's. Set it from spec.nodeName");
     assert!(agent.warnings().iter().any(|line| (&line["setting"], &line["problem"]) == (&"NODE_NAME".into(), &problem.as_str().into())), "{problem}");

@@ -8,7 +8,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use aya::maps::{MapData, MapInfo};
 use aya::programs::links::PinnedLink;
 
@@ -37,7 +37,18 @@ const INCOMPLETE: &str = "-incomplete";
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
+    /// Whether it was not there before.
+    is_new: bool,
     _lock: Lock,
+}
+
+/// What is kept in a folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Sets of pins, of this build or others.
+    pub sets: usize,
+    /// The agent that has it, if one runs that can be seen from here.
+    pub holder: Option<u32>,
 }
 
 /// One set of pins.
@@ -67,27 +78,18 @@ pub(super) enum Denied {
 impl Folder {
     /// Makes the folder if it is not there, and locks it until it is dropped.
     pub(super) fn open(path: &Path) -> Result<Self, Denied> {
-        // The nearest that is there tells the file system: a folder of another kind must not be left.
-        let there = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-        match is_bpffs(there) {
-            Ok(true) => {}
-            Ok(false) => {
-                let error = anyhow::anyhow!("{} is not on a BPF file system: mount one (mount -t bpf bpf /sys/fs/bpf)", path.display());
-                return Err(Denied::Unusable(error));
-            }
-            Err(error) => return Err(Denied::Unusable(error)),
-        }
+        let there = on_bpffs(path).map_err(Denied::Unusable)?;
         match Lock::take(path) {
-            Ok(lock) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Ok(lock) => Ok(Self { path: path.to_owned(), is_new: there != path, _lock: lock }),
             Err(lock::Denied::Taken(holder)) => Err(Denied::Taken(holder)),
-            Err(lock::Denied::Unusable(error)) => Err(Denied::Unusable(anyhow::Error::from(error).context(format!("locking {}", path.display())))),
+            Err(lock::Denied::Unusable(error)) => Err(Denied::Unusable(lock::explained(error, path).context(format!("locking {}", path.display())))),
         }
     }
 
     /// What is there, and what of it can be taken over.
     pub(super) fn sets(&self, config: &Config) -> Result<Sets> {
         let (mut own, mut others) = (None, Vec::new());
-        for path in self.ours()?.into_iter().take(MAX_SETS) {
+        for path in ours(&self.path)?.into_iter().take(MAX_SETS) {
             let features = path.file_name().and_then(|name| name.to_str()?.strip_prefix(&prefix(config))).and_then(Features::parse);
             let mut set = Set { path };
             match features {
@@ -105,13 +107,6 @@ impl Folder {
         Ok(Sets { own, others })
     }
 
-    /// The folders of sets. What others keep here is not looked at.
-    fn ours(&self) -> Result<Vec<PathBuf>> {
-        let read = || fs::read_dir(&self.path)?.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>();
-        let paths = read().with_context(|| format!("reading {}", self.path.display()))?;
-        Ok(paths.into_iter().filter(|path| path.is_dir() && path.file_name().and_then(|name| name.to_str()).is_some_and(names_a_set)).collect())
-    }
-
     /// Pins a probe that was just attached. Its links are in bpffs afterwards, and stay open: they outlive their names as long as the agent does.
     pub(super) fn pin(&self, config: &Config, attached: &mut Attached) -> Result<Set> {
         let set = Set { path: self.path.join(format!("{}{}", prefix(config), attached.features.letters())) };
@@ -121,6 +116,15 @@ impl Folder {
             let _ = set.remove();
         }
         pinned.map(|()| set)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if self.is_new {
+            // Nothing may have been pinned in it.
+            let _ = fs::remove_dir(&self.path);
+        }
     }
 }
 
@@ -208,6 +212,17 @@ impl Set {
     }
 }
 
+/// Tries whether anything can be kept below `path`, in no agent's way and without leaving anything.
+///
+/// # Errors
+/// It cannot; with the reason, and what to do.
+pub fn try_out(path: &Path) -> Result<Kept> {
+    let there = on_bpffs(path)?;
+    lock::try_out(path)?;
+    let sets = if there == path { ours(path)?.len() } else { 0 };
+    Ok(Kept { sets, holder: lock::holder_of(path) })
+}
+
 /// Removes everything that was ever pinned below `path`, and the folder unless something else is in it. Says what it was.
 ///
 /// # Errors
@@ -221,7 +236,7 @@ pub fn remove_all(path: &Path) -> Result<Vec<PathBuf>> {
         Denied::Unusable(error) => error,
     })?;
     let mut removed = Vec::new();
-    for path in folder.ours()? {
+    for path in ours(&folder.path)? {
         Set { path: path.clone() }.remove()?;
         removed.push(path);
     }
@@ -232,6 +247,13 @@ pub fn remove_all(path: &Path) -> Result<Vec<PathBuf>> {
         Err(error) => return Err(error).with_context(|| format!("removing {}", folder.path.display())),
     }
     Ok(removed)
+}
+
+/// The folders of sets. What others keep there is not looked at.
+fn ours(path: &Path) -> Result<Vec<PathBuf>> {
+    let read = || fs::read_dir(path)?.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>();
+    let paths = read().map_err(|error| lock::explained(error, path).context(format!("reading {}", path.display())))?;
+    Ok(paths.into_iter().filter(|path| path.is_dir() && path.file_name().and_then(|name| name.to_str()).is_some_and(names_a_set)).collect())
 }
 
 /// Names a map for as long as the kernel runs: no other map gets the same number soon.
@@ -254,6 +276,19 @@ fn is_link(path: &Path) -> bool {
 /// The beginning of the name of a set: what must be the same for it to be taken over. bpffs allows no dots.
 fn prefix(config: &Config) -> String {
     format!("{BUILD}-{}-{}-", config.ring_bytes, if config.arguments { "arguments" } else { "plain" })
+}
+
+/// The nearest folder that is there, if `path` can be made there for pins: one of another kind must not be left.
+fn on_bpffs(path: &Path) -> Result<&Path> {
+    let there = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    if !is_bpffs(there)? {
+        bail!("{} is not on a BPF file system: mount one (mount -t bpf bpf /sys/fs/bpf)", path.display());
+    }
+    let new = path.strip_prefix(there).unwrap_or(path);
+    if new.as_os_str().as_encoded_bytes().contains(&b'.') {
+        bail!("{}: a BPF file system allows no dot in a name: choose another folder", path.display());
+    }
+    Ok(there)
 }
 
 fn is_bpffs(path: &Path) -> Result<bool> {
@@ -288,6 +323,7 @@ mod tests {
         let place = std::env::temp_dir().join(format!("oom-watcher-pins-{}", std::process::id()));
         let denied = Folder::open(&place);
         assert!(matches!(&denied, Err(Denied::Unusable(error)) if format!("{error:#}").contains("mount -t bpf")), "{denied:?}");
+        assert!(try_out(&place).is_err_and(|error| format!("{error:#}").contains("mount -t bpf")));
         assert!(!place.exists());
     }
 }
