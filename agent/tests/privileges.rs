@@ -9,6 +9,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
@@ -159,6 +160,20 @@ fn a_user_with_file_capabilities_sees_kills_under_no_new_privs() {
     assert_sees_kills(&agent, &collector);
     assert_powerless(&agent, &Set::of(&NEEDED).to_string());
     assert_eq!(agent.stop(), Some(0), "{}", agent.log());
+}
+
+#[test]
+fn an_agent_of_another_user_is_refused_with_the_process_id_of_the_first() {
+    needs_kernel!();
+    let folder = tempfile::tempdir().unwrap();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).unwrap();
+    let state = folder.path().join("state").display().to_string();
+    let first = Agent::start_with(Some(Restricted::user(USER)), &[], &["--state-dir", &state]);
+    // What is that user's, root may not open without CAP_DAC_OVERRIDE.
+    let (command, _folder) = Restricted { file: None, ..Restricted::user(0) }.command(&program());
+    let (code, _, message) = end_of(command, &[WATCH, &["--state-dir", &state]].concat());
+    assert!(message.contains(&format!("another oom-watcher runs on this node, process {}: ", first.pid())), "{message}");
+    assert_eq!(code, Some(3));
 }
 
 #[test]

@@ -33,14 +33,19 @@ impl Lock {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(Denied::Unusable(error)),
             _ => {}
         }
-        let folder = File::open(path).map_err(Denied::Unusable)?;
+        // What is another user's cannot be opened, but who has it is seen all the same.
+        let folder = File::open(path).map_err(|error| match holder_of(path) {
+            None => Denied::Unusable(error),
+            holder => Denied::Taken(holder),
+        })?;
         for last in [false, true] {
             // SAFETY: no memory is involved.
             if unsafe { libc::flock(folder.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
                 break;
             }
             match io::Error::last_os_error() {
-                error if error.kind() == io::ErrorKind::WouldBlock => match holder(&folder) {
+                // Somebody has it. The device is not asked: some file systems have one for their files and another for locks.
+                error if error.kind() == io::ErrorKind::WouldBlock => match holder(path, |_, _| true) {
                     // It may have ended between the two looks.
                     None if !last => {}
                     holder => return Err(Denied::Taken(holder)),
@@ -52,9 +57,16 @@ impl Lock {
     }
 }
 
-/// The process that has a folder, looked at without locking it. Absent also if the folder cannot be opened.
+/// The process that has a folder locked, which need not be one that we may open. Absent also if it is in a pid namespace that cannot be seen from here.
 pub fn holder_of(path: &Path) -> Option<u32> {
-    holder(&File::open(path).ok()?)
+    holder(path, |found, own| found == own)
+}
+
+/// `is_same`: whether a lock on a file of that number is on this one, by the device that the lock is on and the file's own.
+fn holder(path: &Path, is_same: impl Fn(&str, &str) -> bool) -> Option<u32> {
+    let file = fs::metadata(path).ok()?;
+    let own = format!("{:02x}:{:02x}", libc::major(file.dev()), libc::minor(file.dev()));
+    holder_in(&fs::read_to_string("/proc/locks").ok()?, file.ino(), |found| is_same(found, &own))
 }
 
 /// Tries whether anything can be kept in the nearest folder of `path` that is there: makes another one, and removes it.
@@ -82,16 +94,11 @@ pub fn explained(error: io::Error, path: &Path) -> anyhow::Error {
     }
 }
 
-/// The process that has the lock. Absent if it is in a pid namespace that cannot be seen from here.
-fn holder(folder: &File) -> Option<u32> {
-    holder_in(&fs::read_to_string("/proc/locks").ok()?, folder.metadata().ok()?.ino())
-}
-
 /// `1: FLOCK  ADVISORY  WRITE 28803 00:27:44442 0 EOF`: proc_locks(5).
-fn holder_in(locks: &str, inode: u64) -> Option<u32> {
+fn holder_in(locks: &str, inode: u64, is_on: impl Fn(&str) -> bool) -> Option<u32> {
     let suffix = format!(":{inode}");
     locks.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).find_map(|fields| match fields[..] {
-        [_, "FLOCK", _, _, pid, file, ..] if file.ends_with(&suffix) => pid.parse().ok().filter(|pid| *pid != 0),
+        [_, "FLOCK", _, _, pid, file, ..] if file.strip_suffix(&suffix).is_some_and(&is_on) => pid.parse().ok().filter(|pid| *pid != 0),
         _ => None,
     })
 }
@@ -106,8 +113,10 @@ mod tests {
     fn the_holder_of_a_lock_is_found_by_the_inode() {
         let locks = "1: FLOCK  ADVISORY  READ 26597 fe:00:10051587 0 EOF\n2: FLOCK  ADVISORY  WRITE 28803 00:27:44442 0 EOF\n\
                      2: -> FLOCK  ADVISORY  WRITE 1 00:27:44443 0 EOF\n3: POSIX  ADVISORY  WRITE 7 00:27:4444 0 EOF\n4: FLOCK ADVISORY WRITE 0 00:27:5 0 EOF";
+        assert_eq!(holder_in(locks, 44_442, |device| device == "00:27"), Some(28_803));
+        assert_eq!(holder_in(locks, 44_442, |device| device == "00:2"), None);
         for (inode, expected) in [(44_442, Some(28_803)), (44_443, None), (4_444, None), (442, None), (5, None)] {
-            assert_eq!(holder_in(locks, inode), expected, "{inode}");
+            assert_eq!(holder_in(locks, inode, |_| true), expected, "{inode}");
         }
     }
 
