@@ -66,7 +66,8 @@ pub(super) fn leader(stage: &mut Stage) -> Result<Instant> {
 /// Every thread touches a new page at its exit: there the kernel writes what `set_tid_address` asked for. By then all are dying and
 /// there is no room left, which newer kernels (6.16 and later) answer with marks. None of it is an OOM kill.
 pub(super) fn dying(stage: &mut Stage, rounds: u32, threads: u32) -> Result<Instant> {
-    let limit = stage.limit + u64::from(threads) * THREAD;
+    // Room for what the kernel has not given back yet of the rounds before, such as stacks. Later it is taken away anyway.
+    let limit = 4 * (stage.limit + u64::from(threads) * THREAD);
     let cgroup = stage.make("dying", Some(limit), None)?;
     let begin = Instant::now();
     for _ in 0..rounds {
