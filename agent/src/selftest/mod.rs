@@ -191,9 +191,8 @@ async fn scrape(address: SocketAddr) -> Result<String> {
 
 /// Waits until the receiver has it, and says when that was.
 async fn arrived<T>(receiver: &Receiver, what: &str, find: impl Fn(&Received) -> Option<T>) -> Result<(T, SystemTime)> {
-    let received = receiver.wait_for(|received| find(received).is_some(), PATIENCE).await.with_context(|| format!("waiting for the {what}"))?;
-    let when = SystemTime::now();
-    Ok((find(&received).context("it was there a moment ago")?, when))
+    let found = receiver.find(find, PATIENCE).await.with_context(|| format!("waiting for the {what}"))?;
+    Ok((found, SystemTime::now()))
 }
 
 /// Waits until the collector has acknowledged something of this signal, if it is exported at all.

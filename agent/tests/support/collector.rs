@@ -36,23 +36,20 @@ impl Collector {
 
     /// The records so far of kills in cgroups that `path` accepts.
     pub(crate) fn records(&self, path: impl Fn(&str) -> bool) -> Vec<Record> {
-        self.receiver.records().into_iter().map(Record).filter(|record| record.text("process.linux.cgroup").is_some_and(&path)).collect()
+        // There is something at once.
+        self.find(|received| Some(of_cgroups(received, &path).cloned().map(Record).collect())).unwrap()
     }
 
     /// The same, once there are `count` of them.
     pub(crate) fn await_records(&self, count: usize, path: impl Fn(&str) -> bool) -> Vec<Record> {
-        let ours = |record: &LogRecord| text(record, "process.linux.cgroup").is_some_and(&path);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        let enough = self.receiver.wait_for(|received| received.records().filter(|record| ours(record)).count() >= count, patience());
-        if let Err(error) = runtime.block_on(enough) {
-            panic!("waiting for {count} records, {} came: {error}", self.records(&path).len());
-        }
-        self.records(path)
+        // What is there is copied once, when it is enough: a guest is slow.
+        let enough =
+            |received: &Received| (of_cgroups(received, &path).count() >= count).then(|| of_cgroups(received, &path).cloned().map(Record).collect());
+        self.find(enough).unwrap_or_else(|error| panic!("waiting for {count} records, {} came: {error}", self.records(&path).len()))
     }
 
     /// When the span of that record ends, as it says itself, once it is there. The record's id is its kill's, and so is the span's.
     pub(crate) fn await_span_end(&self, record: &Record) -> String {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let of_record = |received: &Received| {
             let span = received.spans().find(|span| span.span_id == record.0.span_id && span.name == "oom_kill")?;
             let end = span.attributes.iter().find(|attribute| attribute.key == "oom_watcher.span.end")?;
@@ -61,15 +58,23 @@ impl Collector {
                 _ => None,
             }
         };
-        let received = runtime.block_on(self.receiver.wait_for(|received| of_record(received).is_some(), patience())).unwrap();
-        of_record(&received).unwrap()
+        self.find(of_record).unwrap()
     }
 
     /// Waits until requests of any kind reached it.
     pub(crate) fn await_requests(&self, count: usize) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        runtime.block_on(self.receiver.wait_for(|received| received.headers.len() >= count, patience())).unwrap();
+        self.find(|received| (received.headers.len() >= count).then_some(())).unwrap();
     }
+
+    fn find<T>(&self, look: impl FnMut(&Received) -> Option<T>) -> anyhow::Result<T> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(self.receiver.find(look, patience()))
+    }
+}
+
+/// The records of kills in cgroups that `path` accepts.
+fn of_cgroups<'a>(received: &'a Received, path: &'a impl Fn(&str) -> bool) -> impl Iterator<Item = &'a LogRecord> {
+    received.records().filter(move |record| text(record, "process.linux.cgroup").is_some_and(path))
 }
 
 /// The log record of a kill.

@@ -19,8 +19,10 @@ use oom_watcher::source::hierarchy::Hierarchy;
 pub(crate) fn patience() -> Duration {
     Duration::from_secs(if machine::guest() { 180 } else { 30 })
 }
-/// Between two looks at what has no event.
-const PAUSE: Duration = Duration::from_millis(10);
+/// Between two looks at what has no event. In a guest each look takes from the one CPU what it looks for.
+fn pause() -> Duration {
+    Duration::from_millis(if machine::guest() { 50 } else { 10 })
+}
 
 /// Ends the test as skipped: `skip!("it needs root")`.
 macro_rules! skip {
@@ -42,7 +44,11 @@ pub(crate) fn count_skip(reason: &str) {
 /// The same for what cannot be had on such a machine at all.
 pub(crate) fn tell_skip(reason: &str) {
     let test = thread::current();
-    let test = test.name().unwrap_or("?");
+    let mut test = test.name().unwrap_or("?").to_owned();
+    if let Some(restricted) = restricted::Restricted::of_environment() {
+        // Each skip is counted: the same test may be skipped with other agents too.
+        test += &format!(" (user {})", restricted.user);
+    }
     // Not by a macro: what macros print is captured where a test succeeds.
     std::io::stderr().write_all(format!("skipped: {test}: {reason}\n").as_bytes()).unwrap();
 }
@@ -70,6 +76,6 @@ pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> 
             return found;
         }
         assert!(begin.elapsed() < patience(), "within {:?} there was no {what}", patience());
-        thread::sleep(PAUSE);
+        thread::sleep(pause());
     }
 }

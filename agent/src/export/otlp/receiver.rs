@@ -129,17 +129,29 @@ impl Receiver {
         self.service.received.borrow().data_points().map(|(metric, point)| (metric.name.clone(), point.clone())).collect()
     }
 
-    /// Waits until `enough` says so of what was received, then gives it.
+    /// Waits until `enough` says so of what was received, then gives all of it.
     ///
     /// # Errors
-    /// It was not so within `timeout`; the text says what there was instead.
+    /// As [`Self::find`].
     pub async fn wait_for(&self, mut enough: impl FnMut(&Received) -> bool, timeout: Duration) -> anyhow::Result<Received> {
-        let mut changes = self.service.received.subscribe();
-        let waited = tokio::time::timeout(timeout, changes.wait_for(|received| enough(received))).await;
-        match waited {
-            Ok(Ok(received)) => Ok(received.clone()),
-            _ => {
-                let received = self.received();
+        self.find(|received| enough(received).then(|| received.clone()), timeout).await
+    }
+
+    /// What `look` finds in everything received so far, as soon as it finds something.
+    ///
+    /// # Errors
+    /// It found nothing within `timeout`; the text says what there was instead.
+    pub async fn find<T>(&self, mut look: impl FnMut(&Received) -> Option<T>, timeout: Duration) -> anyhow::Result<T> {
+        let (mut changes, mut found) = (self.service.received.subscribe(), None);
+        let looking = changes.wait_for(|received| {
+            found = look(received);
+            found.is_some()
+        });
+        let _ = tokio::time::timeout(timeout, looking).await;
+        match found {
+            Some(found) => Ok(found),
+            None => {
+                let received = self.service.received.borrow();
                 let (records, spans, points) = (received.records().count(), received.spans().count(), received.data_points().count());
                 let requests = received.headers.len();
                 Err(anyhow!("after {timeout:?} there were {records} log records, {spans} spans and {points} data points in {requests} requests"))
