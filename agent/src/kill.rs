@@ -8,8 +8,10 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 pub use missed::{Missed, MissedKills};
+pub use pod::{Pod, PodContainer, Role, Workload};
 
 mod missed;
+mod pod;
 
 /// One process that the kernel's OOM killer killed.
 #[derive(Clone, Debug, PartialEq)]
@@ -239,19 +241,15 @@ pub struct KubernetesOwner {
     pub container_id: Option<String>,
     /// Why there is no container.
     pub why_no_container: Option<Why>,
-    /// Names from the Kubernetes API. Absent until it is asked, or if it does not know the pod.
-    pub names: Option<PodNames>,
+    /// What the Kubernetes API says of it. Absent until it is asked, or if it does not know the pod.
+    pub pod: Option<Box<Pod>>,
 }
 
-/// What the Kubernetes API calls them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PodNames {
-    /// `metadata.namespace`
-    pub namespace: String,
-    /// `metadata.name`
-    pub pod: String,
-    /// The container's name. Absent if the id is in no status of the pod.
-    pub container: Option<String>,
+impl KubernetesOwner {
+    /// The container, if the Kubernetes API knows it.
+    pub fn container(&self) -> Option<&PodContainer> {
+        self.pod.as_ref()?.container.as_ref()
+    }
 }
 
 /// What runs a container, as far as its cgroup's name tells.

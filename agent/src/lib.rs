@@ -10,8 +10,9 @@
 //! | [`record`] | what we write down about a kill: series, log records, spans. Pure |
 //! | [`reconcile`] | what was seen against what the kernel counted. Pure |
 //! | [`source`] | where kills come from: BTF, the probe, the ring buffer |
-//! | [`attribution`] | whose process it was. Pure |
+//! | [`attribution`] | whose process it was, by its cgroup's path and by the node's pods. Pure |
 //! | [`export`] | how it leaves the node: OTLP, the Prometheus bridge |
+//! | [`kubernetes`] | watches this node's pods |
 //! | [`config`] | flags, environment and file become one `Config`. The only reader of the environment |
 //! | [`diagnostics`] | the agent's own log, and its spans of handling a kill |
 //! | [`preflight`] | what this node allows: `oom-watcher check` |
@@ -28,6 +29,8 @@ pub mod record;
 pub mod attribution;
 pub mod export;
 pub mod source;
+
+pub mod kubernetes;
 
 pub mod config;
 

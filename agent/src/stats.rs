@@ -150,6 +150,12 @@ pub struct Stats {
     pub shared_memory: Level,
     /// Processes that a dying first process of a pid namespace took along.
     pub collateral: Level,
+    /// Kills that reached the agent and wait for their container to be known.
+    pub waiting_kills: Level,
+    /// Pods of this node that are known from the Kubernetes API. Unknown if it is not asked.
+    pub pods: Reading,
+    /// Whether these are all, and changes are told.
+    pub pods_synced: AtomicBool,
     /// Events that were not of the expected form.
     pub malformed_events: Count,
     /// The same kill delivered again.
@@ -213,15 +219,15 @@ impl Stats {
         }
     }
 
-    /// All kills on this node that the agent knows of: those that reached it, those that found no room in the ring buffer, those whose events were not
+    /// All kills on this node that the agent knows of: those that reached it, also if they wait for their container to be known, those that found no room in the ring buffer, those whose events were not
     /// understood, those that nobody saw; and with them those before a restart.
     pub fn node_kills(&self) -> u64 {
         // Those that were dropped are counted already, whether their owners were found or not.
         let missed = self.missed(Missed::Away).total() + self.missed(Missed::Unexplained).total();
-        self.earlier_kills.get() + self.kills.get() + self.ring_full.get() + self.malformed_events.get() + missed
+        self.earlier_kills.get() + self.kills.get() + self.waiting_kills.get() + self.ring_full.get() + self.malformed_events.get() + missed
     }
 
-    /// What the next agent goes on with.
+    /// What the next agent goes on with. Not while kills wait: it would count them again.
     pub fn keep(&self) -> Kept {
         let missed = Missed::ALL.map(|why| (self.missed(why).reconstructed.get(), self.missed(why).without_owner.get()));
         Kept { node_kills: self.node_kills(), missed }

@@ -16,6 +16,7 @@ const LAYERS: &[&[&str]] = &[
     &["stats"],
     &["reconcile", "record"],
     &["attribution", "export", "source"],
+    &["kubernetes"],
     &["config"],
     &["diagnostics"],
     &["preflight", "run"],
@@ -23,7 +24,7 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// Crates that only these files, or the files of these folders, may name.
-const CRATES: &[(&str, &str)] = &[("aya", "source/probe/"), ("tonic", "export/otlp/"), ("serde_yaml", "config/")];
+const CRATES: &[(&str, &str)] = &[("aya", "source/probe/"), ("kube", "kubernetes/"), ("tonic", "export/otlp/"), ("serde_yaml", "config/")];
 
 /// The functions of `std::env` that ask for or change variables. `current_exe` and the constants are no configuration.
 const VARIABLES: &[&str] = &["var", "var_os", "vars", "vars_os", "set_var", "remove_var"];

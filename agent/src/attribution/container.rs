@@ -77,7 +77,7 @@ fn in_pod(path: &str) -> Option<Reading<'_>> {
         runtime,
         why_no_container: container.as_ref().err().copied(),
         container_id: container.ok(),
-        names: None,
+        pod: None,
     });
     Some(Reading { owner, pod: Some(pod), decisive })
 }

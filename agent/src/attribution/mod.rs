@@ -3,23 +3,62 @@
 //! Pure: what the Kubernetes API knows comes in as an argument.
 
 pub mod container;
+pub mod pods;
 pub mod proc_cgroup;
 pub mod report;
 
-use crate::kill::{Kill, KubernetesOwner, MissedKills, Owner, PodNames, Why};
+use crate::kill::{Kill, KubernetesOwner, MissedKills, Owner, Why};
+use pods::{Found, Pods};
+
+/// Whose process it was, and whether that is all there will be to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attributed {
+    /// The owner.
+    pub owner: Owner,
+    /// Nothing more will be known of it. If not, its pod, or the container's id, is not known to the Kubernetes API, and may be a little later.
+    pub is_whole: bool,
+}
 
 /// Whose process `kill` ended, by the path of its cgroup. Where that is absent, by the names above it, as far as they leave no choice: see [`enclosing`].
 ///
-/// `names` is asked once, for the owner in a pod, and for nobody else. Where it answers `None` the owner stays without names.
-pub fn attribute(kill: &Kill, names: impl FnOnce(&KubernetesOwner) -> Option<PodNames>) -> Owner {
-    let mut owner = match &kill.cgroup_path {
+/// `pods` are this node's; absent if they are not watched.
+pub fn attribute(kill: &Kill, pods: Option<&Pods>) -> Attributed {
+    let owner = match &kill.cgroup_path {
         Some(path) => container::owner(Some(path), kill.path_cut),
         None => enclosing(kill),
     };
-    if let Owner::Kubernetes(in_pod) = &mut owner {
-        in_pod.names = names(in_pod);
+    match pods {
+        Some(pods) => in_its_pod(owner, pods),
+        None => Attributed { owner, is_whole: true },
     }
-    owner
+}
+
+/// Adds what is known of its pod.
+fn in_its_pod(owner: Owner, pods: &Pods) -> Attributed {
+    let whole = |owner| Attributed { owner, is_whole: true };
+    match owner {
+        Owner::Kubernetes(in_pod) => {
+            let (pod, is_whole) = match pods.find(&in_pod.pod_uid, in_pod.container_id.as_deref()) {
+                Found::Whole(pod) => (Some(pod), true),
+                Found::PodAlone(pod) => (Some(pod), false),
+                Found::Nothing => (None, false),
+            };
+            Attributed { owner: Owner::Kubernetes(KubernetesOwner { pod: pod.map(Box::new), ..in_pod }), is_whole }
+        }
+        // The path may lack the part that names the pod.
+        Owner::Container { runtime, id } => match pods.find("", Some(&id)) {
+            Found::Whole(pod) => whole(Owner::Kubernetes(KubernetesOwner {
+                pod_uid: pod.uid.clone(),
+                qos: pod.qos,
+                runtime,
+                container_id: Some(id),
+                why_no_container: None,
+                pod: Some(Box::new(pod)),
+            })),
+            Found::PodAlone(_) | Found::Nothing => whole(Owner::Container { runtime, id }),
+        },
+        Owner::Unit { .. } | Owner::Unknown { .. } => whole(owner),
+    }
 }
 
 /// The owner of a process in a cgroup without a name below cgroups with names: under lockdown=confidentiality, one that was made and gone at once.
@@ -40,24 +79,26 @@ fn enclosing(kill: &Kill) -> Owner {
     }
 }
 
-/// Whose processes were killed while nobody saw it. `names` as for [`attribute`].
+/// Whose processes were killed while nobody saw it. `pods` as for [`attribute`].
 ///
 /// If their cgroup is gone, only what was above it is known: the pod perhaps, never a container or unit that may have been another.
-pub fn attribute_missed(kills: &MissedKills, names: impl FnOnce(&KubernetesOwner) -> Option<PodNames>) -> Owner {
+pub fn attribute_missed(kills: &MissedKills, pods: Option<&Pods>) -> Owner {
     let mut owner = container::owner(Some(&kills.cgroup_path), false);
     match &mut owner {
         Owner::Kubernetes(in_pod) => {
             if kills.removed && in_pod.container_id.is_none() {
                 in_pod.why_no_container = Some(Why::Removed);
             }
-            in_pod.names = names(in_pod);
         }
         // A slice is made of units.
         Owner::Unit { name } if kills.removed && name.ends_with(".slice") => owner = Owner::Unknown { why: Why::Removed },
         Owner::Unknown { why } if kills.removed => *why = Why::Removed,
         Owner::Container { .. } | Owner::Unit { .. } | Owner::Unknown { .. } => {}
     }
-    owner
+    match pods {
+        Some(pods) => in_its_pod(owner, pods).owner,
+        None => owner,
+    }
 }
 
 #[cfg(test)]
@@ -107,20 +148,51 @@ mod tests {
         }
     }
 
-    #[test]
-    fn names_are_asked_with_the_uid_and_the_id_of_the_victims_path() {
-        let names = PodNames { namespace: "shop".into(), pod: "cart-0".into(), container: Some("cart".into()) };
-        let owner = attribute(&kill_in(POD), |asked| {
-            assert_eq!(asked.pod_uid, "4a163a05-439d-484b-8e53-2968bc15824f");
-            assert!(asked.container_id.as_deref().is_some_and(|id| id.starts_with("cde6dfaf")));
-            Some(names.clone())
+    /// The pod of [`POD`], whose only container has that id, or none yet.
+    fn pods(container_id: Option<&str>) -> Pods {
+        let container_id = container_id.map(|id| format!("containerd://{id}"));
+        let object = serde_json::json!({
+            "metadata": {"namespace": "shop", "name": "cart-0", "uid": "4a163a05-439d-484b-8e53-2968bc15824f"},
+            "spec": {"containers": [{"name": "cart"}]},
+            "status": {"containerStatuses": [{"name": "cart", "containerID": container_id}]},
         });
-        assert!(matches!(owner, Owner::Kubernetes(KubernetesOwner { names: Some(found), .. }) if found == names));
+        let known = serde_json::from_value(object).ok().and_then(|object| pods::Known::of(&object, &pods::Selection::default()));
+        let mut pods = Pods::default();
+        known.into_iter().for_each(|known| pods.apply(known));
+        pods
+    }
+
+    /// Namespace, pod and container of the owner, `-` for what is not known, and whether that is all.
+    fn told(kill: &Kill, pods: &Pods) -> (String, bool) {
+        let Attributed { owner, is_whole } = attribute(kill, Some(pods));
+        let Owner::Kubernetes(owner) = owner else { return (format!("{owner:?}"), is_whole) };
+        let names = owner.pod.as_ref().map_or("-".to_owned(), |pod| format!("{}/{}", pod.namespace, pod.name));
+        (format!("{names} {}", owner.container().map_or("-", |container| &container.name)), is_whole)
+    }
+
+    #[test]
+    fn a_pod_is_known_by_the_id_of_its_container_and_else_by_its_uid() {
+        let (above, id) = POD.rsplit_once('/').unwrap_or_default();
+        let check = |path: &str, id: Option<&str>, expected: &str, is_whole: bool| {
+            assert_eq!(told(&kill_in(path), &pods(id)), (expected.to_owned(), is_whole), "{path} {id:?}");
+        };
+        check(POD, Some(id), "shop/cart-0 cart", true);
+        check(POD, None, "shop/cart-0 -", false);
+        check(above, None, "shop/cart-0 -", true);
+        check(&POD.replace("4a163a05", "00000000"), Some(id), "shop/cart-0 cart", true);
+        check(&POD.replace("4a163a05", "00000000"), None, "- -", false);
+        // Without the part that names the pod.
+        check(&format!("/{id}"), Some(id), "shop/cart-0 cart", true);
+        let other = Owner::Container { runtime: None, id: id.to_owned() };
+        check(&format!("/{id}"), None, &format!("{other:?}"), true);
+        let unit = Owner::Unit { name: "sshd.service".into() };
+        check("/system.slice/sshd.service", Some(id), &format!("{unit:?}"), true);
     }
 
     #[test]
     fn a_pod_that_nobody_knows_still_owns_its_kill() {
-        assert!(matches!(attribute(&kill_in(POD), |_| None), Owner::Kubernetes(KubernetesOwner { names: None, container_id: Some(_), .. })));
+        let Attributed { owner, is_whole } = attribute(&kill_in(POD), None);
+        assert!(is_whole && matches!(owner, Owner::Kubernetes(KubernetesOwner { pod: None, container_id: Some(_), .. })), "pods are not watched");
     }
 
     /// The owner of a process in a cgroup without a name below these, the outermost first; `None`: without a name, too.
@@ -129,7 +201,7 @@ mod tests {
         kill.cgroup_path = None;
         let cgroup = |name: Option<&str>| Cgroup { name: name.map(str::to_owned), ..Cgroup::default() };
         kill.cgroups = names.iter().copied().chain([None]).rev().map(cgroup).collect();
-        attribute(&kill, |_| None)
+        attribute(&kill, None).owner
     }
 
     #[test]
@@ -163,20 +235,10 @@ mod tests {
     }
 
     #[test]
-    fn names_are_not_asked_outside_of_pods() {
-        let mut asked = false;
-        let owner = attribute(&kill_in("/system.slice/sshd.service"), |_| {
-            asked = true;
-            None
-        });
-        assert_eq!((owner, asked), (Owner::Unit { name: "sshd.service".into() }, false));
-    }
-
-    #[test]
     fn a_cgroup_that_is_gone_blames_nobody_but_its_pod() {
         let check = |path: &str, removed: bool, expected: &str| {
             let kills = MissedKills { cgroup_id: 1, cgroup_path: path.into(), removed, first: 1, number: 1, why: Missed::Away, may_repeat: false };
-            let found = match attribute_missed(&kills, |_| None) {
+            let found = match attribute_missed(&kills, None) {
                 Owner::Kubernetes(KubernetesOwner { container_id: Some(_), why_no_container: None, .. }) => "container of a pod".to_owned(),
                 Owner::Kubernetes(KubernetesOwner { why_no_container: Some(why), .. }) => format!("pod, {}", why.as_str()),
                 Owner::Unit { name } => name,

@@ -65,7 +65,7 @@ pub fn report(path: &str) -> Report {
         because: because(&owner, pod, decisive),
     };
     match owner {
-        Owner::Kubernetes(KubernetesOwner { pod_uid, qos, runtime, container_id, why_no_container, names: _ }) => {
+        Owner::Kubernetes(KubernetesOwner { pod_uid, qos, runtime, container_id, why_no_container, pod: _ }) => {
             report.kind = "kubernetes";
             report.runtime = runtime.map(Runtime::as_str);
             report.pod_uid = Some(pod_uid);

@@ -31,6 +31,16 @@ pub const VARIABLES: &[Variable] = &[
     general("NODE_NAME", "the host's name", "the name of this node, the label `node` of every series"),
     general("METRICS_PORT", "8080", "the port of /metrics"),
     general("OOM_WATCHER_STATE_DIR", "/run/oom-watcher", "where the state is kept that outlives the agent; none: nowhere"),
+    general(
+        "KUBERNETES_SERVICE_HOST",
+        "none: not in a pod",
+        "where the Kubernetes API is, with KUBERNETES_SERVICE_PORT; each kubelet sets both for its pods",
+    ),
+    general(
+        "OOM_WATCHER_KUBERNETES",
+        "auto",
+        "whether the Kubernetes API is asked for this node's pods: auto (in a pod, or with a kubeconfig), true or false",
+    ),
     general("RUST_LOG", "info", "which of the agent's own messages are written"),
     general("OOM_WATCHER_PIN_DIR", "/sys/fs/bpf/oom-watcher", "where in bpffs the probe outlives the agent, or none"),
     general("OTEL_SDK_DISABLED", "false", "true: nothing is exported over OTLP"),

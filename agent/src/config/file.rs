@@ -32,6 +32,9 @@ enum Kind {
     Number,
     TextOrNumber,
     Flag,
+    FlagOrText,
+    /// A list of texts, handed on as one text with commas.
+    Texts,
 }
 
 const KEYS: &[(&str, Kind)] = &[
@@ -44,6 +47,11 @@ const KEYS: &[(&str, Kind)] = &[
     ("probe.ring_bytes", Kind::TextOrNumber),
     ("series.max_owners", Kind::Number),
     ("series.expiry", Kind::Text),
+    ("kubernetes.enabled", Kind::FlagOrText),
+    ("kubernetes.kubeconfig", Kind::Text),
+    ("kubernetes.labels", Kind::Texts),
+    ("kubernetes.annotations", Kind::Texts),
+    ("kubernetes.container_wait", Kind::Text),
     ("state.directory", Kind::Text),
     ("shutdown_grace", Kind::Text),
 ];
@@ -146,15 +154,20 @@ impl Reading<'_> {
             return;
         };
         let text = match value {
-            Tree::Text(text) if matches!(kind, Kind::Text | Kind::TextOrNumber) => text.clone(),
+            Tree::Text(text) if matches!(kind, Kind::Text | Kind::TextOrNumber | Kind::FlagOrText) => text.clone(),
             Tree::Number(number) if matches!(kind, Kind::Number | Kind::TextOrNumber) => number.clone(),
-            Tree::Bool(flag) if *kind == Kind::Flag => flag.to_string(),
+            Tree::Bool(flag) if matches!(kind, Kind::Flag | Kind::FlagOrText) => flag.to_string(),
+            Tree::List(texts) if *kind == Kind::Texts && texts.iter().all(Option::is_some) => {
+                texts.iter().flatten().map(String::as_str).collect::<Vec<_>>().join(",")
+            }
             other => {
                 let expected = match kind {
                     Kind::Text => "a text; write it in quotation marks",
                     Kind::Number => "a whole number without quotation marks",
                     Kind::TextOrNumber => "a number of bytes or a text such as 1MiB",
                     Kind::Flag => "true or false, without quotation marks",
+                    Kind::FlagOrText => "true, false, or a text",
+                    Kind::Texts => "a list of texts, such as [app, team]",
                 };
                 self.problems.push(format!("{place}: {key}"), other.to_string(), expected);
                 return;
@@ -201,7 +214,7 @@ mod tests {
 
     #[test]
     fn a_malformed_file_is_refused_with_its_place() {
-        let keys = "node_name, listen, log, probe, series, state, shutdown_grace";
+        let keys = "node_name, listen, log, probe, series, kubernetes, state, shutdown_grace";
         #[rustfmt::skip]
         let rows: &[(&str, &str)] = &[
             ("", ""),

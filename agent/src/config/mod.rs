@@ -8,6 +8,7 @@ mod environment;
 mod file;
 mod flags;
 mod host;
+mod kubernetes;
 mod otlp;
 mod pairs;
 mod problem;
@@ -28,6 +29,7 @@ pub use resolver::{Origin, Origins, Setting};
 pub use value::Format;
 
 use crate::export::settings::Otlp;
+use crate::kubernetes::watch::Settings;
 use crate::record::series::Limits;
 use crate::source::probe::{self, pins};
 use crate::source::state;
@@ -47,6 +49,10 @@ pub struct Config {
     pub probe: probe::Config,
     /// Bounds of the table of counts.
     pub series: Limits,
+    /// How this node's pods are watched. Absent: they are not.
+    pub kubernetes: Option<Settings>,
+    /// How long a kill waits for its container to be known to the Kubernetes API.
+    pub container_wait: Duration,
     /// Where the state is kept that outlives the agent. Absent: nowhere.
     pub state_directory: Option<PathBuf>,
     /// Where OTLP goes.
@@ -109,6 +115,8 @@ fn load_on(host_name: Option<String>, flags: &Flags, env: &dyn Fn(&str) -> Optio
             owners: r.resolve("series.max_owners", [file.get("series.max_owners")], 2000, |text| value::number(text, 1..=100_000)),
             expiry: r.resolve("series.expiry", [file.get("series.expiry")], value::HOUR, |text| value::duration(text, "2m", "7d")).0,
         },
+        kubernetes: kubernetes::resolve(r, &file, &node),
+        container_wait: kubernetes::container_wait(r, &file),
         state_directory: {
             let candidates = [flags.state_dir(), r.variable("OOM_WATCHER_STATE_DIR"), file.get("state.directory")];
             r.resolve("state.directory", candidates, value::Directory(Some(state::DEFAULT.into())), value::directory).0

@@ -50,6 +50,7 @@ fn bad_variables_are_refused_with_name_value_and_what_was_expected() {
         ("NODE_NAME", "a ", r#"NODE_NAME: "a ", expected a name of 1 to 253 bytes without control characters and without spaces around it"#),
         ("NODE_NAME", "a\u{fffd}", "NODE_NAME: bytes that are not UTF-8, expected UTF-8"),
         ("OOM_WATCHER_STATE_DIR", "state", r#"OOM_WATCHER_STATE_DIR: "state", expected an absolute path, or none"#),
+        ("OOM_WATCHER_KUBERNETES", "yes", r#"OOM_WATCHER_KUBERNETES: "yes", expected auto, true or false"#),
         ("RUST_LOG", "info,a=loud", r#"RUST_LOG: "info,a=loud", expected a filter, such as info or info,oom_watcher=debug"#),
         ("OTEL_LOGS_EXPORTER", "console", r#"OTEL_LOGS_EXPORTER: "console", expected otlp or none"#),
         ("OTEL_TRACES_EXPORTER", "prometheus", r#"OTEL_TRACES_EXPORTER: "prometheus", expected otlp or none"#),
@@ -190,6 +191,40 @@ fn the_state_is_kept_where_it_is_said_or_nowhere() {
 }
 
 #[test]
+fn pods_are_watched_in_a_pod_or_with_a_kubeconfig_or_as_it_is_said() {
+    let in_a_pod: Variables<'_> = &[("KUBERNETES_SERVICE_HOST", "10.96.0.1")];
+    let check = |content: &str, variables, expected: bool| {
+        let file = write(content);
+        let found = load_with(&Flags { config: Some(file.path().to_owned()), ..Flags::default() }, variables).unwrap().config.kubernetes;
+        assert_eq!(found.is_some(), expected, "{content} {variables:?}");
+        found
+    };
+    check("", &[], false);
+    check("", in_a_pod, true);
+    check("kubernetes: {enabled: false}\n", in_a_pod, false);
+    check("kubernetes: {enabled: true}\n", &[], true);
+    check("kubernetes: {enabled: true}\n", &[("OOM_WATCHER_KUBERNETES", "false")], false);
+    check("kubernetes: {enabled: false}\n", &[("OOM_WATCHER_KUBERNETES", "auto"), ("KUBERNETES_SERVICE_HOST", "10.96.0.1")], true);
+    let found =
+        check("kubernetes: {kubeconfig: /etc/kube/config, labels: [app.kubernetes.io/name, team], annotations: [note]}\n", &[], true).unwrap();
+    assert_eq!((found.node.as_str(), found.kubeconfig.as_deref()), ("host-a", Some(Path::new("/etc/kube/config"))));
+    assert_eq!((found.selection.labels.join(" "), found.selection.annotations.join(" ")), ("app.kubernetes.io/name team".into(), "note".into()));
+    for (content, expected) in [
+        ("kubernetes: {labels: team}\n", "the text \"team\", expected a list of texts, such as [app, team]"),
+        ("kubernetes: {labels: [1]}\n", "a list, expected a list of texts, such as [app, team]"),
+        ("kubernetes: {labels: [no/such/key]}\n", "\"no/such/key\", expected at most 16 keys, such as app.kubernetes.io/name or team"),
+        ("kubernetes: {labels: [-a]}\n", "\"-a\", expected at most 16 keys, such as app.kubernetes.io/name or team"),
+        ("kubernetes: {enabled: 1}\n", "the number 1, expected true, false, or a text"),
+        ("kubernetes: {container_wait: 1h}\n", "\"1h\", expected a duration from 0s to 30s, such as 30s, 10m or 1h"),
+        ("kubernetes: {kubeconfig: config}\n", "\"config\", expected an absolute path, or none"),
+    ] {
+        let file = write(content);
+        let problem = load_file(file.path()).map(|loaded| loaded.config).unwrap_err().to_string();
+        assert!(problem.ends_with(expected), "{problem}");
+    }
+}
+
+#[test]
 fn each_value_is_printed_with_where_it_came_from() {
     let file = write("# a comment\nseries:\n  max_owners: 7\n");
     let flags = Flags { config: Some(file.path().to_owned()), log_format: Some("json".to_owned()), ..Flags::default() };
@@ -213,6 +248,9 @@ fn each_value_is_printed_with_where_it_came_from() {
         "probe.pin_directory: /sys/fs/bpf/oom-watcher # default",
         &from_file,
         "series.expiry: 1h # default",
+        "kubernetes.enabled: auto # default",
+        "kubernetes.labels: [] # default",
+        "kubernetes.container_wait: 5s # default",
         "state.directory: /run/oom-watcher # default",
         "otlp.logs.endpoint: https://c/in?… # from OTEL_EXPORTER_OTLP_LOGS_ENDPOINT",
         "otlp.logs.headers: authorization (values not shown) # from OTEL_EXPORTER_OTLP_HEADERS",

@@ -29,7 +29,7 @@ pub(super) struct Span(pub(super) Duration);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Size(pub(super) u32);
 
-/// A folder, or none.
+/// A place in the file system, or none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Directory(pub(super) Option<PathBuf>);
 
@@ -40,6 +40,9 @@ pub(super) const DEFAULT_RING: Size = Size(1 << 20);
 
 const MIN_RING: Size = Size(64 << 10);
 const MAX_RING: Size = Size(64 << 20);
+
+/// Labels, or annotations, of a pod that are recorded.
+const MAX_KEYS: usize = 16;
 
 /// The longest name of a Kubernetes object, and longer than any host's.
 const MAX_NODE_NAME: usize = 253;
@@ -53,6 +56,41 @@ pub(super) fn port(text: &str) -> Result<u16, Refused> {
         }
         _ => Err("a port from 1 to 65535".into()),
     }
+}
+
+/// Whether pods are watched; absent: as it is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Watched(pub(super) Option<bool>);
+
+pub(super) fn watched(text: &str) -> Result<Watched, Refused> {
+    match text {
+        "auto" => Ok(Watched(None)),
+        "true" => Ok(Watched(Some(true))),
+        "false" => Ok(Watched(Some(false))),
+        _ => Err("auto, true or false".into()),
+    }
+}
+
+/// Keys of labels or annotations.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Keys(pub(super) Vec<String>);
+
+/// The form of Kubernetes: an optional DNS name and `/`, then at most 63 letters, digits, `-`, `_` and `.`.
+pub(super) fn keys(text: &str) -> Result<Keys, Refused> {
+    let is_name = |name: &str| {
+        (1..=63).contains(&name.len())
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+            && [name.bytes().next(), name.bytes().next_back()].into_iter().flatten().all(|byte| byte.is_ascii_alphanumeric())
+    };
+    let is_domain = |domain: &str| {
+        (1..=253).contains(&domain.len()) && domain.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte))
+    };
+    let is_key = |key: &str| key.rsplit_once('/').map_or_else(|| is_name(key), |(domain, name)| is_domain(domain) && is_name(name));
+    let keys: Vec<String> = text.split(',').map(str::trim).filter(|key| !key.is_empty()).map(str::to_owned).collect();
+    if keys.len() > MAX_KEYS || !keys.iter().all(|key| is_key(key)) {
+        return Err(format!("at most {MAX_KEYS} keys, such as app.kubernetes.io/name or team").into());
+    }
+    Ok(Keys(keys))
 }
 
 /// An address with its port.
@@ -197,6 +235,22 @@ impl fmt::Display for Span {
         let units = [(3_600_000, "h"), (60_000, "m"), (1000, "s")];
         let (unit, name) = units.into_iter().find(|(unit, _)| millis != 0 && millis.is_multiple_of(*unit)).unwrap_or((1, "ms"));
         write!(f, "{}{name}", millis / unit)
+    }
+}
+
+impl fmt::Display for Watched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            None => "auto",
+            Some(true) => "true",
+            Some(false) => "false",
+        })
+    }
+}
+
+impl fmt::Display for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[{}]", self.0.join(", "))
     }
 }
 

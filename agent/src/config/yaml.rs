@@ -14,7 +14,8 @@ pub(super) enum Tree {
     Bool(bool),
     Number(String),
     Text(String),
-    List,
+    /// Its texts; `None` for what is none.
+    List(Vec<Option<String>>),
     Map(Vec<(String, Tree)>),
 }
 
@@ -46,7 +47,7 @@ impl fmt::Display for Tree {
             Self::Bool(value) => write!(f, "{value}"),
             Self::Number(number) => write!(f, "the number {number}"),
             Self::Text(text) => write!(f, "the text {}", quoted(text)),
-            Self::List => f.write_str("a list"),
+            Self::List(_) => f.write_str("a list"),
             Self::Map(_) => f.write_str("a section"),
         }
     }
@@ -100,8 +101,11 @@ impl<'de> Visitor<'de> for TreeVisitor {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Tree, A::Error> {
-        while list.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Tree::List)
+        let mut texts = Vec::new();
+        while let Some(member) = list.next_element::<Tree>()? {
+            texts.push(if let Tree::Text(text) = member { Some(text) } else { None });
+        }
+        Ok(Tree::List(texts))
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Tree, A::Error> {

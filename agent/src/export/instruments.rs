@@ -197,6 +197,17 @@ fn register_agent(meter: &Meter, attributes: &Attributes, table: &Arc<Mutex<Tabl
     number(meter, schema::SERIES_OVERFLOW_KILLS, attributes, stats, move |_, observe| observe(lock(&rows).overflow_kills(), &[]));
     number(meter, schema::SERIES_LIMIT, attributes, stats, move |_, observe| observe(owners as u64, &[]));
     number(meter, schema::PROBE_ATTACHED, attributes, stats, |stats, observe| observe(u64::from(stats.attached.load(Ordering::Relaxed)), &[]));
+    number(meter, schema::PODS, attributes, stats, |stats, observe| {
+        if let Some(pods) = stats.pods.get() {
+            observe(pods, &[]);
+        }
+    });
+    number(meter, schema::PODS_SYNCED, attributes, stats, |stats, observe| {
+        if stats.pods.get().is_some() {
+            observe(u64::from(stats.pods_synced.load(Ordering::Relaxed)), &[]);
+        }
+    });
+    number(meter, schema::WAITING_KILLS, attributes, stats, |stats, observe| observe(stats.waiting_kills.get(), &[]));
     number(meter, schema::PROBE_PINNED, attributes, stats, |stats, observe| observe(u64::from(stats.pinned.load(Ordering::Relaxed)), &[]));
     number(meter, schema::CONNECTIONS_REFUSED, attributes, stats, |stats, observe| observe(stats.connections_refused.get(), &[]));
     number(meter, schema::LOG_LINES_LOST, attributes, stats, |stats, observe| observe(stats.log_lines_lost.get(), &[]));

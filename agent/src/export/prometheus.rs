@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -96,21 +96,42 @@ impl Bridge {
 
 /// Whether the agent does what it is for. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Health(Arc<Mutex<Option<String>>>);
+pub struct Health(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    not_ready: Option<String>,
+    degraded: Option<String>,
+}
 
 impl Health {
     /// Not ready, because of `reason`.
     pub fn not_ready(reason: impl Into<String>) -> Self {
-        Self(Arc::new(Mutex::new(Some(reason.into()))))
+        Self(Arc::new(Mutex::new(State { not_ready: Some(reason.into()), degraded: None })))
     }
 
     /// From now on ready, or not because of `reason`.
     pub fn set(&self, reason: Option<String>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+        self.state().not_ready = reason;
     }
 
-    fn reason(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// Something is lost, because of `reason`, or nothing any more. The agent does what it is for all the same, so it stays ready.
+    pub fn degrade(&self, reason: Option<String>) {
+        self.state().degraded = reason;
+    }
+
+    /// What `/readyz` answers.
+    fn answer(&self) -> (StatusCode, String) {
+        let state = self.state();
+        match (&state.not_ready, &state.degraded) {
+            (Some(reason), _) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
+            (None, Some(reason)) => (StatusCode::OK, format!("ready, degraded: {reason}\n")),
+            (None, None) => (StatusCode::OK, "ready\n".to_owned()),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -261,10 +282,10 @@ impl<F: Fn() + Send + Sync + 'static> Site<F> {
         match path {
             "/metrics" => self.metrics().await,
             "/healthz" => reply(StatusCode::OK, TEXT, "ok\n"),
-            "/readyz" => match self.health.reason() {
-                None => reply(StatusCode::OK, TEXT, "ready\n"),
-                Some(reason) => reply(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("not ready: {reason}\n")),
-            },
+            "/readyz" => {
+                let (status, text) = self.health.answer();
+                reply(status, TEXT, text)
+            }
             _ => reply(StatusCode::OK, TEXT, INDEX),
         }
     }

@@ -51,7 +51,7 @@ fn texts(parts: Vec<String>) -> Array {
 
 /// The attributes so far.
 #[derive(Default)]
-pub(super) struct Known(Vec<KeyValue>);
+pub(super) struct Known(pub(super) Vec<KeyValue>);
 
 impl Known {
     fn victim(&mut self, kill: &Kill) {
@@ -126,17 +126,17 @@ impl Known {
     }
 
     fn kubernetes(&mut self, owner: &KubernetesOwner) {
-        // The API server gives the mirror of a static pod a uid of its own: this one would be looked for in vain.
-        let key = if owner.pod_uid.contains('-') { schema::K8S_POD_UID } else { schema::POD_CONFIG_HASH };
-        self.text(key, Some(&owner.pod_uid));
-        self.text(schema::POD_QOS_CLASS, owner.qos.map(|qos| qos.as_str()));
+        // The API server gives the mirror of a static pod a uid of its own: the kubelet's would be looked for in vain.
+        let (uid, hash) = if owner.pod_uid.contains('-') { (Some(&owner.pod_uid), None) } else { (None, Some(&owner.pod_uid)) };
+        self.text(schema::K8S_POD_UID, uid.or(owner.pod.as_ref().map(|pod| &pod.uid)).map(String::as_str));
+        self.text(schema::POD_CONFIG_HASH, hash.map(String::as_str));
+        let qos = owner.pod.as_ref().and_then(|pod| pod.qos).or(owner.qos);
+        self.text(schema::POD_QOS_CLASS, qos.map(|qos| qos.as_str()));
         self.text(schema::CONTAINER_ID, owner.container_id.as_deref());
         self.text(schema::CONTAINER_RUNTIME_NAME, owner.runtime.map(|runtime| runtime.as_str()));
         self.text(schema::OWNER_UNKNOWN_REASON, owner.why_no_container.map(|why| why.as_str()));
-        if let Some(names) = &owner.names {
-            self.text(schema::K8S_NAMESPACE_NAME, Some(&names.namespace));
-            self.text(schema::K8S_POD_NAME, Some(&names.pod));
-            self.text(schema::K8S_CONTAINER_NAME, names.container.as_deref());
+        if let Some(pod) = &owner.pod {
+            self.pod(pod);
         }
     }
 
@@ -177,7 +177,7 @@ impl Known {
         self.add(attribute, value.map(Value::Bool));
     }
 
-    fn add(&mut self, attribute: Attribute, value: Option<Value>) {
+    pub(super) fn add(&mut self, attribute: Attribute, value: Option<Value>) {
         self.0.extend(value.map(|value| KeyValue::new(attribute.key, value)));
     }
 

@@ -17,7 +17,12 @@ pub struct Duplicates {
 }
 
 impl Duplicates {
-    /// Whether this kill was seen before; from now on it was.
+    /// Whether this kill was seen before.
+    pub fn knows(&self, id: KillId) -> bool {
+        self.known.contains(&id)
+    }
+
+    /// The same; from now on it was.
     pub fn seen(&mut self, id: KillId) -> bool {
         if !self.known.insert(id) {
             return true;

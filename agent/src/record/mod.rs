@@ -7,6 +7,7 @@ pub mod incident;
 mod iso_8601;
 mod levels;
 pub mod log_record;
+mod pod_attributes;
 pub mod reconstructed;
 pub mod schema;
 mod sentence;

@@ -115,6 +115,7 @@ mod tests {
                 "k8s.pod.uid",
                 "log.record.uid",
                 "oom_watcher.cgroup.id",
+                "oom_watcher.container.role",
                 "oom_watcher.kill.missed_reason",
                 "oom_watcher.kill.not_after",
                 "oom_watcher.kill.not_before",

@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 use uuid::Uuid;
 
 use crate::kill::{
-    Cgroup, Constraint, Decision, Incident, Kill, KillId, KubernetesOwner, LimitHit, Machine, Memory, Owner, PodNames, Qos, Runtime, Scope, Trigger,
-    Victim,
+    Cgroup, Constraint, Decision, Incident, Kill, KillId, KubernetesOwner, LimitHit, Machine, Memory, Owner, Pod, PodContainer, Qos, Runtime, Scope,
+    Trigger, Victim,
 };
 use crate::record::incident::Incidents;
 
@@ -127,10 +127,18 @@ pub(crate) fn without_names() -> Kill {
 
 /// The container `name` of the pod shop/web-1.
 pub(crate) fn container(name: &str) -> Owner {
-    Owner::Kubernetes(KubernetesOwner {
-        names: Some(PodNames { namespace: "shop".to_owned(), pod: "web-1".to_owned(), container: Some(name.to_owned()) }),
-        ..kubernetes()
-    })
+    Owner::Kubernetes(KubernetesOwner { pod: Some(Box::new(pod(name))), ..kubernetes() })
+}
+
+/// The pod shop/web-1 with its container `name`.
+pub(crate) fn pod(name: &str) -> Pod {
+    Pod {
+        namespace: "shop".to_owned(),
+        name: "web-1".to_owned(),
+        uid: POD_UID.to_owned(),
+        container: Some(PodContainer { name: name.to_owned(), ..PodContainer::default() }),
+        ..Pod::default()
+    }
 }
 
 /// A container whose pod is known by its uid only.
@@ -141,7 +149,7 @@ pub(crate) fn kubernetes() -> KubernetesOwner {
         runtime: Some(Runtime::Containerd),
         container_id: Some(CONTAINER_ID.to_owned()),
         why_no_container: None,
-        names: None,
+        pod: None,
     }
 }
 

@@ -119,6 +119,12 @@ metrics! {
         "1 while the probe is attached to the kernel, else 0";
     PROBE_PINNED = Gauge "oom_watcher.probe_pinned", "oom_watcher_probe_pinned", None, NODE,
         "1 if the attached probe outlives the agent, so that kills while no agent runs are kept, else 0";
+    PODS = Gauge "oom_watcher.pods", "oom_watcher_pods", Some("{pod}"), NODE,
+        "Pods of the node that are known from the Kubernetes API; absent if it is not asked";
+    PODS_SYNCED = Gauge "oom_watcher.pods_synced", "oom_watcher_pods_synced", None, NODE,
+        "1 while all pods of the node are known and their changes are told, 0 while the Kubernetes API cannot be asked; absent if it is not to be asked";
+    WAITING_KILLS = Gauge "oom_watcher.waiting_kills", "oom_watcher_waiting_kills", Some("{kill}"), NODE,
+        "Kills that are counted for the node and wait for their container to be known";
     BUILD_INFO = Gauge "oom_watcher.build_info", "oom_watcher_build_info", None, &["node", "probe", "version"],
         "Always 1; the labels say which agent and which probe run";
     CONNECTIONS_REFUSED = Counter "oom_watcher.connections_refused", "oom_watcher_connections_refused_total", Some("{connection}"), NODE,

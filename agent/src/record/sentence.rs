@@ -38,10 +38,10 @@ pub(super) fn of_owner(owner: &Owner, cgroup_path: Option<&str>) -> String {
 }
 
 fn of_pod(owner: &KubernetesOwner) -> String {
-    let named = owner.names.as_ref().and_then(|names| names.container.as_deref());
+    let named = owner.container().map(|container| container.name.as_str());
     let container = named.or(owner.container_id.as_deref().map(short_id));
-    let pod = match &owner.names {
-        Some(names) => format!("pod {}/{}", names.namespace, names.pod),
+    let pod = match &owner.pod {
+        Some(pod) => format!("pod {}/{}", pod.namespace, pod.name),
         None => format!("the pod with uid {}", owner.pod_uid),
     };
     match container {
@@ -137,7 +137,7 @@ fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kill::{Memory, PodNames, Runtime};
+    use crate::kill::{Memory, Pod, Runtime};
     use crate::record::sample::{self, CONTAINER_ID, MIB, POD_UID, level};
 
     fn check(kill: &Kill, owner: &Owner, expected: &str) {
@@ -251,14 +251,14 @@ mod tests {
     #[test]
     fn owners_without_names_are_told_by_their_ids() {
         let pod_level = KubernetesOwner { container_id: None, ..sample::kubernetes() };
-        let names = Some(PodNames { namespace: "shop".to_owned(), pod: "web-1".to_owned(), container: None });
+        let pod = Some(Box::new(Pod { container: None, ..sample::pod("app") }));
         let rows = [
             (Owner::Kubernetes(sample::kubernetes()), format!(" of container 5c1b9a3b1f0d in the pod with uid {POD_UID}")),
             (
-                Owner::Kubernetes(KubernetesOwner { names: names.clone(), ..sample::kubernetes() }),
+                Owner::Kubernetes(KubernetesOwner { pod: pod.clone(), ..sample::kubernetes() }),
                 " of container 5c1b9a3b1f0d in pod shop/web-1".to_owned(),
             ),
-            (Owner::Kubernetes(KubernetesOwner { names, ..pod_level }), " in pod shop/web-1, outside of its containers,".to_owned()),
+            (Owner::Kubernetes(KubernetesOwner { pod, ..pod_level }), " in pod shop/web-1, outside of its containers,".to_owned()),
             (Owner::Container { runtime: Some(Runtime::Docker), id: CONTAINER_ID.to_owned() }, " of docker container 5c1b9a3b1f0d".to_owned()),
         ];
         for (owner, expected) in rows {

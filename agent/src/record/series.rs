@@ -3,6 +3,7 @@
 //! A kill is counted exactly once and never moves. At the bound, new owners share one row: the overflow.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -44,11 +45,11 @@ impl Labels {
         match owner {
             Owner::Kubernetes(owner) => {
                 let id = owner.container_id.as_deref().map(short_id);
-                let Some(names) = &owner.names else {
+                let Some(pod) = &owner.pod else {
                     return Self::container(id.unwrap_or_default());
                 };
-                let container = names.container.as_deref().or(id).unwrap_or_default().to_owned();
-                Self { namespace: names.namespace.clone(), pod: names.pod.clone(), container }
+                let container = owner.container().map(|container| container.name.as_str()).or(id).unwrap_or_default().to_owned();
+                Self { namespace: pod.namespace.clone(), pod: pod.name.clone(), container }
             }
             Owner::Container { id, .. } => Self::container(short_id(id)),
             Owner::Unit { name } => Self::container(name),
@@ -108,12 +109,37 @@ impl Table {
     fn counts(&mut self, labels: Labels, now: SystemTime) -> &mut Counts {
         if !self.owners.contains_key(&labels) && self.owners.len() >= self.limits.owners {
             self.expire(now);
+            if self.owners.len() >= self.limits.owners {
+                self.give_room();
+            }
         }
         if self.owners.len() < self.limits.owners || self.owners.contains_key(&labels) {
             self.owners.entry(labels).or_insert_with(|| Counts::new(now))
         } else {
             self.overflow.get_or_insert_with(|| Counts::new(now))
         }
+    }
+
+    /// Gives each of these containers (namespace, pod, name) its series, from 0, so that its first kill is an increase; and those that it has stay for as long
+    /// as it is expected time and again. Not beyond the bound: kills come first.
+    pub fn ensure<'a>(&mut self, containers: impl Iterator<Item = (&'a str, &'a str, &'a str)>, now: SystemTime) {
+        for (namespace, pod, container) in containers {
+            let labels = Labels { namespace: namespace.to_owned(), pod: pod.to_owned(), container: container.to_owned() };
+            let has_room = self.owners.len() < self.limits.owners;
+            match self.owners.entry(labels) {
+                Entry::Occupied(mut row) => row.get_mut().expected(now),
+                Entry::Vacant(row) if has_room => {
+                    row.insert(Counts::new(now));
+                }
+                Entry::Vacant(_) => {}
+            }
+        }
+    }
+
+    /// Removes a row that says 0, if there is one.
+    fn give_room(&mut self) {
+        let idle = self.owners.iter().find(|(_, counts)| counts.kills == 0).map(|(labels, _)| labels.clone());
+        idle.and_then(|labels| self.owners.remove(&labels));
     }
 
     /// Removes the owners that had no kill for longer than the expiry. The overflow stays.
@@ -125,7 +151,9 @@ impl Table {
 
     /// All that was counted so far.
     pub fn snapshot(&self) -> Snapshot {
-        let owners = self.owners.iter().map(|(labels, counts)| (labels.clone(), counts.clone())).collect();
+        // Those without kills come again when their containers are known again.
+        let killed = self.owners.iter().filter(|(_, counts)| counts.kills > 0);
+        let owners = killed.map(|(labels, counts)| (labels.clone(), counts.clone())).collect();
         Snapshot { owners, overflow: self.overflow.clone() }
     }
 
@@ -172,7 +200,7 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a failed test panics")]
 
     use super::*;
-    use crate::kill::{KubernetesOwner, LimitHit, Memory, PodNames, Scope, Why};
+    use crate::kill::{KubernetesOwner, LimitHit, Memory, Pod, Scope, Why};
     use crate::record::sample::{self, CONTAINER_ID, MIB};
 
     const HOUR: Duration = Duration::from_secs(3600);
@@ -199,12 +227,10 @@ mod tests {
             let labels = Labels { namespace: namespace.to_owned(), pod: pod.to_owned(), container: container.to_owned() };
             assert_eq!(Labels::of(&owner), labels, "{owner:?}");
         };
-        let names = |container: Option<&str>| {
-            Some(PodNames { namespace: "shop".to_owned(), pod: "web-1".to_owned(), container: container.map(str::to_owned) })
-        };
+        let pod = Some(Box::new(Pod { container: None, ..sample::pod("app") }));
         check(sample::container("app"), "shop", "web-1", "app");
-        check(Owner::Kubernetes(KubernetesOwner { names: names(None), ..sample::kubernetes() }), "shop", "web-1", "5c1b9a3b1f0d");
-        let pod_level = KubernetesOwner { names: names(None), container_id: None, ..sample::kubernetes() };
+        check(Owner::Kubernetes(KubernetesOwner { pod: pod.clone(), ..sample::kubernetes() }), "shop", "web-1", "5c1b9a3b1f0d");
+        let pod_level = KubernetesOwner { pod, container_id: None, ..sample::kubernetes() };
         check(Owner::Kubernetes(pod_level), "shop", "web-1", "");
         check(Owner::Kubernetes(sample::kubernetes()), "", "", "5c1b9a3b1f0d");
         check(Owner::Container { runtime: None, id: CONTAINER_ID.to_owned() }, "", "", "5c1b9a3b1f0d");
@@ -225,6 +251,30 @@ mod tests {
         let app = counts(&table, &app).unwrap();
         assert_eq!(app.incidents, BTreeMap::from([(Scope::Container, 1), (Scope::Node, 1)]));
         assert_eq!((app.last_kill, app.limit), (Some(sample::time(5)), None), "the last incident hit no limit");
+    }
+
+    #[test]
+    fn a_container_is_at_0_before_its_first_kill_and_for_as_long_as_it_is_there() {
+        let (mut table, app) = (table(2), sample::container("app"));
+        let ensure =
+            |table: &mut Table, seconds| table.ensure([("shop", "web-1", "app"), ("shop", "web-1", "log")].into_iter(), sample::time(seconds));
+        ensure(&mut table, 0);
+        assert_eq!(kills(&table), [("app".to_owned(), 0), ("log".to_owned(), 0)]);
+        assert_eq!(table.snapshot(), Snapshot::default(), "nothing to keep");
+        record(&mut table, &sample::kill_of(1, 1), &app);
+        assert_eq!(kills(&table), [("app".to_owned(), 1), ("log".to_owned(), 0)]);
+        for hour in 1..4 {
+            ensure(&mut table, hour * 3600);
+            table.expire(sample::time(hour * 3600));
+        }
+        assert_eq!(kills(&table), [("app".to_owned(), 1), ("log".to_owned(), 0)], "though the kill is long ago");
+        // A kill of another one takes the place of a row that says nothing, not of one that does.
+        record(&mut table, &sample::kill_of(2, 3 * 3600), &sample::container("db"));
+        assert_eq!(kills(&table), [("app".to_owned(), 1), ("db".to_owned(), 1)]);
+        ensure(&mut table, 3 * 3600);
+        assert_eq!(table.len(), 2, "no room is no reason to take it from others");
+        table.expire(sample::time(4 * 3600 + 1));
+        assert!(table.is_empty(), "gone, and the grace period over");
     }
 
     #[test]

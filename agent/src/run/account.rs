@@ -12,7 +12,8 @@ use tracing::warn;
 use uuid::Uuid;
 
 use crate::attribution;
-use crate::kill::{Kill, KubernetesOwner, Missed, MissedKills, Owner, PodNames};
+use crate::attribution::pods::Pods;
+use crate::kill::{Kill, KubernetesOwner, Missed, MissedKills, Owner};
 use crate::reconcile::{Account, Findings, Observed, ProbeCounts};
 use crate::record::log_record::LogRecord;
 use crate::record::reconstructed::{Window, log_record};
@@ -141,7 +142,7 @@ impl Ledger {
         stats: &Stats,
         table: &Mutex<Table>,
         now: SystemTime,
-        names: impl Fn(&KubernetesOwner) -> Option<PodNames>,
+        pods: Option<&Pods>,
         mut tell: impl FnMut(LogRecord),
     ) {
         let Some(account) = &mut self.account else { return };
@@ -155,7 +156,7 @@ impl Ledger {
         if found.is_empty() {
             return;
         }
-        let owners: Vec<Owner> = found.missed.iter().map(|kills| attribution::attribute_missed(kills, &names)).collect();
+        let owners: Vec<Owner> = found.missed.iter().map(|kills| attribution::attribute_missed(kills, pods)).collect();
         count(&found, &owners, stats, table, now);
         // Before it is told: who tells first and then ends tells again.
         self.save(probe, stats, table, now);
@@ -275,7 +276,7 @@ mod tests {
         fn checks(&mut self, node: &Node) -> Vec<LogRecord> {
             let mut told = Vec::new();
             for second in 0..4 {
-                self.ledger.check(node.kernel.clone(), &self.stats, &self.table, time(second), |_| None, |record| told.push(record));
+                self.ledger.check(node.kernel.clone(), &self.stats, &self.table, time(second), None, |record| told.push(record));
             }
             told
         }

@@ -6,7 +6,9 @@
 
 mod account;
 mod held;
+mod waiting;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -18,6 +20,7 @@ use opentelemetry::Context;
 use opentelemetry::trace::TraceContextExt;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{debug, info, info_span, warn};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
@@ -29,6 +32,7 @@ use crate::export::instruments::{self, Build, Keys, Recorder};
 use crate::export::otlp::Otlp;
 use crate::export::prometheus::{self, Bridge, Health};
 use crate::kill::{Kill, KubernetesOwner, Owner};
+use crate::kubernetes;
 use crate::reconcile::ProbeCounts;
 use crate::record::duplicates::Duplicates;
 use crate::record::ends::{self, End, Ends};
@@ -40,11 +44,12 @@ use crate::source::cgroup_table::CgroupTable;
 use crate::source::hierarchy::Hierarchy;
 use crate::source::lock::{self, Lock};
 use crate::source::privileged::Privileged;
-use crate::source::probe::{self, AttachError, CounterMap, Counters, Features, Pinned, Probe, Told};
+use crate::source::probe::{self, AttachError, CounterMap, Counters, Features, Pinned, Place, Probe, Told};
 use crate::source::state::Store;
 use crate::stats::Stats;
 use account::Ledger;
 use held::Held;
+use waiting::Waiting;
 
 /// Kills that are handled before others get their turn: the server of `/metrics` and the export share this thread.
 const AT_ONCE: usize = 64;
@@ -54,6 +59,9 @@ const EXPIRY_INTERVAL: Duration = Duration::from_secs(30);
 const ENDS_INTERVAL: Duration = Duration::from_secs(1);
 /// How soon after a kill the state is saved: at once, but in a burst not more often than this, and not for more than a tenth of the time.
 const SAVE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long one kill after the other may wait for its container before all go on, so that the state is saved and the kernel's counters are looked at.
+const MAX_WAIT: Duration = Duration::from_secs(15);
 
 /// Why the agent cannot do its job.
 #[derive(Debug)]
@@ -100,6 +108,11 @@ pub struct Pipeline {
     ends: Ends,
     recorders: Vec<Recorder>,
     held: Held,
+    /// This node's pods. Absent if they are not watched.
+    pods: Option<kubernetes::Store>,
+    /// How long a kill waits for its container to be known.
+    patience: Duration,
+    waiting: Waiting,
     /// Absent without a probe.
     ledger: Option<Ledger>,
     otlp: Otlp,
@@ -150,6 +163,9 @@ impl Agent {
             ends: Ends::default(),
             recorders,
             held: Held::default(),
+            pods: config.kubernetes.is_some().then(kubernetes::Store::default),
+            patience: config.container_wait,
+            waiting: Waiting::default(),
             ledger: None,
             otlp,
         };
@@ -194,6 +210,8 @@ impl Agent {
         };
         let (mut pipeline, server) = self.into_parts(before_scrape);
         let server = tokio::spawn(server);
+        let pods =
+            config.kubernetes.clone().zip(pipeline.pods.clone()).map(|(settings, store)| tokio::spawn(kubernetes::watch::run(settings, store)));
 
         let _lock = state_lock(&config)?;
         let attach = {
@@ -220,9 +238,10 @@ impl Agent {
         info!(metrics_address = %address, probe_attached = true, node = config.node, "ready");
         ready(features);
 
-        let read = pipeline.watch(&mut probe, stop).await;
+        let read = pipeline.watch(&mut probe, &health, stop).await;
         // Nothing new from here on, unless the next agent is to have it: what is there is handled, then everything that waits is delivered.
         probe.stop();
+        pipeline.give_up_waiting();
         pipeline.save(&mut probe);
         copy_counters(&probe.counters(), &stats);
         health.set(Some("the agent is ending".to_owned()));
@@ -238,6 +257,7 @@ impl Agent {
             _ = stop_now => Err(Failure::Interrupted),
         };
         server.abort();
+        pods.inspect(JoinHandle::abort);
         read.and(drained)
     }
 }
@@ -284,16 +304,22 @@ impl Pipeline {
         ProbeCounts { confirmed: counted.kills, repeated: counted.repeated, dropped }
     }
 
-    async fn watch(&mut self, probe: &mut Probe, stop: impl Future) -> Result<(), Failure> {
+    async fn watch(&mut self, probe: &mut Probe, health: &Health, stop: impl Future) -> Result<(), Failure> {
         let (counters, own, settling) = (probe.counters(), probe.ring(), self.otlp.settling());
         let (mut expiry, mut ends) = (tokio::time::interval(EXPIRY_INTERVAL), tokio::time::interval(ENDS_INTERVAL));
         let mut told_dropped = self.ledger.as_ref().map_or(0, Ledger::dropped);
         // Whether something was handled that is not saved, and when it may be.
         let (mut unsaved, mut save_at) = (true, Instant::now());
         let mut check_at = Instant::now();
+        let mut changes = self.pods.as_ref().map(kubernetes::Store::changes);
         tokio::pin!(stop);
         loop {
             let anything_ends = !self.ends.is_empty();
+            // What waits is neither saved nor explained: both can be done for all before it and for none behind it, so they wait as well.
+            if self.waiting.has_lasted(MAX_WAIT) {
+                self.give_up_waiting();
+            }
+            let (is_idle, until) = (self.waiting.is_empty(), self.waiting.until());
             tokio::select! {
                 _ = &mut stop => return Ok(()),
                 read = probe.read(AT_ONCE, |told| self.take(told, own)) => {
@@ -311,18 +337,31 @@ impl Pipeline {
                     tokio::task::yield_now().await;
                 }
                 () = settling.notified() => {}
-                () = tokio::time::sleep_until(save_at), if unsaved => {
+                () = changed(changes.as_mut()) => {
+                    self.ensure_containers();
+                    self.go_on();
+                    unsaved |= !is_idle;
+                    health.degrade(self.pods.as_ref().and_then(kubernetes::Store::degraded));
+                }
+                () = tokio::time::sleep_until(until.unwrap_or(check_at)), if !is_idle => {
+                    self.go_on();
+                    unsaved = true;
+                }
+                () = tokio::time::sleep_until(save_at), if unsaved && is_idle => {
                     let begin = Instant::now();
                     self.save(probe);
-                    unsaved = false;
+                    unsaved = !self.waiting.is_empty();
                     save_at = Instant::now() + SAVE_INTERVAL.max(begin.elapsed() * 10);
                 }
-                () = tokio::time::sleep_until(check_at) => {
+                () = tokio::time::sleep_until(check_at), if is_idle => {
                     self.check(probe);
                     check_at = Instant::now() + self.ledger.as_ref().map_or(EXPIRY_INTERVAL, Ledger::pause);
                 }
                 _ = ends.tick(), if anything_ends => self.expire_ends(SystemTime::now()),
-                _ = expiry.tick() => self.expire(SystemTime::now()),
+                _ = expiry.tick() => {
+                    self.ensure_containers();
+                    self.expire(SystemTime::now());
+                }
             }
             self.release(probe);
         }
@@ -333,6 +372,10 @@ impl Pipeline {
         // The counters first: what they tell of is handled then.
         let counted = probe.counters().read();
         while !self.read_what_is_there(probe) {}
+        // What has come just now may have to wait, and is saved the next time.
+        if !self.waiting.is_empty() {
+            return;
+        }
         let counts = self.counts(&counted);
         if let Some(ledger) = &mut self.ledger {
             // If it fails that is told, and nothing waits for it: what the state is for is lost then.
@@ -346,17 +389,15 @@ impl Pipeline {
         let Some(ledger) = &self.ledger else { return };
         let observed = ledger.look(|| self.counts(&probe.counters().read()));
         while !self.read_what_is_there(probe) {}
+        if !self.waiting.is_empty() {
+            return;
+        }
         let (Some(ledger), otlp) = (&mut self.ledger, &self.otlp) else { return };
-        ledger.check(
-            observed,
-            &self.stats,
-            &self.table,
-            SystemTime::now(),
-            |_| None,
-            |record| {
-                otlp.log(record);
-            },
-        );
+        let pods = self.pods.as_ref().map(kubernetes::Store::pods);
+        ledger.check(observed, &self.stats, &self.table, SystemTime::now(), pods.as_deref(), |record| {
+            otlp.log(record);
+        });
+        drop(pods);
         self.save(probe);
     }
 
@@ -378,13 +419,60 @@ impl Pipeline {
     }
 
     /// `own`: the ring buffer that the probe writes now, of which alone it tells when memory is free.
-    fn take(&mut self, told: Told, own: u32) {
+    fn take(&mut self, mut told: Told, own: u32) {
+        if let Told::Kill(Ok(kill), place) = &mut told {
+            kill.victim.end_is_told &= place.ring == own;
+            if let Some(cgroups) = &mut self.cgroups {
+                cgroups.complete(kill);
+            }
+        }
+        if self.waiting.is_empty() && self.is_whole(&told) {
+            self.settle(told);
+        } else {
+            self.waiting.push(told, Instant::now() + self.patience);
+            self.go_on();
+        }
+    }
+
+    /// Handles what need not wait any longer.
+    fn go_on(&mut self) {
+        let now = Instant::now();
+        let mut waiting = std::mem::take(&mut self.waiting);
+        while let Some(told) = waiting.next(|told| self.is_whole(told), now) {
+            self.settle(told);
+        }
+        self.waiting = waiting;
+        self.count_waiting();
+    }
+
+    /// Counts for the node what waits and was not counted before, so that it is counted at once, and once.
+    fn count_waiting(&self) {
+        let is_new = |kill: &Kill, place: Place| {
+            !self.duplicates.knows(kill.id) && !self.ledger.as_ref().is_some_and(|ledger| ledger.has_counted(place.ring, kill.sequence))
+        };
+        let kills: HashSet<_> = self.waiting.kills().filter(|(kill, place)| is_new(kill, *place)).map(|(kill, _)| kill.id).collect();
+        self.stats.waiting_kills.set(kills.len() as u64);
+    }
+
+    /// Handles all that waits with what is known of it.
+    fn give_up_waiting(&mut self) {
+        while let Some(told) = self.waiting.give_up() {
+            self.settle(told);
+        }
+        self.stats.waiting_kills.set(0);
+    }
+
+    /// Whether waiting would tell no more of it.
+    fn is_whole(&self, told: &Told) -> bool {
+        match (told, &self.pods) {
+            (Told::Kill(Ok(kill), _), Some(pods)) => !pods.may_tell_more() || attribution::attribute(kill, Some(&pods.pods())).is_whole,
+            _ => true,
+        }
+    }
+
+    fn settle(&mut self, told: Told) {
         match told {
-            Told::Kill(Ok(mut kill), place) => {
-                kill.victim.end_is_told &= place.ring == own;
-                if let Some(cgroups) = &mut self.cgroups {
-                    cgroups.complete(&mut kill);
-                }
+            Told::Kill(Ok(kill), place) => {
                 let is_new = !self.has_come_before(&kill);
                 let counted = self.ledger.as_ref().is_some_and(|ledger| ledger.has_counted(place.ring, kill.sequence));
                 if let Some(ledger) = self.ledger.as_mut().filter(|_| !counted) {
@@ -404,6 +492,16 @@ impl Pipeline {
                     self.otlp.span(span);
                 }
             }
+        }
+    }
+
+    /// Gives each container of the node its series, from 0.
+    fn ensure_containers(&self) {
+        if let Some(pods) = &self.pods {
+            let (now, known) = (SystemTime::now(), pods.pods());
+            lock(&self.table).ensure(known.containers(), now);
+            self.stats.pods.set(Some(known.len() as u64));
+            self.stats.pods_synced.store(pods.is_synced(), Ordering::Relaxed);
         }
     }
 
@@ -447,7 +545,9 @@ impl Pipeline {
         let handling = info_span!(target: HANDLING, "handle", "process.pid" = i64::from(kill.victim.pid));
         // Before it has children, which settle whose trace it is in. Fails only where no spans are exported.
         let _ = handling.set_parent(Context::new().with_remote_span_context(span::context(self.incidents.id(kill), kill.id)));
-        let owner = info_span!(target: HANDLING, parent: &handling, "attribute").in_scope(|| attribution::attribute(kill, |_| None));
+        let pods = self.pods.as_ref().map(kubernetes::Store::pods);
+        let owner = info_span!(target: HANDLING, parent: &handling, "attribute").in_scope(|| attribution::attribute(kill, pods.as_deref())).owner;
+        drop(pods);
         match &owner {
             Owner::Unknown { why } | Owner::Kubernetes(KubernetesOwner { why_no_container: Some(why), .. }) if counts => {
                 self.stats.count_without_owner(*why);
@@ -504,6 +604,15 @@ fn table_of_cgroups() -> Option<CgroupTable> {
             warn!(error, "the kernel refuses reading strings (lockdown=confidentiality): kills carry ids instead of names of cgroups, and no limits");
             None
         }
+    }
+}
+
+/// Wakes when pods have changed; never if they are not watched.
+async fn changed(changes: Option<&mut tokio::sync::watch::Receiver<u64>>) {
+    match changes {
+        // The store is the pipeline's own: it does not end before.
+        Some(changes) => changes.changed().await.unwrap_or_default(),
+        None => std::future::pending().await,
     }
 }
 

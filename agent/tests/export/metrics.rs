@@ -66,6 +66,7 @@ fn the_page_has_the_names_and_labels_of_the_contract() {
     agent.kill(3, &Owner::Unit { name: "cron\"job\".service".to_owned() });
     agent.stats.ring_full.set(4);
     agent.stats.kernel_kills.set(Some(12));
+    agent.stats.pods.set(Some(3));
     agent.stats.missed(Missed::Away).reconstructed.add(2);
     agent.stats.missed(Missed::Dropped).without_owner.add(4);
     agent.stats.missed(Missed::Unexplained).reconstructed.add(1);
@@ -102,6 +103,8 @@ fn the_page_has_the_names_and_labels_of_the_contract() {
         r#"oom_watcher_series_limit{node="node-a"} 10"#.to_owned(),
         r#"oom_watcher_probe_attached{node="node-a"} 1"#.to_owned(),
         r#"oom_watcher_probe_pinned{node="node-a"} 0"#.to_owned(),
+        r#"oom_watcher_pods{node="node-a"} 3"#.to_owned(),
+        r#"oom_watcher_pods_synced{node="node-a"} 0"#.to_owned(),
         r#"oom_watcher_build_info{node="node-a",probe="0123abcd",version="1.2.3"} 1"#.to_owned(),
     ] {
         assert!(text.lines().any(|shown| shown == line), "{line}\nis not in\n{text}");

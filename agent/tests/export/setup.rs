@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use oom_watcher::export::otlp::Otlp;
 use oom_watcher::export::settings::{self, Endpoint, Protocol, QueueLimits, Tls};
-use oom_watcher::kill::{Incident, Kill, KillId, KubernetesOwner, LimitHit, Memory, Owner, PodNames, Scope, Trigger, Victim};
+use oom_watcher::kill::{Incident, Kill, KillId, KubernetesOwner, LimitHit, Memory, Owner, Pod, PodContainer, Scope, Trigger, Victim};
 use oom_watcher::record::log_record::LogRecord;
 use oom_watcher::stats::Stats;
 use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId, TraceState};
@@ -88,7 +88,12 @@ pub(crate) fn owner(pod: &str) -> Owner {
         runtime: None,
         container_id: Some("5c1b9a3b1f0d4e6c8a7f2b3c4d5e6f708192a3b4c5d6e7f8091a2b3c4d5e6f70".to_owned()),
         why_no_container: None,
-        names: Some(PodNames { namespace: "default".to_owned(), pod: pod.to_owned(), container: Some("app".to_owned()) }),
+        pod: Some(Box::new(Pod {
+            namespace: "default".to_owned(),
+            name: pod.to_owned(),
+            container: Some(PodContainer { name: "app".to_owned(), ..PodContainer::default() }),
+            ..Pod::default()
+        })),
     })
 }
 

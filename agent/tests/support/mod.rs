@@ -1,6 +1,7 @@
 //! What the tests of real kills share: the agent as a child, oom-maker, a collector, the text of `/metrics`, and counted skips.
 
 pub(crate) mod agent;
+pub(crate) mod api_server;
 pub(crate) mod collector;
 pub(crate) mod exposition;
 pub(crate) mod machine;

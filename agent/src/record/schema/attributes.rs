@@ -46,18 +46,44 @@ macro_rules! attributes {
 attributes! {
     CONTAINER_ID = String "container.id",
         "The container's full id. Absent outside of containers";
+    CONTAINER_IMAGE_ID = String "container.image.id",
+        "The id of the container's image, as the runtime gives it. Absent as k8s.pod.name is, and for a container that was replaced since";
+    CONTAINER_IMAGE_NAME = String "container.image.name",
+        "The container's image without tag and digest. Absent as k8s.container.name is";
+    CONTAINER_IMAGE_TAGS = Strings "container.image.tags",
+        "The tag of the container's image. Absent as k8s.container.name is, and if it has none";
     CONTAINER_RUNTIME_NAME = String "container.runtime.name",
         "What runs the container: containerd, cri-o, docker, podman, kata or ecs. Absent if its cgroup's name does not tell";
     K8S_CONTAINER_NAME = String "k8s.container.name",
         "The container's name in the pod. Absent outside of Kubernetes, or if the Kubernetes API was not asked or does not know it";
+    K8S_CONTAINER_RESTART_COUNT = Int "k8s.container.restart_count",
+        "How often the container had been restarted before. Absent as k8s.container.name is";
+    K8S_CRONJOB_NAME = String "k8s.cronjob.name",
+        "The CronJob that the pod is of, by the name of its Job. Absent for all others";
+    K8S_DAEMONSET_NAME = String "k8s.daemonset.name",
+        "The DaemonSet that the pod is of. Absent for all others";
+    K8S_DEPLOYMENT_NAME = String "k8s.deployment.name",
+        "The Deployment that the pod is of, by the name of its ReplicaSet. Absent for all others";
+    K8S_JOB_NAME = String "k8s.job.name",
+        "The Job that the pod is of. Absent for all others";
     K8S_NAMESPACE_NAME = String "k8s.namespace.name",
         "The pod's namespace. Absent as k8s.pod.name is";
     K8S_NODE_NAME = String "k8s.node.name",
         "The node the process was killed on";
+    K8S_POD_ANNOTATION = String "k8s.pod.annotation.<key>",
+        "An annotation of the pod. Absent unless kubernetes.annotations names it, and as k8s.pod.name is";
+    K8S_POD_LABEL = String "k8s.pod.label.<key>",
+        "A label of the pod. Absent unless kubernetes.labels names it, and as k8s.pod.name is";
     K8S_POD_NAME = String "k8s.pod.name",
         "The pod's name. Absent outside of Kubernetes, or if the Kubernetes API was not asked or does not know the pod";
+    K8S_POD_START_TIME = String "k8s.pod.start_time",
+        "When the kubelet took up the pod, ISO 8601 in UTC. Absent as k8s.pod.name is";
     K8S_POD_UID = String "k8s.pod.uid",
-        "The pod's uid. Absent outside of Kubernetes, and for static pods: see oom_watcher.pod.config_hash";
+        "The pod's uid. Absent outside of Kubernetes. That of a static pod is its mirror's, absent as k8s.pod.name is: see oom_watcher.pod.config_hash";
+    K8S_REPLICASET_NAME = String "k8s.replicaset.name",
+        "The ReplicaSet that the pod is of. Absent for all others";
+    K8S_STATEFULSET_NAME = String "k8s.statefulset.name",
+        "The StatefulSet that the pod is of. Absent for all others";
     LOG_RECORD_UID = String "log.record.uid",
         "Identifies the kill: a UUID, the same in every copy of the record. Log records only";
     CGROUP_FROM_FILES = Bool "oom_watcher.cgroup.from_files",
@@ -78,6 +104,12 @@ attributes! {
         "Swap charged to the victim's own cgroup; memory and swap together with cgroup v1";
     CGROUP_USAGE = Int "oom_watcher.cgroup.usage" in "By",
         "Memory charged to the victim's own cgroup";
+    CONTAINER_MEMORY_LIMIT = Int "oom_watcher.container.memory_limit" in "By",
+        "resources.limits.memory of the container's specification. Absent as k8s.container.name is, and if it has none";
+    CONTAINER_MEMORY_REQUEST = Int "oom_watcher.container.memory_request" in "By",
+        "resources.requests.memory of the container's specification. Absent as k8s.container.name is, and if it has none";
+    CONTAINER_ROLE = String "oom_watcher.container.role",
+        "In which of its pod's lists the container is: regular, init, sidecar (init with restartPolicy Always) or ephemeral. Absent as k8s.container.name is";
     CONTAINER_SURVIVED = Bool "oom_watcher.container.survived",
         "Whether the container goes on without the process: not if it was its first process, or all were killed. \
          Absent outside of containers, and where the first process cannot be told (host pid namespace)";
@@ -164,6 +196,10 @@ attributes! {
         "/proc/PID/oom_score_adj of the victim, -1000 to 1000";
     VICTIM_TID = Int "oom_watcher.victim.tid",
         "The thread that was signalled; another than process.pid if the main thread was gone";
+    WORKLOAD_KIND = String "oom_watcher.workload.kind",
+        "The kind of what made the pod, such as Deployment or a custom resource. Absent for bare and static pods, and as k8s.pod.name is";
+    WORKLOAD_NAME = String "oom_watcher.workload.name",
+        "The name of what made the pod. Absent as oom_watcher.workload.kind is";
     PROCESS_COMMAND = String "process.command",
         "The victim's command name as in /proc/PID/comm, 15 bytes at most";
     PROCESS_COMMAND_ARGS = Strings "process.command_args",

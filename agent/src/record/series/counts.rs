@@ -20,7 +20,7 @@ pub struct Counts {
     pub limit: Option<u64>,
     /// When the last one was killed. Absent if nobody saw any of them: they are [reconstructed](super::Table::record_reconstructed).
     pub last_kill: Option<SystemTime>,
-    /// When the last one was killed or found.
+    /// When the last one was killed or found, or the owner was there.
     pub(super) last_told: SystemTime,
     last_incident: Option<(SystemTime, KillId)>,
 }
@@ -53,6 +53,11 @@ impl Counts {
                 self.last_incident = Some((incident.time, incident.id));
             }
         }
+    }
+
+    /// The owner is there.
+    pub(super) fn expected(&mut self, now: SystemTime) {
+        self.last_told = self.last_told.max(now);
     }
 
     pub(super) fn add_reconstructed(&mut self, kills: u64, found: SystemTime) {

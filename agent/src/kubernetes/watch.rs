@@ -1,0 +1,228 @@
+//! Lists and watches the pods of one node. The only module that knows kube.
+//!
+//! One list (`resourceVersion=0`, from the API server's cache) and one watch, both with the field selector `spec.nodeName`, which the API server has an index
+//! of: what reaches this agent is about its own pods. Nothing else is asked, so the permissions needed are list and watch of pods.
+
+use std::borrow::Cow;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result};
+use futures_util::StreamExt;
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::client::ClientBuilder;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::runtime::watcher::{self, Event};
+use kube::runtime::{WatchStreamExt, watcher as watch};
+use kube::{Api, Client, Resource};
+use serde::{Deserialize, Deserializer};
+use tower::util::MapResultLayer;
+
+use super::{Store, Trouble};
+use crate::attribution::pods::object::Object;
+use crate::attribution::pods::{Known, Selection};
+
+/// How long one watch lasts: the API server ends it then, and kube begins another one. A connection that is dead without a word is noticed 5 s later.
+const WATCH: u32 = 240;
+/// A list that takes longer has no answer. More than [`WATCH`]: a watch may be silent for as long as it lasts.
+const READ_TIMEOUT: Duration = Duration::from_secs(260);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Agents that are started together ask one after the other, within this time.
+const SPREAD: Duration = Duration::from_secs(2);
+/// Between two attempts to find out where the API is.
+const AGAIN: Duration = Duration::from_secs(30);
+/// Between two looks for pods that have been gone for long enough.
+const EXPIRY: Duration = Duration::from_secs(60);
+
+/// How the API is reached, and what is wanted of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The node whose pods are watched.
+    pub node: String,
+    /// A kubeconfig. Absent: the service account of the pod that the agent runs in.
+    pub kubeconfig: Option<PathBuf>,
+    /// Labels and annotations to keep.
+    pub selection: Selection,
+}
+
+/// Keeps `store` up to date, for ever. Must be called inside a Tokio runtime.
+pub async fn run(settings: Settings, store: Store) {
+    tokio::time::sleep(spread(&settings.node)).await;
+    loop {
+        if let Err(error) = watch_pods(&settings, &store).await {
+            store.answered(Some(Trouble::NoClient), Some(&error));
+        }
+        // What is missing may be there later, as a token that is mounted.
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// Does not end, unless there is nothing to connect to.
+async fn watch_pods(settings: &Settings, store: &Store) -> Result<()> {
+    let client = client(settings.kubeconfig.as_deref(), store).await?;
+    let pods: Api<Watched> = Api::all(client);
+    let config = watcher::Config::default().fields(&format!("spec.nodeName={}", settings.node)).any_semantic().timeout(WATCH);
+    let mut events = pin!(watch(pods, config).default_backoff());
+    let mut listing = Vec::new();
+    let mut expiry = tokio::time::interval(EXPIRY);
+    let known = |watched: &Watched| Known::of(&watched.object, &settings.selection);
+    loop {
+        let event = tokio::select! {
+            event = events.next() => event,
+            _ = expiry.tick() => {
+                store.write(|pods| pods.expire(SystemTime::now()));
+                continue;
+            }
+        };
+        match event {
+            Some(Ok(Event::Init)) => listing.clear(),
+            Some(Ok(Event::InitApply(pod))) => listing.extend(known(&pod)),
+            // Not before it is whole: a pod that is missing from half a list is not gone.
+            Some(Ok(Event::InitDone)) => store.listed(std::mem::take(&mut listing), SystemTime::now()),
+            Some(Ok(Event::Apply(pod))) => {
+                if let Some(known) = known(&pod) {
+                    store.write(|pods| pods.apply(known));
+                }
+            }
+            Some(Ok(Event::Delete(pod))) => store.write(|pods| {
+                // With its last status, which may have an id that was not known yet.
+                known(&pod).into_iter().for_each(|known| pods.apply(known));
+                pods.remove(&pod.object.metadata.uid, SystemTime::now());
+            }),
+            // Each request's answer was seen by the client already; what ends a watch that had begun, such as an expired version (410), is followed by a list.
+            Some(Err(error)) => tracing::debug!(error = format!("{:#}", anyhow::Error::from(error)), "watching pods"),
+            None => anyhow::bail!("the watch of pods has ended"),
+        }
+    }
+}
+
+/// A client that reads its token and certificate authority again when they change (kube does), and tells `store` how it is answered.
+async fn client(kubeconfig: Option<&Path>, store: &Store) -> Result<Client> {
+    let mut config = match kubeconfig {
+        None => kube::Config::incluster().context("finding the Kubernetes API in the pod's environment and service account")?,
+        Some(path) => {
+            let kubeconfig = Kubeconfig::read_from(path).with_context(|| format!("reading {}", path.display()))?;
+            let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
+            config.with_context(|| format!("understanding {}", path.display()))?
+        }
+    };
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    config.read_timeout = Some(READ_TIMEOUT);
+    // Counted from the request, not from when the connection was used last.
+    config.reset_reader_on_write = true;
+    let store = store.clone();
+    let observe = MapResultLayer::new(move |result: Result<http::Response<_>, tower::BoxError>| {
+        match &result {
+            Ok(response) => store.answered(trouble(response.status().as_u16()), None),
+            Err(error) => store.answered(Some(Trouble::Unreachable), Some(&anyhow::anyhow!("{}", causes(&**error)))),
+        }
+        result
+    });
+    Ok(ClientBuilder::try_from(config).context("setting up the client of the Kubernetes API")?.with_layer(&observe).build())
+}
+
+/// An error with what caused it, each once: some say it themselves.
+fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let said = cause.to_string();
+        if !text.contains(&said) {
+            text += &format!(": {said}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+fn trouble(status: u16) -> Option<Trouble> {
+    match status {
+        200..=299 | 410 => None,
+        401 => Some(Trouble::Unauthenticated),
+        403 => Some(Trouble::Forbidden),
+        429 | 500..=599 => Some(Trouble::Server(status)),
+        _ => Some(Trouble::Refused(status)),
+    }
+}
+
+/// The same for one node each time, and another for another node.
+fn spread(node: &str) -> Duration {
+    let mut hasher = DefaultHasher::new();
+    node.hash(&mut hasher);
+    Duration::from_millis(hasher.finish() % u64::try_from(SPREAD.as_millis()).unwrap_or(1))
+}
+
+/// A pod as kube wants its objects. Only what it asks for is in the metadata: what an object has there that nobody reads can be a hundred times as much.
+#[derive(Clone, Debug)]
+struct Watched {
+    metadata: ObjectMeta,
+    object: Object,
+}
+
+impl<'de> Deserialize<'de> for Watched {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let object = Object::deserialize(from)?;
+        let text = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+        let metadata = ObjectMeta {
+            name: text(&object.metadata.name),
+            namespace: text(&object.metadata.namespace),
+            uid: text(&object.metadata.uid),
+            resource_version: text(&object.metadata.resource_version),
+            ..ObjectMeta::default()
+        };
+        Ok(Self { metadata, object })
+    }
+}
+
+impl Resource for Watched {
+    type DynamicType = ();
+    type Scope = NamespaceResourceScope;
+
+    fn kind((): &()) -> Cow<'_, str> {
+        "Pod".into()
+    }
+
+    fn group((): &()) -> Cow<'_, str> {
+        "".into()
+    }
+
+    fn version((): &()) -> Cow<'_, str> {
+        "v1".into()
+    }
+
+    fn plural((): &()) -> Cow<'_, str> {
+        "pods".into()
+    }
+
+    fn meta(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+
+    fn meta_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_told_apart() {
+        let refused = [401, 403, 429, 500, 503, 404].map(trouble);
+        let expected =
+            [Trouble::Unauthenticated, Trouble::Forbidden, Trouble::Server(429), Trouble::Server(500), Trouble::Server(503), Trouble::Refused(404)];
+        assert_eq!(refused, expected.map(Some));
+        assert_eq!([200, 201, 410].map(trouble), [None; 3]);
+    }
+
+    #[test]
+    fn nodes_that_are_started_together_ask_one_after_the_other() {
+        let waits: std::collections::BTreeSet<_> = (0..100).map(|number| spread(&format!("node-{number}"))).collect();
+        assert!(waits.len() > 50 && waits.iter().all(|wait| *wait < SPREAD), "{waits:?}");
+        assert_eq!(spread("node-a"), spread("node-a"));
+    }
+}

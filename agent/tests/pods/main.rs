@@ -1,0 +1,175 @@
+//! What the Kubernetes API knows of a victim's pod: its names, from the first kill on; and a kill that is earlier than what the API knows. Real kills, on this
+//! kernel; the API server is a stand-in.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
+
+#[allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
+#[path = "../support/mod.rs"]
+mod support;
+
+use serde_json::{Value, json};
+
+use support::agent::Agent;
+use support::api_server::ApiServer;
+use support::collector::Collector;
+use support::exposition::{Sample, total};
+use support::makers::{Held, Made, make, make_and_hold};
+use support::told::Container;
+use support::{cgroups, eventually, one_at_a_time, skip};
+
+macro_rules! needs_kernel {
+    () => {
+        let _one = one_at_a_time();
+        if let Err(why) = cgroups() {
+            skip!("{why}");
+        }
+    };
+}
+
+const KILLS: &str = "oom_kills_total";
+const KILLS_PER_NODE: &str = "oom_kills_per_node_total";
+const SYNCED: &str = "oom_watcher_pods_synced";
+const WAITING: &str = "oom_watcher_waiting_kills";
+
+fn within(made: &Made) -> impl Fn(&str) -> bool + use<> {
+    let root = format!("/{}/", made.cgroups.first().unwrap().path.split('/').nth(1).unwrap());
+    move |path| path.starts_with(&root)
+}
+
+/// The container that oom-maker makes with this seed.
+fn container(seed: u32) -> Container {
+    make(&format!("burst 1 --seed {seed}")).cgroups[0].container.clone().unwrap()
+}
+
+fn kill(seed: u32) -> Held {
+    make_and_hold(&format!("burst 1 --seed {seed}"))
+}
+
+/// A pod with two containers, of which the first has that id, or none yet.
+fn pod(container: &Container, name: &str, has_id: bool) -> Value {
+    let id = has_id.then(|| format!("containerd://{}", container.container_id));
+    json!({
+        "metadata": {
+            "namespace": "shop", "name": name, "uid": container.pod_uid, "labels": {"team": "cart", "pod-template-hash": "5d4f8"},
+            "ownerReferences": [{"kind": "ReplicaSet", "name": "web-5d4f8", "controller": true}],
+        },
+        "spec": {"containers": [{"name": "app", "image": "registry.example/app:1.2", "resources": {"limits": {"memory": "4Mi"}}}, {"name": "log"}]},
+        "status": {"containerStatuses": [{"name": "app", "image": "registry.example/app:1.2", "restartCount": 2, "containerID": id}]},
+    })
+}
+
+fn start(api: &ApiServer, collector: &Collector, container_wait: &str, flags: &[&str]) -> Agent {
+    let settings = api.settings(container_wait).display().to_string();
+    let agent = Agent::start(&collector.environment(), &[&["--config", settings.as_str()], flags].concat());
+    eventually("first answer of the API", || (!api.asked().is_empty()).then_some(()));
+    agent
+}
+
+fn synced(agent: &Agent, is: f64) {
+    eventually("all pods", || (total(&agent.metrics(), SYNCED) == is).then_some(()));
+}
+
+/// Its kills, by the names of its labels. Absent: there is no such series.
+fn kills(agent: &Agent, pod: &str, container: &str) -> Option<f64> {
+    let is_it = |sample: &Sample| sample.name == KILLS && (sample.label("pod"), sample.label("container")) == (pod, container);
+    agent.metrics().iter().find(|sample| is_it(sample)).map(|sample| sample.value)
+}
+
+#[test]
+fn a_kill_has_the_names_of_its_pod_and_its_series_was_at_0_before() {
+    needs_kernel!();
+    let (api, collector, container) = (ApiServer::start(), Collector::start(), container(71));
+    api.apply(pod(&container, "web-5d4f8-abcde", true));
+    let agent = start(&api, &collector, "5s", &[]);
+    synced(&agent, 1.0);
+    assert_eq!((kills(&agent, "web-5d4f8-abcde", "app"), kills(&agent, "web-5d4f8-abcde", "log")), (Some(0.0), Some(0.0)));
+    let held = kill(71);
+    let records = collector.await_records(1, within(&held.made));
+    let told = ["k8s.namespace.name", "k8s.pod.name", "k8s.container.name", "k8s.deployment.name", "container.image.name", "k8s.pod.label.team"];
+    let expected = ["shop", "web-5d4f8-abcde", "app", "web", "registry.example/app", "cart"];
+    assert_eq!(told.map(|key| records[0].text(key)), expected.map(Some), "{records:?}");
+    assert_eq!(["k8s.container.restart_count", "oom_watcher.container.memory_limit"].map(|key| records[0].number(key)), [Some(2), Some(4 << 20)]);
+    assert_eq!((kills(&agent, "web-5d4f8-abcde", "app"), kills(&agent, "web-5d4f8-abcde", "log")), (Some(1.0), Some(0.0)));
+    // Nobody asked for more than this node's pods.
+    let selector = "fieldSelector=spec.nodeName%3D";
+    assert!(api.asked().iter().all(|asked| asked.starts_with("/api/v1/pods?") && asked.contains(selector)), "{:?}", api.asked());
+}
+
+#[test]
+fn a_kill_waits_for_the_id_of_its_container_and_what_comes_behind_it_waits_too() {
+    needs_kernel!();
+    let (api, collector) = (ApiServer::start(), Collector::start());
+    let (late, known) = (container(72), container(73));
+    api.apply(pod(&late, "late", false));
+    api.apply(pod(&known, "known", true));
+    let agent = start(&api, &collector, "30s", &[]);
+    synced(&agent, 1.0);
+    let before = total(&agent.metrics(), KILLS_PER_NODE);
+    let (first, second) = (kill(72), kill(73));
+    // At once for the node, and for nobody else yet.
+    eventually("both kills", || (total(&agent.metrics(), KILLS_PER_NODE) >= before + 2.0).then_some(()));
+    assert!(total(&agent.metrics(), WAITING) >= 2.0);
+    assert_eq!((kills(&agent, "late", "app"), kills(&agent, "known", "app")), (Some(0.0), Some(0.0)));
+    assert!(collector.records(within(&first.made)).is_empty() && collector.records(within(&second.made)).is_empty());
+    api.apply(pod(&late, "late", true));
+    let (first, second) = (collector.await_records(1, within(&first.made)), collector.await_records(1, within(&second.made)));
+    assert_eq!((first[0].text("k8s.container.name"), second[0].text("k8s.pod.name")), (Some("app"), Some("known")));
+    assert!(first[0].number("oom_watcher.kill.sequence") < second[0].number("oom_watcher.kill.sequence"));
+    assert_eq!((kills(&agent, "late", "app"), kills(&agent, "known", "app")), (Some(1.0), Some(1.0)));
+    assert_eq!(total(&agent.metrics(), WAITING), 0.0);
+}
+
+#[test]
+fn a_container_that_never_gets_its_id_is_not_guessed() {
+    needs_kernel!();
+    let (api, collector, container) = (ApiServer::start(), Collector::start(), container(74));
+    api.apply(pod(&container, "web", false));
+    let agent = start(&api, &collector, "500ms", &[]);
+    synced(&agent, 1.0);
+    let held = kill(74);
+    let records = collector.await_records(1, within(&held.made));
+    assert_eq!((records[0].text("k8s.pod.name"), records[0].text("k8s.container.name")), (Some("web"), None));
+    assert_eq!(kills(&agent, "web", &container.container_id[..12]), Some(1.0));
+    // What comes later moves nothing.
+    api.apply(pod(&container, "web", true));
+    let held = kill(74);
+    collector.await_records(1, within(&held.made));
+    assert_eq!((kills(&agent, "web", &container.container_id[..12]), kills(&agent, "web", "app")), (Some(1.0), Some(1.0)));
+}
+
+#[test]
+fn a_pod_that_is_gone_still_owns_its_kill() {
+    needs_kernel!();
+    let (api, collector, container) = (ApiServer::start(), Collector::start(), container(75));
+    api.apply(pod(&container, "web", true));
+    let agent = start(&api, &collector, "5s", &[]);
+    synced(&agent, 1.0);
+    api.delete(&container.pod_uid);
+    eventually("end of the pod", || (total(&agent.metrics(), "oom_watcher_pods") == 0.0).then_some(()));
+    let held = kill(75);
+    let records = collector.await_records(1, within(&held.made));
+    assert_eq!((records[0].text("k8s.pod.name"), records[0].text("k8s.container.name")), (Some("web"), Some("app")));
+}
+
+#[test]
+fn without_permission_kills_go_on_and_with_it_they_have_names_again() {
+    needs_kernel!();
+    let (api, collector, container) = (ApiServer::start(), Collector::start(), container(76));
+    api.apply(pod(&container, "web", true));
+    api.refuse(Some(403));
+    let agent = start(&api, &collector, "30s", &[]);
+    eventually("a word about it", || agent.log().contains("it forbids listing or watching pods (403)").then_some(()));
+    synced(&agent, 0.0);
+    assert!(agent.get("/readyz").starts_with("ready, degraded: the pods of this node are not known"), "{}", agent.get("/readyz"));
+    let held = kill(76);
+    // It does not wait for what will not be known.
+    let records = collector.await_records(1, within(&held.made));
+    assert_eq!((records[0].text("k8s.pod.uid"), records[0].text("k8s.pod.name")), (Some(container.pod_uid.as_str()), None));
+    api.refuse(None);
+    synced(&agent, 1.0);
+    eventually("readiness", || (agent.get("/readyz") == "ready\n").then_some(()));
+    let held = kill(76);
+    let records = collector.await_records(1, within(&held.made));
+    assert_eq!(records[0].text("k8s.pod.name"), Some("web"));
+    assert_eq!(agent.log().matches("cannot be asked for pods").count(), 1, "{}", agent.log());
+}
