@@ -138,6 +138,19 @@ fn a_container_that_never_gets_its_id_is_not_guessed() {
 }
 
 #[test]
+fn a_sigterm_does_not_wait_for_containers() {
+    needs_kernel!();
+    let (api, collector, container) = (ApiServer::start(), Collector::start(), container(77));
+    api.apply(pod(&container, "web", false));
+    let mut agent = start(&api, &collector, "30s", &[]);
+    synced(&agent, 1.0);
+    let held = kill(77);
+    assert_eq!(agent.stop(), Some(0), "{}", agent.log());
+    let records = collector.records(within(&held.made));
+    assert_eq!(records.iter().map(|record| record.text("k8s.pod.name")).collect::<Vec<_>>(), [Some("web")]);
+}
+
+#[test]
 fn a_pod_that_is_gone_still_owns_its_kill() {
     needs_kernel!();
     let (api, collector, container) = (ApiServer::start(), Collector::start(), container(75));
