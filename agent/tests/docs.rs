@@ -191,6 +191,8 @@ fn every_message_is_on_the_page() {
         ("agent/src/source/btf.rs", "write_str("),
         ("agent/src/source/layout.rs", "write!("),
         ("agent/src/source/event.rs", "write!("),
+        ("agent/src/preflight/lasting.rs", ".or_else("),
+        ("agent/src/preflight/lasting.rs", "finding("),
         ("agent/src/preflight/names.rs", ".or_else("),
         ("agent/src/preflight/names.rs", "finding("),
         ("agent/src/source/denial.rs", "of("),

@@ -13,6 +13,7 @@ use anyhow::{Context, Result};
 use futures_util::StreamExt;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::ListParams;
 use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::watcher::{self, Event};
@@ -60,11 +61,34 @@ pub async fn run(settings: Settings, store: Store) {
     }
 }
 
+/// Asks once for the pods of the node, as the watch does, and tells how many there are.
+///
+/// # Errors
+/// It was not answered so; with what is wrong, and what to do.
+pub async fn ask(settings: &Settings) -> Result<usize> {
+    let store = Store::default();
+    let client = client(settings.kubeconfig.as_deref(), &store).await.context(Trouble::NoClient.as_str())?;
+    let pods: Api<Watched> = Api::all(client);
+    let one_list = ListParams::default().fields(&selector(&settings.node)).match_any();
+    match tokio::time::timeout(CONNECT_TIMEOUT, pods.list(&one_list)).await {
+        Ok(Ok(list)) => Ok(list.items.len()),
+        Ok(Err(error)) => {
+            let trouble = store.trouble().filter(|trouble| *trouble != Trouble::NotAsked).unwrap_or(Trouble::Unreachable);
+            Err(anyhow::anyhow!("{}", causes(&error)).context(trouble.as_str()))
+        }
+        Err(_) => anyhow::bail!("{}: nothing came within {CONNECT_TIMEOUT:?}", Trouble::Unreachable.as_str()),
+    }
+}
+
+fn selector(node: &str) -> String {
+    format!("spec.nodeName={node}")
+}
+
 /// Does not end, unless there is nothing to connect to.
 async fn watch_pods(settings: &Settings, store: &Store) -> Result<()> {
     let client = client(settings.kubeconfig.as_deref(), store).await?;
     let pods: Api<Watched> = Api::all(client);
-    let config = watcher::Config::default().fields(&format!("spec.nodeName={}", settings.node)).any_semantic().timeout(WATCH);
+    let config = watcher::Config::default().fields(&selector(&settings.node)).any_semantic().timeout(WATCH);
     let mut events = pin!(watch(pods, config).default_backoff());
     let mut listing = Vec::new();
     let mut expiry = tokio::time::interval(EXPIRY);

@@ -13,6 +13,7 @@ use std::path::Path;
 
 use crate::config::Config;
 use crate::export::{otlp, prometheus};
+use crate::kubernetes;
 use crate::source::btf::Btf;
 use crate::source::denial::Standing;
 use crate::source::probe::{self, Loaded, Probe};
@@ -84,6 +85,8 @@ pub struct Seen {
     pub programs: Vec<Loaded>,
     /// What outlives the agent.
     pub lasting: Lasting,
+    /// How many pods the Kubernetes API knows of this node, or why that cannot be asked. Absent: it is not to be asked.
+    pub pods: Option<Result<usize, String>>,
 }
 
 /// Who has the port of `/metrics`.
@@ -139,6 +142,10 @@ pub async fn look(config: &Config) -> Seen {
         },
         endpoints,
         lasting: Lasting::look(config),
+        pods: match &config.kubernetes {
+            Some(settings) => Some(kubernetes::watch::ask(settings).await.map_err(|error| format!("{error:#}"))),
+            None => None,
+        },
         programs: probe.as_ref().map(|probe| probe.programs().to_vec()).unwrap_or_default(),
         attached: probe.map(|probe| Names::look(&probe)).map_err(|error| error.to_string()),
     }
@@ -165,6 +172,7 @@ pub fn judge(seen: &Seen) -> Vec<Finding> {
     }
     findings.push(attached(seen));
     findings.extend(seen.lasting.judge());
+    findings.push(pods(seen));
     if !seen.programs.is_empty() {
         findings.push(finding("programs", Verdict::Pass, seen.programs.iter().map(program).collect::<Vec<_>>().join("; ")));
     }
@@ -277,6 +285,17 @@ fn attached(seen: &Seen) -> Finding {
     }
 }
 
+fn pods(seen: &Seen) -> Finding {
+    match &seen.pods {
+        None => finding("kubernetes", Verdict::Pass, "not asked: kills in pods have uids and ids, no names"),
+        Some(Ok(0)) => finding("kubernetes", Verdict::Degraded, "the API answers, but knows no pod of this node")
+            .or_else("set NODE_NAME to the node's name in the cluster (fieldRef: spec.nodeName)"),
+        Some(Ok(pods)) => finding("kubernetes", Verdict::Pass, format!("the API answers; pods on this node: {pods}")),
+        Some(Err(why)) => finding("kubernetes", Verdict::Degraded, format!("kills in pods have no names: {why}"))
+            .or_else("apply k8s/rbac.yaml and mount the service account's token, or set OOM_WATCHER_KUBERNETES=false"),
+    }
+}
+
 fn types(path: &Path) -> Result<Vec<&'static str>, String> {
     let bytes = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let btf = Btf::parse(&bytes).map_err(|error| format!("{}: {error}", path.display()))?;
@@ -320,6 +339,7 @@ mod tests {
             attached: Ok(Names::FromKernel),
             programs: vec![loaded(None)],
             lasting: Lasting { pins: Some(Ok(Kept { sets: 0, holder: None })), state: Some(Ok(false)) },
+            pods: Some(Ok(12)),
         }
     }
 
@@ -382,6 +402,9 @@ mod tests {
         check("pins", Verdict::Pass, |seen| seen.lasting.pins = None);
         check("state", Verdict::Degraded, |seen| seen.lasting.state = Some(Err("not permitted".into())));
         check("state", Verdict::Pass, |seen| seen.lasting.state = None);
+        check("kubernetes", Verdict::Pass, |seen| seen.pods = None);
+        check("kubernetes", Verdict::Degraded, |seen| seen.pods = Some(Ok(0)));
+        check("kubernetes", Verdict::Degraded, |seen| seen.pods = Some(Err("forbidden".into())));
     }
 
     #[test]

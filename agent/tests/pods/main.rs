@@ -138,6 +138,33 @@ fn a_container_that_never_gets_its_id_is_not_guessed() {
 }
 
 #[test]
+fn check_asks_the_api_and_says_what_is_wrong() {
+    needs_kernel!();
+    let api = ApiServer::start();
+    let settings = api.settings("5s");
+    let finding = || {
+        let mut check = std::process::Command::new(support::agent::program());
+        check.env_clear().env("NODE_NAME", support::agent::NODE).args([
+            "check",
+            "--listen",
+            "127.0.0.1:0",
+            "--pin-dir",
+            "none",
+            "--state-dir",
+            "none",
+        ]);
+        let output = String::from_utf8(check.arg("--config").arg(&settings).output().unwrap().stdout).unwrap();
+        let line = output.lines().find(|line| line.starts_with("kubernetes ")).unwrap_or_else(|| panic!("{output}"));
+        line.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(finding(), "kubernetes degraded the API answers, but knows no pod of this node");
+    api.apply(pod(&container(78), "web", false));
+    assert_eq!(finding(), "kubernetes pass the API answers; pods on this node: 1");
+    api.refuse(Some(403));
+    assert!(finding().starts_with("kubernetes degraded kills in pods have no names: it forbids listing or watching pods (403)"), "{}", finding());
+}
+
+#[test]
 fn a_sigterm_does_not_wait_for_containers() {
     needs_kernel!();
     let (api, collector, container) = (ApiServer::start(), Collector::start(), container(77));
