@@ -74,7 +74,11 @@ pub async fn ask(settings: &Settings) -> Result<usize> {
         Ok(Ok(list)) => Ok(list.items.len()),
         Ok(Err(error)) => {
             let trouble = store.trouble().filter(|trouble| *trouble != Trouble::NotAsked).unwrap_or(Trouble::Unreachable);
-            Err(anyhow::anyhow!("{}", causes(&error)).context(trouble.as_str()))
+            let said = match &error {
+                kube::Error::Api(status) => status.message.clone(),
+                error => causes(error),
+            };
+            Err(anyhow::anyhow!(said).context(trouble.as_str()))
         }
         Err(_) => anyhow::bail!("{}: nothing came within {CONNECT_TIMEOUT:?}", Trouble::Unreachable.as_str()),
     }

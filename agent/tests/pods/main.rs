@@ -161,7 +161,9 @@ fn check_asks_the_api_and_says_what_is_wrong() {
     api.apply(pod(&container(78), "web", false));
     assert_eq!(finding(), "kubernetes pass the API answers; pods on this node: 1");
     api.refuse(Some(403));
-    assert!(finding().starts_with("kubernetes degraded kills in pods have no names: it forbids listing or watching pods (403)"), "{}", finding());
+    let says = finding();
+    assert!(says.starts_with("kubernetes degraded kills in pods have no names: it forbids listing or watching pods (403)"), "{says}");
+    assert!(says.ends_with(": refused"), "the server's own word, and no more: {says}");
 }
 
 #[test]
