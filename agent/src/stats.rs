@@ -224,10 +224,10 @@ impl Stats {
     pub fn node_kills(&self) -> u64 {
         // Those that were dropped are counted already, whether their owners were found or not.
         let missed = self.missed(Missed::Away).total() + self.missed(Missed::Unexplained).total();
-        self.earlier_kills.get() + self.kills.get() + self.waiting_kills.get() + self.ring_full.get() + self.malformed_events.get() + missed
+        self.earlier_kills.get() + self.kills.get() + self.ring_full.get() + self.malformed_events.get() + missed
     }
 
-    /// What the next agent goes on with. Not while kills wait: it would count them again.
+    /// What the next agent goes on with. Not while kills wait: they are counted, and it would count them again.
     pub fn keep(&self) -> Kept {
         let missed = Missed::ALL.map(|why| (self.missed(why).reconstructed.get(), self.missed(why).without_owner.get()));
         Kept { node_kills: self.node_kills(), missed }

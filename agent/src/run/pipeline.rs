@@ -1,6 +1,5 @@
 //! The stages behind the source, and the loop that carries each kill through them. The picture in docs/architecture.md as code.
 
-use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -13,7 +12,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::account::Ledger;
 use super::held::Held;
-use super::waiting::Waiting;
+use super::waiting::{Waiting, Waits};
 use super::{Failure, lock};
 use crate::attribution;
 use crate::config::Config;
@@ -32,7 +31,7 @@ use crate::record::series::Table;
 use crate::record::span;
 use crate::source::cgroup_table::CgroupTable;
 use crate::source::hierarchy::Hierarchy;
-use crate::source::probe::{CounterMap, Counters, Place, Probe, Told};
+use crate::source::probe::{CounterMap, Counters, Probe, Told};
 use crate::source::state::Store;
 use crate::stats::Stats;
 
@@ -45,8 +44,8 @@ const ENDS_INTERVAL: Duration = Duration::from_secs(1);
 /// How soon after a kill the state is saved: at once, but in a burst not more often than this, and not for more than a tenth of the time.
 const SAVE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How long one kill after the other may wait for its container before all go on, so that the state is saved and the kernel's counters are looked at.
-const MAX_WAIT: Duration = Duration::from_secs(15);
+/// How many times as long as one kill may wait one after the other may, before all go on, so that the state is saved and the kernel's counters are looked at.
+const MAX_WAITS: u32 = 3;
 
 /// All stages but the source: where kills go.
 #[derive(Debug)]
@@ -100,14 +99,16 @@ impl Pipeline {
         loop {
             let anything_ends = !self.ends.is_empty();
             // What waits is neither saved nor explained: both can be done for all before it and for none behind it, so they wait as well.
-            if self.waiting.has_lasted(MAX_WAIT) {
+            if self.waiting.has_lasted(self.patience * MAX_WAITS) {
                 self.give_up_waiting();
+                unsaved = true;
             }
             let (is_idle, until) = (self.waiting.is_empty(), self.waiting.until());
             tokio::select! {
                 _ = &mut stop => return Ok(()),
                 read = probe.read(AT_ONCE, |told| self.take(told, own)) => {
                     read.map_err(Failure::Read)?;
+                    self.go_on();
                     unsaved = true;
                     copy_counters(&counters, &self.stats);
                     // Not by what the statistics said before: a scrape may have brought them up to date in between.
@@ -189,6 +190,7 @@ impl Pipeline {
     fn read_what_is_there(&mut self, probe: &mut Probe) -> bool {
         let own = probe.ring();
         let all = probe.read_what_is_there(AT_ONCE, |told| self.take(told, own));
+        self.go_on();
         self.release(probe);
         all
     }
@@ -211,31 +213,31 @@ impl Pipeline {
             }
         }
         if self.waiting.is_empty() && self.is_whole(&told) {
-            self.settle(told);
+            self.settle(Waits { told, counted: false });
         } else {
-            self.waiting.push(told, Instant::now() + self.patience);
-            self.go_on();
+            let counted = self.count_now(&told);
+            self.waiting.push(Waits { told, counted }, Instant::now() + self.patience);
         }
+    }
+
+    /// Counts a kill that has to wait for the node, unless it was counted before, or its like waits already.
+    fn count_now(&self, told: &Told) -> bool {
+        let Told::Kill(Ok(kill), place) = told else { return false };
+        let has_counted = self.ledger.as_ref().is_some_and(|ledger| ledger.has_counted(place.ring, kill.sequence));
+        let is_new = !has_counted && !self.duplicates.knows(kill.id) && !self.waiting.has(kill.id);
+        self.stats.kills.add(u64::from(is_new));
+        is_new
     }
 
     /// Handles what need not wait any longer.
     fn go_on(&mut self) {
         let now = Instant::now();
         let mut waiting = std::mem::take(&mut self.waiting);
-        while let Some(told) = waiting.next(|told| self.is_whole(told), now) {
-            self.settle(told);
+        while let Some(waits) = waiting.next(|told| self.is_whole(told), now) {
+            self.settle(waits);
         }
         self.waiting = waiting;
-        self.count_waiting();
-    }
-
-    /// Counts for the node what waits and was not counted before, so that it is counted at once, and once.
-    fn count_waiting(&self) {
-        let is_new = |kill: &Kill, place: Place| {
-            !self.duplicates.knows(kill.id) && !self.ledger.as_ref().is_some_and(|ledger| ledger.has_counted(place.ring, kill.sequence))
-        };
-        let kills: HashSet<_> = self.waiting.kills().filter(|(kill, place)| is_new(kill, *place)).map(|(kill, _)| kill.id).collect();
-        self.stats.waiting_kills.set(kills.len() as u64);
+        self.stats.waiting_kills.set(self.waiting.kills() as u64);
     }
 
     /// At the end: handles all that waits with what is known of it, and what still comes too.
@@ -246,8 +248,8 @@ impl Pipeline {
 
     /// Handles all that waits with what is known of it.
     fn give_up_waiting(&mut self) {
-        while let Some(told) = self.waiting.give_up() {
-            self.settle(told);
+        while let Some(waits) = self.waiting.give_up() {
+            self.settle(waits);
         }
         self.stats.waiting_kills.set(0);
     }
@@ -260,14 +262,15 @@ impl Pipeline {
         }
     }
 
-    fn settle(&mut self, told: Told) {
-        match told {
+    fn settle(&mut self, waits: Waits) {
+        match waits.told {
             Told::Kill(Ok(kill), place) => {
                 let is_new = !self.has_come_before(&kill);
                 let counted = self.ledger.as_ref().is_some_and(|ledger| ledger.has_counted(place.ring, kill.sequence));
                 if let Some(ledger) = self.ledger.as_mut().filter(|_| !counted) {
                     ledger.seen(&kill, place.ring, is_new);
                 }
+                self.stats.kills.add(u64::from(is_new && !counted && !waits.counted));
                 let record = if is_new { self.tell(&kill, !counted) } else { None };
                 self.held.add(place, record);
             }
@@ -316,7 +319,11 @@ impl Pipeline {
 
     /// Carries one kill through attribution and record to the exports. Never waits. Gives the number of its log record, if that waits for the collector.
     pub fn handle(&mut self, kill: &Kill) -> Option<u64> {
-        if self.has_come_before(kill) { None } else { self.tell(kill, true) }
+        if self.has_come_before(kill) {
+            return None;
+        }
+        self.stats.kills.add(1);
+        self.tell(kill, true)
     }
 
     fn has_come_before(&mut self, kill: &Kill) -> bool {
@@ -325,12 +332,8 @@ impl Pipeline {
         before
     }
 
-    /// `counts`: it is not among the counts already, as one is whose record an agent could not deliver before it died.
+    /// `counts`: it is not among its owner's counts already, as one is whose record an agent could not deliver before it died.
     fn tell(&mut self, kill: &Kill, counts: bool) -> Option<u64> {
-        if counts {
-            self.stats.kills.add(1);
-        }
-
         // Signed: the layer makes a text of any other number.
         let handling = info_span!(target: HANDLING, "handle", "process.pid" = i64::from(kill.victim.pid));
         // Before it has children, which settle whose trace it is in. Fails only where no spans are exported.

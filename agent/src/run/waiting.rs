@@ -3,13 +3,13 @@
 //! In order: what the probe tells behind such a kill waits with it, and for no longer. So the events leave the ring buffer in the order in which they came, and
 //! a state that is saved has handled all before a certain one, and none behind it.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::kill::Kill;
-use crate::source::probe::{Place, Told};
+use crate::kill::KillId;
+use crate::source::probe::Told;
 
 /// What waits at most. With more, the first go on with what is known of them.
 const MAX_WAITING: usize = 4096;
@@ -17,30 +17,51 @@ const MAX_WAITING: usize = 4096;
 /// What was told and is not handled.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
-    queue: VecDeque<(Instant, Told)>,
+    queue: VecDeque<(Instant, Waits)>,
+    /// Of the kills among them.
+    ids: HashSet<KillId>,
     /// When the first came since there was nothing.
     since: Option<Instant>,
 }
 
+/// What waits.
+#[derive(Debug)]
+pub(super) struct Waits {
+    /// What it is.
+    pub(super) told: Told,
+    /// A kill that counts for the node already.
+    pub(super) counted: bool,
+}
+
 impl Waiting {
     /// Puts it behind all others. It waits until `until` at the latest.
-    pub(super) fn push(&mut self, told: Told, until: Instant) {
+    pub(super) fn push(&mut self, waits: Waits, until: Instant) {
         if self.queue.is_empty() {
             self.since = Some(Instant::now());
         }
-        self.queue.push_back((until, told));
+        self.ids.extend(id(&waits.told));
+        self.queue.push_back((until, waits));
+    }
+
+    /// Whether that kill waits.
+    pub(super) fn has(&self, kill: KillId) -> bool {
+        self.ids.contains(&kill)
     }
 
     /// The first, if it is known (`is_whole`) or has waited for long enough.
-    pub(super) fn next(&mut self, is_whole: impl FnOnce(&Told) -> bool, now: Instant) -> Option<Told> {
+    pub(super) fn next(&mut self, is_whole: impl FnOnce(&Told) -> bool, now: Instant) -> Option<Waits> {
         let is_full = self.queue.len() > MAX_WAITING;
-        let (until, told) = self.queue.front()?;
-        if is_full || *until <= now || is_whole(told) { self.queue.pop_front().map(|(_, told)| told) } else { None }
+        let (until, waits) = self.queue.front()?;
+        if is_full || *until <= now || is_whole(&waits.told) { self.give_up() } else { None }
     }
 
     /// The first, whatever is known of it.
-    pub(super) fn give_up(&mut self) -> Option<Told> {
-        self.queue.pop_front().map(|(_, told)| told)
+    pub(super) fn give_up(&mut self) -> Option<Waits> {
+        let (_, waits) = self.queue.pop_front()?;
+        if let Some(id) = id(&waits.told) {
+            self.ids.remove(&id);
+        }
+        Some(waits)
     }
 
     /// When the first has waited for long enough. Absent if nothing waits.
@@ -59,11 +80,15 @@ impl Waiting {
     }
 
     /// Kills that wait.
-    pub(super) fn kills(&self) -> impl Iterator<Item = (&Kill, Place)> {
-        self.queue.iter().filter_map(|(_, told)| match told {
-            Told::Kill(Ok(kill), place) => Some((&**kill, *place)),
-            _ => None,
-        })
+    pub(super) fn kills(&self) -> usize {
+        self.ids.len()
+    }
+}
+
+fn id(told: &Told) -> Option<KillId> {
+    match told {
+        Told::Kill(Ok(kill), _) => Some(kill.id),
+        Told::Kill(Err(_), _) | Told::Freed { .. } => None,
     }
 }
 
@@ -71,13 +96,13 @@ impl Waiting {
 mod tests {
     use super::*;
 
-    fn told(sequence: u64) -> Told {
-        Told::Freed { sequence, time: std::time::SystemTime::UNIX_EPOCH }
+    fn told(sequence: u64) -> Waits {
+        Waits { told: Told::Freed { sequence, time: std::time::SystemTime::UNIX_EPOCH }, counted: false }
     }
 
-    fn sequence(told: Option<Told>) -> Option<u64> {
-        match told {
-            Some(Told::Freed { sequence, .. }) => Some(sequence),
+    fn sequence(waits: Option<Waits>) -> Option<u64> {
+        match waits?.told {
+            Told::Freed { sequence, .. } => Some(sequence),
             _ => None,
         }
     }

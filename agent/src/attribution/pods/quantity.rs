@@ -1,6 +1,6 @@
 //! Kubernetes quantities of memory, such as `256Mi`: the grammar of `k8s.io/apimachinery/pkg/api/resource`, `Quantity`.
 //!
-//! The crate for it needs 38 MB of sources for arithmetic that is not done here.
+//! The crates for it bring parsers and decimal arithmetic of which nothing is needed here.
 
 /// Bytes, rounded up as the kubelet does. Absent if it is no quantity, negative, or more than 2^64 - 1.
 pub(super) fn bytes(text: &str) -> Option<u64> {
