@@ -116,7 +116,8 @@ fn a_kill_waits_for_the_id_of_its_container_and_what_comes_behind_it_waits_too()
     assert_eq!((first[0].text("k8s.container.name"), second[0].text("k8s.pod.name")), (Some("app"), Some("known")));
     assert!(first[0].number("oom_watcher.kill.sequence") < second[0].number("oom_watcher.kill.sequence"));
     assert_eq!((kills(&agent, "late", "app"), kills(&agent, "known", "app")), (Some(1.0), Some(1.0)));
-    assert_eq!(total(&agent.metrics(), WAITING), 0.0);
+    let samples = agent.metrics();
+    assert_eq!((total(&samples, WAITING), total(&samples, KILLS_PER_NODE)), (0.0, total(&samples, KILLS)), "each counts once for the node");
 }
 
 #[test]
