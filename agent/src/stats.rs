@@ -150,6 +150,10 @@ pub struct Stats {
     pub shared_memory: Level,
     /// Processes that a dying first process of a pid namespace took along.
     pub collateral: Level,
+    /// Kills on other nodes of the same kernel, and of those that the kernel counted and nobody saw the ones that no cgroup of this node tells of.
+    pub other_nodes: Count,
+    /// Whether there are such nodes. Set before anything is counted.
+    pub shares_kernel: AtomicBool,
     /// Kills that reached the agent and wait for their container to be known.
     pub waiting_kills: Level,
     /// Pods of this node that are known from the Kubernetes API. Unknown if it is not asked.
@@ -219,12 +223,19 @@ impl Stats {
         }
     }
 
-    /// All kills on this node that the agent knows of: those that reached it, also if they wait for their container to be known, those that found no room in the ring buffer, those whose events were not
-    /// understood, those that nobody saw; and with them those before a restart.
+    /// All kills on this node that the agent knows of: those that reached it, also if they wait for their container to be known, those that found no room in
+    /// the ring buffer, those whose events were not understood, those that nobody saw; and with them those before a restart.
+    ///
+    /// Where other nodes have the same kernel: those that are known to be of this one.
     pub fn node_kills(&self) -> u64 {
-        // Those that were dropped are counted already, whether their owners were found or not.
-        let missed = self.missed(Missed::Away).total() + self.missed(Missed::Unexplained).total();
-        self.earlier_kills.get() + self.kills.get() + self.ring_full.get() + self.malformed_events.get() + missed
+        let lost = if self.shares_kernel.load(Ordering::Relaxed) {
+            Missed::ALL.map(|why| self.missed(why).reconstructed.get()).iter().sum()
+        } else {
+            // Those that were dropped are counted already, whether their owners were found or not.
+            let missed = self.missed(Missed::Away).total() + self.missed(Missed::Unexplained).total();
+            self.ring_full.get() + self.malformed_events.get() + missed
+        };
+        self.earlier_kills.get() + self.kills.get() + lost
     }
 
     /// What the next agent goes on with. Not while kills wait: they are counted, and it would count them again.
@@ -268,6 +279,17 @@ mod tests {
             assert_eq!(after.node_kills(), 13);
             assert_eq!(after.keep().missed, [(3, 1), (2, 0), (0, 1)]);
         }
+    }
+
+    #[test]
+    fn what_nobody_saw_counts_for_a_node_that_shares_its_kernel_if_it_is_known_to_be_its_own() {
+        let stats = Stats::default();
+        stats.shares_kernel.store(true, Ordering::Relaxed);
+        stats.kills.add(5);
+        stats.ring_full.set(4);
+        stats.missed(Missed::Dropped).reconstructed.add(2);
+        stats.missed(Missed::Away).without_owner.add(7);
+        assert_eq!(stats.node_kills(), 7);
     }
 
     #[test]

@@ -48,7 +48,8 @@ fn in_its_pod(owner: Owner, pods: &Pods) -> Attributed {
         // The path may lack the part that names the pod.
         Owner::Container { runtime, id } => match pods.find("", Some(&id)) {
             Found::Whole(pod) => whole(Owner::Kubernetes(KubernetesOwner {
-                pod_uid: pod.uid.clone(),
+                // All that the API tells of have one.
+                pod_uid: pod.uid.clone().unwrap_or_default(),
                 qos: pod.qos,
                 runtime,
                 container_id: Some(id),
@@ -177,7 +178,8 @@ mod tests {
             assert_eq!(told(&kill_in(path), &pods(id)), (expected.to_owned(), is_whole), "{path} {id:?}");
         };
         check(POD, Some(id), "shop/cart-0 cart", true);
-        check(POD, None, "shop/cart-0 -", false);
+        // Its only container, though the id may come yet.
+        check(POD, None, "shop/cart-0 cart", false);
         check(above, None, "shop/cart-0 -", true);
         check(&POD.replace("4a163a05", "00000000"), Some(id), "shop/cart-0 cart", true);
         check(&POD.replace("4a163a05", "00000000"), None, "- -", false);

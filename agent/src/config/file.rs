@@ -39,6 +39,7 @@ enum Kind {
 
 const KEYS: &[(&str, Kind)] = &[
     ("node_name", Kind::Text),
+    ("node_cgroup", Kind::Text),
     ("listen", Kind::Text),
     ("log.filter", Kind::Text),
     ("log.format", Kind::Text),
@@ -47,11 +48,13 @@ const KEYS: &[(&str, Kind)] = &[
     ("probe.ring_bytes", Kind::TextOrNumber),
     ("series.max_owners", Kind::Number),
     ("series.expiry", Kind::Text),
+    ("series.from_zero", Kind::Text),
     ("kubernetes.enabled", Kind::FlagOrText),
     ("kubernetes.kubeconfig", Kind::Text),
     ("kubernetes.labels", Kind::Texts),
     ("kubernetes.annotations", Kind::Texts),
     ("kubernetes.container_wait", Kind::Text),
+    ("kubernetes.pod_logs", Kind::Text),
     ("state.directory", Kind::Text),
     ("shutdown_grace", Kind::Text),
 ];
@@ -214,7 +217,7 @@ mod tests {
 
     #[test]
     fn a_malformed_file_is_refused_with_its_place() {
-        let keys = "node_name, listen, log, probe, series, kubernetes, state, shutdown_grace";
+        let keys = "node_name, node_cgroup, listen, log, probe, series, kubernetes, state, shutdown_grace";
         #[rustfmt::skip]
         let rows: &[(&str, &str)] = &[
             ("", ""),

@@ -1,11 +1,13 @@
 //! Whether the pods of this node are watched, how the Kubernetes API is reached, and what of a pod is recorded.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::file::File;
 use super::resolver::Resolver;
 use super::value::{self, Directory, Keys, Span, Watched};
 use crate::attribution::pods::Selection;
+use crate::kubernetes::pod_logs;
 use crate::kubernetes::watch::Settings;
 
 /// Every pod has it, from its kubelet.
@@ -21,6 +23,12 @@ pub(super) fn resolve(r: &mut Resolver<'_>, file: &File, node: &str) -> Option<S
     let annotations = r.resolve("kubernetes.annotations", [file.get("kubernetes.annotations")], Keys::default(), value::keys).0;
     let is_watched = watched.unwrap_or(in_a_pod || kubeconfig.is_some());
     is_watched.then(|| Settings { node: node.to_owned(), kubeconfig, selection: Selection { labels, annotations } })
+}
+
+/// Where the kubelet has the logs of its pods.
+pub(super) fn pod_logs(r: &mut Resolver<'_>, file: &File) -> Option<PathBuf> {
+    let default = Directory(Some(pod_logs::DEFAULT.into()));
+    r.resolve("kubernetes.pod_logs", [file.get("kubernetes.pod_logs")], default, value::directory).0
 }
 
 /// How long a kill waits for its container to be known.

@@ -30,17 +30,21 @@ pub use value::Format;
 
 use crate::export::settings::Otlp;
 use crate::kubernetes::watch::Settings;
-use crate::record::series::Limits;
+use crate::record::series::{FromZero, Limits};
+use crate::source::node::Choice;
 use crate::source::probe::{self, pins};
 use crate::source::state;
 use file::File;
 use resolver::Resolver;
+use value::{AtZero, NodeCgroup};
 
 /// Everything the agent is told from outside.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// The name of the node: the value of the label `node`.
     pub node: String,
+    /// Which memory cgroups are this node's.
+    pub node_cgroup: Choice,
     /// Where `/metrics` is served.
     pub listen: SocketAddr,
     /// What the agent tells about itself on standard error.
@@ -53,6 +57,8 @@ pub struct Config {
     pub kubernetes: Option<Settings>,
     /// How long a kill waits for its container to be known to the Kubernetes API.
     pub container_wait: Duration,
+    /// Where the kubelet has the logs of its pods, for names that the Kubernetes API does not tell. Absent: they are not looked at.
+    pub pod_logs: Option<PathBuf>,
     /// Where the state is kept that outlives the agent. Absent: nowhere.
     pub state_directory: Option<PathBuf>,
     /// Where OTLP goes.
@@ -100,6 +106,7 @@ fn load_on(host_name: Option<String>, flags: &Flags, env: &dyn Fn(&str) -> Optio
     let r = &mut resolver;
     let node = host::node(r, flags, &file, host_name);
     let config = Config {
+        node_cgroup: r.resolve("node_cgroup", [file.get("node_cgroup")], NodeCgroup(Choice::Auto), value::node_cgroup).0,
         listen: host::listen(r, flags, &file),
         log: Log {
             filter: log_filter(r, flags, &file),
@@ -114,9 +121,11 @@ fn load_on(host_name: Option<String>, flags: &Flags, env: &dyn Fn(&str) -> Optio
         series: Limits {
             owners: r.resolve("series.max_owners", [file.get("series.max_owners")], 2000, |text| value::number(text, 1..=100_000)),
             expiry: r.resolve("series.expiry", [file.get("series.expiry")], value::HOUR, |text| value::duration(text, "2m", "7d")).0,
+            from_zero: r.resolve("series.from_zero", [file.get("series.from_zero")], AtZero(FromZero::Kills), value::from_zero).0,
         },
         kubernetes: kubernetes::resolve(r, &file, &node),
         container_wait: kubernetes::container_wait(r, &file),
+        pod_logs: kubernetes::pod_logs(r, &file),
         state_directory: {
             let candidates = [flags.state_dir(), r.variable("OOM_WATCHER_STATE_DIR"), file.get("state.directory")];
             r.resolve("state.directory", candidates, value::Directory(Some(state::DEFAULT.into())), value::directory).0

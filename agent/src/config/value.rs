@@ -11,6 +11,8 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::problem::Refused;
 use crate::export::settings::Protocol;
+use crate::record::series::FromZero;
+use crate::source::node::Choice;
 
 /// How the agent's own messages look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +34,32 @@ pub(super) struct Size(pub(super) u32);
 /// A place in the file system, or none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Directory(pub(super) Option<PathBuf>);
+
+/// What a container has before its first kill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct AtZero(pub(super) FromZero);
+
+pub(super) fn from_zero(text: &str) -> Result<AtZero, Refused> {
+    match text {
+        "none" => Ok(AtZero(FromZero::Nothing)),
+        "kills" => Ok(AtZero(FromZero::Kills)),
+        "incidents" => Ok(AtZero(FromZero::Incidents)),
+        _ => Err("none, kills or incidents".into()),
+    }
+}
+
+/// Which memory cgroups are this node's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct NodeCgroup(pub(super) Choice);
+
+pub(super) fn node_cgroup(text: &str) -> Result<NodeCgroup, Refused> {
+    match text {
+        "auto" => Ok(NodeCgroup(Choice::Auto)),
+        "all" => Ok(NodeCgroup(Choice::All)),
+        _ if text.starts_with('/') && !text.contains('\0') => Ok(NodeCgroup(Choice::Below(PathBuf::from(text)))),
+        _ => Err("auto, all, or the absolute path of a memory cgroup's directory".into()),
+    }
+}
 
 pub(super) const HOUR: Span = Span(Duration::from_secs(3600));
 
@@ -248,6 +276,26 @@ impl fmt::Display for Watched {
     }
 }
 
+impl fmt::Display for AtZero {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.0 {
+            FromZero::Nothing => "none",
+            FromZero::Kills => "kills",
+            FromZero::Incidents => "incidents",
+        })
+    }
+}
+
+impl fmt::Display for NodeCgroup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Choice::Auto => f.write_str("auto"),
+            Choice::All => f.write_str("all"),
+            Choice::Below(directory) => directory.display().fmt(f),
+        }
+    }
+}
+
 impl fmt::Display for Keys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "[{}]", self.0.join(", "))
@@ -312,6 +360,24 @@ mod tests {
         for text in ["run/x", ".", "./run", "None", "~/x", "/a\0b"] {
             check(directory(text), Err("an absolute path, or none"));
         }
+    }
+
+    #[test]
+    fn the_cgroups_of_the_node_are_found_or_told() {
+        for text in ["auto", "all", "/sys/fs/cgroup/docker/node", "/"] {
+            check(node_cgroup(text), Ok(text));
+        }
+        for text in ["", "none", "docker/node", "ALL", "/a\0b"] {
+            check(node_cgroup(text), Err("auto, all, or the absolute path of a memory cgroup's directory"));
+        }
+    }
+
+    #[test]
+    fn what_is_at_zero_has_a_name() {
+        for text in ["none", "kills", "incidents"] {
+            check(from_zero(text), Ok(text));
+        }
+        check(from_zero("all"), Err("none, kills or incidents"));
     }
 
     #[test]

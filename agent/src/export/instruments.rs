@@ -141,6 +141,7 @@ fn register_kills(meter: &Meter, attributes: &Attributes, stats: &Arc<Stats>) {
         observe(stats.shared_memory.get(), &[("reason", reason::SHARED_MEMORY)]);
         observe(stats.collateral.get(), &[("reason", reason::COLLATERAL)]);
         observe(stats.duplicates.get(), &[("reason", reason::DUPLICATE)]);
+        observe(stats.other_nodes.get(), &[("reason", reason::OTHER_NODE)]);
     });
     number(meter, schema::MISSED_KILLS, attributes, stats, |stats, observe| {
         for why in [Missed::Away, Missed::Dropped] {

@@ -4,16 +4,16 @@ use std::time::SystemTime;
 
 use super::Qos;
 
-/// A pod, as the Kubernetes API knew it last.
+/// A pod, as the Kubernetes API knew it last; or by the directories of its logs, of which only names are known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pod {
     /// `metadata.namespace`
     pub namespace: String,
     /// `metadata.name`
     pub name: String,
-    /// `metadata.uid`. That of a static pod is its mirror's, and not in its cgroup's path.
-    pub uid: String,
-    /// The container. Absent if the id is in no status of the pod, or there is none.
+    /// `metadata.uid`. That of a static pod is its mirror's, and not in its cgroup's path. Absent if the API has not told of it.
+    pub uid: Option<String>,
+    /// The container. Absent if the id is in no status of the pod, which has others too, or there is none.
     pub container: Option<PodContainer>,
     /// `status.qosClass`
     pub qos: Option<Qos>,
@@ -32,8 +32,8 @@ pub struct Pod {
 pub struct PodContainer {
     /// Its name in the pod.
     pub name: String,
-    /// In which of the pod's lists it is.
-    pub role: Role,
+    /// In which of the pod's lists it is. Absent if the API has not told of it.
+    pub role: Option<Role>,
     /// `status.…Statuses[].image`; that of the specification until it has a status.
     pub image: Option<String>,
     /// `status.…Statuses[].imageID`

@@ -1,7 +1,9 @@
-//! What the Kubernetes API knows of this node's pods: one writer that watches them ([`watch`]), and cheap readers.
+//! What the Kubernetes API knows of this node's pods: one writer that watches them ([`watch`]), and cheap readers. Where it does not tell, the kubelet's
+//! directories name them ([`pod_logs`]).
 //!
 //! Without the API the agent goes on: kills have what their cgroups tell. What is wrong with it is told once, when it changes.
 
+pub mod pod_logs;
 pub mod watch;
 
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -9,13 +9,15 @@ mod privileges;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::config::Config;
 use crate::export::{otlp, prometheus};
 use crate::kubernetes;
+use crate::kubernetes::pod_logs::PodLogs;
 use crate::source::btf::Btf;
 use crate::source::denial::Standing;
+use crate::source::node::{Node, Reason};
 use crate::source::probe::{self, Loaded, Probe};
 use crate::source::{capabilities, layout, locked_memory};
 use crate::stats::Signal;
@@ -85,6 +87,10 @@ pub struct Seen {
     pub programs: Vec<Loaded>,
     /// What outlives the agent.
     pub lasting: Lasting,
+    /// Which kills count for this node, or why the configuration cannot be followed.
+    pub node: Result<Node, String>,
+    /// Where the kubelet has the logs of its pods, if that can be read.
+    pub pod_logs: Option<PathBuf>,
     /// How many pods the Kubernetes API knows of this node, or why that cannot be asked. Absent: it is not to be asked.
     pub pods: Option<Result<usize, String>>,
 }
@@ -142,6 +148,8 @@ pub async fn look(config: &Config) -> Seen {
         },
         endpoints,
         lasting: Lasting::look(config),
+        node: Node::find(&config.node_cgroup).map_err(|error| format!("{error:#}")),
+        pod_logs: config.pod_logs.clone().filter(|pods| PodLogs::new(pods.clone()).are_there()),
         pods: match &config.kubernetes {
             Some(settings) => Some(kubernetes::watch::ask(settings).await.map_err(|error| format!("{error:#}"))),
             None => None,
@@ -172,6 +180,7 @@ pub fn judge(seen: &Seen) -> Vec<Finding> {
     }
     findings.push(attached(seen));
     findings.extend(seen.lasting.judge());
+    findings.push(node(seen));
     findings.push(pods(seen));
     if !seen.programs.is_empty() {
         findings.push(finding("programs", Verdict::Pass, seen.programs.iter().map(program).collect::<Vec<_>>().join("; ")));
@@ -285,13 +294,26 @@ fn attached(seen: &Seen) -> Finding {
     }
 }
 
+fn node(seen: &Seen) -> Finding {
+    match &seen.node {
+        Ok(node @ Node::All(Reason::OwnAlone)) => finding("node", Verdict::Degraded, node.to_string())
+            .or_else("mount the node's /sys/fs/cgroup, read-only, or set node_cgroup in the configuration file"),
+        Ok(node) => finding("node", Verdict::Pass, node.to_string()),
+        Err(why) => finding("node", Verdict::Fail, why.clone()).or_else("mend node_cgroup in the configuration file"),
+    }
+}
+
 fn pods(seen: &Seen) -> Finding {
+    let names = match &seen.pod_logs {
+        Some(directory) => format!("kills in pods have the names in {}, if they are there", directory.display()),
+        None => "kills in pods have uids and ids, no names".to_owned(),
+    };
     match &seen.pods {
-        None => finding("kubernetes", Verdict::Pass, "not asked: kills in pods have uids and ids, no names"),
+        None => finding("kubernetes", Verdict::Pass, format!("not asked: {names}")),
         Some(Ok(0)) => finding("kubernetes", Verdict::Degraded, "the API answers, but knows no pod of this node")
             .or_else("set NODE_NAME to the node's name in the cluster (fieldRef: spec.nodeName)"),
         Some(Ok(pods)) => finding("kubernetes", Verdict::Pass, format!("the API answers; pods on this node: {pods}")),
-        Some(Err(why)) => finding("kubernetes", Verdict::Degraded, format!("kills in pods have no names: {why}"))
+        Some(Err(why)) => finding("kubernetes", Verdict::Degraded, format!("{names}: {why}"))
             .or_else("apply k8s/rbac.yaml and mount the service account's token, or set OOM_WATCHER_KUBERNETES=false"),
     }
 }
@@ -339,6 +361,8 @@ mod tests {
             attached: Ok(Names::FromKernel),
             programs: vec![loaded(None)],
             lasting: Lasting { pins: Some(Ok(Kept { sets: 0, holder: None })), state: Some(Ok(false)) },
+            node: Ok(Node::All(Reason::Whole)),
+            pod_logs: None,
             pods: Some(Ok(12)),
         }
     }
@@ -402,6 +426,9 @@ mod tests {
         check("pins", Verdict::Pass, |seen| seen.lasting.pins = None);
         check("state", Verdict::Degraded, |seen| seen.lasting.state = Some(Err("not permitted".into())));
         check("state", Verdict::Pass, |seen| seen.lasting.state = None);
+        check("node", Verdict::Pass, |seen| seen.node = Ok(Node::All(Reason::NotMounted)));
+        check("node", Verdict::Degraded, |seen| seen.node = Ok(Node::All(Reason::OwnAlone)));
+        check("node", Verdict::Fail, |seen| seen.node = Err("node_cgroup: /none".into()));
         check("kubernetes", Verdict::Pass, |seen| seen.pods = None);
         check("kubernetes", Verdict::Degraded, |seen| seen.pods = Some(Ok(0)));
         check("kubernetes", Verdict::Degraded, |seen| seen.pods = Some(Err("forbidden".into())));

@@ -128,7 +128,7 @@ impl Known {
     fn kubernetes(&mut self, owner: &KubernetesOwner) {
         // The API server gives the mirror of a static pod a uid of its own: the kubelet's would be looked for in vain.
         let (uid, hash) = if owner.pod_uid.contains('-') { (Some(&owner.pod_uid), None) } else { (None, Some(&owner.pod_uid)) };
-        self.text(schema::K8S_POD_UID, uid.or(owner.pod.as_ref().map(|pod| &pod.uid)).map(String::as_str));
+        self.text(schema::K8S_POD_UID, uid.or(owner.pod.as_ref().and_then(|pod| pod.uid.as_ref())).map(String::as_str));
         self.text(schema::POD_CONFIG_HASH, hash.map(String::as_str));
         let qos = owner.pod.as_ref().and_then(|pod| pod.qos).or(owner.qos);
         self.text(schema::POD_QOS_CLASS, qos.map(|qos| qos.as_str()));

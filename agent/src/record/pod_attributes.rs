@@ -48,7 +48,7 @@ impl Known {
     fn container(&mut self, container: &PodContainer) {
         self.text(schema::K8S_CONTAINER_NAME, Some(&container.name));
         self.int(schema::K8S_CONTAINER_RESTART_COUNT, container.restart_count);
-        self.text(schema::CONTAINER_ROLE, Some(container.role.as_str()));
+        self.text(schema::CONTAINER_ROLE, container.role.map(|role| role.as_str()));
         self.int(schema::CONTAINER_MEMORY_LIMIT, container.memory_limit);
         self.int(schema::CONTAINER_MEMORY_REQUEST, container.memory_request);
         self.text(schema::CONTAINER_IMAGE_ID, container.image_id.as_deref());

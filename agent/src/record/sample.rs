@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 use uuid::Uuid;
 
 use crate::kill::{
-    Cgroup, Constraint, Decision, Incident, Kill, KillId, KubernetesOwner, LimitHit, Machine, Memory, Owner, Pod, PodContainer, Qos, Runtime, Scope,
-    Trigger, Victim,
+    Cgroup, Constraint, Decision, Incident, Kill, KillId, KubernetesOwner, LimitHit, Machine, Memory, Owner, Pod, PodContainer, Qos, Role, Runtime,
+    Scope, Trigger, Victim,
 };
 use crate::record::incident::Incidents;
 
@@ -135,8 +135,8 @@ pub(crate) fn pod(name: &str) -> Pod {
     Pod {
         namespace: "shop".to_owned(),
         name: "web-1".to_owned(),
-        uid: POD_UID.to_owned(),
-        container: Some(PodContainer { name: name.to_owned(), ..PodContainer::default() }),
+        uid: Some(POD_UID.to_owned()),
+        container: Some(PodContainer { name: name.to_owned(), role: Some(Role::Regular), ..PodContainer::default() }),
         ..Pod::default()
     }
 }

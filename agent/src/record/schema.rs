@@ -170,6 +170,8 @@ pub mod reason {
     pub const COLLATERAL: &str = "collateral";
     /// [`EVENTS_IGNORED`](super::EVENTS_IGNORED): the same kill delivered again.
     pub const DUPLICATE: &str = "duplicate";
+    /// [`EVENTS_IGNORED`](super::EVENTS_IGNORED): a kill on another node of the same kernel; also one that nobody saw and no cgroup of this node tells of.
+    pub const OTHER_NODE: &str = "other_node";
     /// [`EXPORT_LOST`](super::EXPORT_LOST): the queue was full.
     pub const QUEUE_FULL: &str = "queue_full";
     /// [`EXPORT_LOST`](super::EXPORT_LOST): the collector refused it for good.

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
-use crate::kill::{Incident, Kill, Owner};
+use crate::kill::{Incident, Kill, Owner, Scope};
 pub use counts::Counts;
 
 mod counts;
@@ -26,7 +26,24 @@ pub struct Limits {
     pub owners: usize,
     /// How long an owner without kills keeps its series.
     pub expiry: Duration,
+    /// What a container has before its first kill.
+    pub from_zero: FromZero,
 }
+
+/// Which series a container that is known has at 0 before its first kill.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FromZero {
+    /// None.
+    Nothing,
+    /// The count of its kills.
+    #[default]
+    Kills,
+    /// That, and its incidents with each scope of [`EXPECTED_SCOPES`].
+    Incidents,
+}
+
+/// Whose limit may be hit when a container of a pod is killed, as nodes are set up.
+pub const EXPECTED_SCOPES: [Scope; 4] = [Scope::Container, Scope::Pod, Scope::Kubepods, Scope::Node];
 
 /// What tells the series of one owner from those of another. Here, and only here, what is not known is empty: Prometheus has no absent labels.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -120,18 +137,21 @@ impl Table {
         }
     }
 
-    /// Gives each of these containers (namespace, pod, name) its series, from 0, so that its first kill is an increase; and those that it has stay for as long
-    /// as it is expected time and again. Not beyond the bound: kills come first.
+    /// Gives each of these containers (namespace, pod, name) its series, from 0 as configured, so that its first kill is an increase; and those that it has
+    /// stay for as long as it is expected time and again. Not beyond the bound: kills come first.
     pub fn ensure<'a>(&mut self, containers: impl Iterator<Item = (&'a str, &'a str, &'a str)>, now: SystemTime) {
         for (namespace, pod, container) in containers {
             let labels = Labels { namespace: namespace.to_owned(), pod: pod.to_owned(), container: container.to_owned() };
             let has_room = self.owners.len() < self.limits.owners;
-            match self.owners.entry(labels) {
-                Entry::Occupied(mut row) => row.get_mut().expected(now),
-                Entry::Vacant(row) if has_room => {
-                    row.insert(Counts::new(now));
-                }
-                Entry::Vacant(_) => {}
+            let from_zero = self.limits.from_zero;
+            let counts = match self.owners.entry(labels) {
+                Entry::Occupied(row) => row.into_mut(),
+                Entry::Vacant(row) if has_room && from_zero != FromZero::Nothing => row.insert(Counts::new(now)),
+                Entry::Vacant(_) => continue,
+            };
+            counts.expected(now);
+            if from_zero == FromZero::Incidents {
+                counts.expect_incidents(&EXPECTED_SCOPES);
             }
         }
     }
@@ -200,13 +220,13 @@ mod tests {
     #![expect(clippy::unwrap_used, reason = "a failed test panics")]
 
     use super::*;
-    use crate::kill::{KubernetesOwner, LimitHit, Memory, Pod, Scope, Why};
+    use crate::kill::{KubernetesOwner, LimitHit, Memory, Pod, Why};
     use crate::record::sample::{self, CONTAINER_ID, MIB};
 
     const HOUR: Duration = Duration::from_secs(3600);
 
     fn table(owners: usize) -> Table {
-        Table::new(Limits { owners, expiry: HOUR })
+        Table::new(Limits { owners, expiry: HOUR, from_zero: FromZero::Kills })
     }
 
     fn record(table: &mut Table, kill: &Kill, owner: &Owner) {
@@ -251,6 +271,27 @@ mod tests {
         let app = counts(&table, &app).unwrap();
         assert_eq!(app.incidents, BTreeMap::from([(Scope::Container, 1), (Scope::Node, 1)]));
         assert_eq!((app.last_kill, app.limit), (Some(sample::time(5)), None), "the last incident hit no limit");
+    }
+
+    #[test]
+    fn what_is_at_0_before_the_first_kill_is_configured() {
+        let check = |from_zero: FromZero, owners: usize, scopes: &[Scope]| {
+            let mut table = Table::new(Limits { owners: 9, expiry: HOUR, from_zero });
+            for seconds in [0, 1] {
+                table.ensure([("shop", "web-1", "app")].into_iter(), sample::time(seconds));
+            }
+            let expected = vec![BTreeMap::from_iter(scopes.iter().map(|scope| (*scope, 0))); owners];
+            assert_eq!(table.rows().map(|(_, counts)| counts.incidents.clone()).collect::<Vec<_>>(), expected);
+            // What has a series keeps it for as long as it is expected.
+            let app = sample::container("app");
+            record(&mut table, &sample::kill_of(1, 2), &app);
+            table.ensure([("shop", "web-1", "app")].into_iter(), sample::time(7200));
+            table.expire(sample::time(7201));
+            assert_eq!(counts(&table, &app).map(|counts| counts.incidents.values().sum()), Some(1), "{from_zero:?}");
+        };
+        check(FromZero::Nothing, 0, &[]);
+        check(FromZero::Kills, 1, &[]);
+        check(FromZero::Incidents, 1, &EXPECTED_SCOPES);
     }
 
     #[test]

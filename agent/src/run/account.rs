@@ -5,14 +5,13 @@
 //! [`Ledger::look`], then the ring buffer is emptied, then [`Ledger::check`].
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use tracing::warn;
 use uuid::Uuid;
 
-use crate::attribution;
-use crate::attribution::pods::Pods;
 use crate::kill::{Kill, KubernetesOwner, Missed, MissedKills, Owner};
 use crate::reconcile::{Account, Findings, Observed, ProbeCounts};
 use crate::record::log_record::LogRecord;
@@ -142,7 +141,7 @@ impl Ledger {
         stats: &Stats,
         table: &Mutex<Table>,
         now: SystemTime,
-        pods: Option<&Pods>,
+        attribute: impl Fn(&MissedKills) -> Owner,
         mut tell: impl FnMut(LogRecord),
     ) {
         let Some(account) = &mut self.account else { return };
@@ -156,7 +155,7 @@ impl Ledger {
         if found.is_empty() {
             return;
         }
-        let owners: Vec<Owner> = found.missed.iter().map(|kills| attribution::attribute_missed(kills, pods)).collect();
+        let owners: Vec<Owner> = found.missed.iter().map(attribute).collect();
         count(&found, &owners, stats, table, now);
         // Before it is told: who tells first and then ends tells again.
         self.save(probe, stats, table, now);
@@ -192,7 +191,10 @@ impl Ledger {
 fn count(found: &Findings, owners: &[Owner], stats: &Stats, table: &Mutex<Table>, now: SystemTime) {
     for why in Missed::ALL {
         stats.missed(why).reconstructed.add(found.with_owner(why));
-        stats.missed(why).without_owner.add(found.without_owner.of(why));
+        // What no cgroup of this node tells of may be of any node of this kernel.
+        let shares_kernel = stats.shares_kernel.load(Ordering::Relaxed);
+        let without_owner = if shares_kernel { &stats.other_nodes } else { &stats.missed(why).without_owner };
+        without_owner.add(found.without_owner.of(why));
     }
     let mut table = lock(table);
     for (MissedKills { number, .. }, owner) in found.missed.iter().zip(owners) {
@@ -215,7 +217,7 @@ mod tests {
 
     use super::*;
     use crate::reconcile::{CgroupCounts, Cgroups, Counted};
-    use crate::record::series::Limits;
+    use crate::record::series::{FromZero, Limits};
 
     const BOOT: Uuid = Uuid::from_u128(5);
 
@@ -260,7 +262,7 @@ mod tests {
         fn start_with(&self, probe: (u32, ProbeCounts), detached: &[(u32, ProbeCounts)]) -> Agent {
             let store = Store::new(Some(self.directory.path().to_owned()));
             let mut ledger = Ledger::load("node-a", self.boot, store, None);
-            let table = Mutex::new(Table::new(Limits { owners: 9, expiry: Duration::from_secs(600) }));
+            let table = Mutex::new(Table::new(Limits { owners: 9, expiry: Duration::from_secs(600), from_zero: FromZero::Kills }));
             let stats = Stats::default();
             ledger.attached(probe, detached, &stats, &table, time(0));
             if !self.directory.path().join("state.json").exists() {
@@ -276,7 +278,8 @@ mod tests {
         fn checks(&mut self, node: &Node) -> Vec<LogRecord> {
             let mut told = Vec::new();
             for second in 0..4 {
-                self.ledger.check(node.kernel.clone(), &self.stats, &self.table, time(second), None, |record| told.push(record));
+                let attribute = |kills: &MissedKills| crate::attribution::attribute_missed(kills, None);
+                self.ledger.check(node.kernel.clone(), &self.stats, &self.table, time(second), attribute, |record| told.push(record));
             }
             told
         }

@@ -26,12 +26,14 @@ use crate::export::instruments::{self, Build, Keys};
 use crate::export::otlp::Otlp;
 use crate::export::prometheus::{self, Bridge, Health};
 use crate::kubernetes;
+use crate::kubernetes::pod_logs::PodLogs;
 use crate::record::duplicates::Duplicates;
 use crate::record::ends::Ends;
 use crate::record::incident::Incidents;
 use crate::record::series::Table;
 use crate::source::cgroup_table::CgroupTable;
 use crate::source::lock::{self, Lock};
+use crate::source::node::{Node, Reason};
 use crate::source::privileged::Privileged;
 use crate::source::probe::{self, AttachError, CounterMap, Features, Pinned, Probe};
 use crate::stats::Stats;
@@ -47,6 +49,8 @@ pub enum Failure {
     Listen(SocketAddr, io::Error),
     /// OTLP is configured in a way that cannot work.
     Export(anyhow::Error),
+    /// Which cgroups are this node's cannot be told as the configuration says.
+    Node(anyhow::Error),
     /// The probe is not attached.
     Attach(AttachError),
     /// Reading its events failed.
@@ -62,7 +66,7 @@ impl fmt::Display for Failure {
                 write!(f, "serving /metrics on {address}: {error}: stop what listens there (another oom-watcher?), or set METRICS_PORT or --listen")
             }
             Self::Listen(address, error) => write!(f, "serving /metrics on {address}: {error}: set --listen to an address of this machine"),
-            Self::Export(error) => write!(f, "{error:#}"),
+            Self::Export(error) | Self::Node(error) => write!(f, "{error:#}"),
             Self::Attach(error) => write!(f, "attaching the probe: {error}"),
             Self::Read(error) => write!(f, "reading the probe's ring buffer: {error}"),
             Self::Interrupted => f.write_str("a second signal ended the agent before everything was delivered"),
@@ -109,6 +113,7 @@ impl Agent {
 
         let pipeline = Pipeline {
             node: config.node.clone(),
+            cgroups_of_node: Node::All(Reason::Configured),
             stats,
             table,
             cgroups: None,
@@ -118,6 +123,7 @@ impl Agent {
             recorders,
             held: Held::default(),
             pods: config.kubernetes.is_some().then(kubernetes::Store::default),
+            pod_logs: config.pod_logs.clone().map(PodLogs::new),
             patience: config.container_wait,
             waiting: Waiting::default(),
             ledger: None,
@@ -167,6 +173,9 @@ impl Agent {
         let pods =
             config.kubernetes.clone().zip(pipeline.pods.clone()).map(|(settings, store)| tokio::spawn(kubernetes::watch::run(settings, store)));
 
+        pipeline.cgroups_of_node = Node::find(&config.node_cgroup).map_err(Failure::Node)?;
+        info!(node_cgroup = %pipeline.cgroups_of_node, "which kills are this node's");
+        stats.shares_kernel.store(!pipeline.cgroups_of_node.is_all(), Ordering::Relaxed);
         let _lock = state_lock(&config)?;
         let attach = {
             let (runtime, settings) = (Handle::current(), config.probe.clone());

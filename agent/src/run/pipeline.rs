@@ -20,8 +20,9 @@ use crate::diagnostics::HANDLING;
 use crate::export::instruments::Recorder;
 use crate::export::otlp::Otlp;
 use crate::export::prometheus::Health;
-use crate::kill::{Kill, KubernetesOwner, Owner};
+use crate::kill::{Kill, KubernetesOwner, MissedKills, Owner};
 use crate::kubernetes;
+use crate::kubernetes::pod_logs::PodLogs;
 use crate::reconcile::ProbeCounts;
 use crate::record::duplicates::Duplicates;
 use crate::record::ends::{self, End, Ends};
@@ -30,7 +31,7 @@ use crate::record::log_record::log_record;
 use crate::record::series::Table;
 use crate::record::span;
 use crate::source::cgroup_table::CgroupTable;
-use crate::source::hierarchy::Hierarchy;
+use crate::source::node::Node;
 use crate::source::probe::{CounterMap, Counters, Probe, Told};
 use crate::source::state::Store;
 use crate::stats::Stats;
@@ -51,6 +52,8 @@ const MAX_WAITS: u32 = 3;
 #[derive(Debug)]
 pub struct Pipeline {
     pub(super) node: String,
+    /// Whose kills count.
+    pub(super) cgroups_of_node: Node,
     pub(super) stats: Arc<Stats>,
     pub(super) table: Arc<Mutex<Table>>,
     /// Where the kernel refuses to have names read.
@@ -62,6 +65,8 @@ pub struct Pipeline {
     pub(super) held: Held,
     /// This node's pods. Absent if they are not watched.
     pub(super) pods: Option<kubernetes::Store>,
+    /// Where names come from that the API does not tell.
+    pub(super) pod_logs: Option<PodLogs>,
     /// How long a kill waits for its container to be known.
     pub(super) patience: Duration,
     pub(super) waiting: Waiting,
@@ -74,7 +79,7 @@ impl Pipeline {
     /// Opens the account where the last agent has left it.
     pub(super) fn open_ledger(&mut self, config: &Config, probe: &Probe) {
         // Without the cgroups missed kills have no owners; preflight says what to do about it.
-        let hierarchy = Hierarchy::widest().ok();
+        let hierarchy = self.cgroups_of_node.hierarchy();
         let mut ledger = Ledger::load(&self.node, probe.boot_id(), Store::new(config.state_directory.clone()), hierarchy);
         let detached: Vec<_> = probe.leftovers().iter().map(|(ring, counted)| (*ring, self.counts(counted))).collect();
         let attached = (probe.ring(), self.counts(&probe.counters().read()));
@@ -179,7 +184,8 @@ impl Pipeline {
         }
         let (Some(ledger), otlp) = (&mut self.ledger, &self.otlp) else { return };
         let pods = self.pods.as_ref().map(kubernetes::Store::pods);
-        ledger.check(observed, &self.stats, &self.table, SystemTime::now(), pods.as_deref(), |record| {
+        let attribute = |kills: &MissedKills| with_names(attribution::attribute_missed(kills, pods.as_deref()), self.pod_logs.as_ref());
+        ledger.check(observed, &self.stats, &self.table, SystemTime::now(), attribute, |record| {
             otlp.log(record);
         });
         drop(pods);
@@ -224,7 +230,7 @@ impl Pipeline {
     fn count_now(&self, told: &Told) -> bool {
         let Told::Kill(Ok(kill), place) = told else { return false };
         let has_counted = self.ledger.as_ref().is_some_and(|ledger| ledger.has_counted(place.ring, kill.sequence));
-        let is_new = !has_counted && !self.duplicates.knows(kill.id) && !self.waiting.has(kill.id);
+        let is_new = self.cgroups_of_node.has(kill) && !has_counted && !self.duplicates.knows(kill.id) && !self.waiting.has(kill.id);
         self.stats.kills.add(u64::from(is_new));
         is_new
     }
@@ -257,13 +263,22 @@ impl Pipeline {
     /// Whether waiting would tell no more of it.
     fn is_whole(&self, told: &Told) -> bool {
         match (told, &self.pods) {
-            (Told::Kill(Ok(kill), _), Some(pods)) => !pods.may_tell_more() || attribution::attribute(kill, Some(&pods.pods())).is_whole,
+            (Told::Kill(Ok(kill), _), Some(pods)) if self.cgroups_of_node.has(kill) => {
+                !pods.may_tell_more() || attribution::attribute(kill, Some(&pods.pods())).is_whole
+            }
             _ => true,
         }
     }
 
     fn settle(&mut self, waits: Waits) {
         match waits.told {
+            Told::Kill(Ok(kill), place) if !self.cgroups_of_node.has(&kill) => {
+                self.stats.other_nodes.add(1);
+                if let Some(ledger) = &mut self.ledger {
+                    ledger.seen(&kill, place.ring, false);
+                }
+                self.held.add(place, None);
+            }
             Told::Kill(Ok(kill), place) => {
                 let is_new = !self.has_come_before(&kill);
                 let counted = self.ledger.as_ref().is_some_and(|ledger| ledger.has_counted(place.ring, kill.sequence));
@@ -339,7 +354,8 @@ impl Pipeline {
         // Before it has children, which settle whose trace it is in. Fails only where no spans are exported.
         let _ = handling.set_parent(Context::new().with_remote_span_context(span::context(self.incidents.id(kill), kill.id)));
         let pods = self.pods.as_ref().map(kubernetes::Store::pods);
-        let owner = info_span!(target: HANDLING, parent: &handling, "attribute").in_scope(|| attribution::attribute(kill, pods.as_deref())).owner;
+        let owner = info_span!(target: HANDLING, parent: &handling, "attribute")
+            .in_scope(|| with_names(attribution::attribute(kill, pods.as_deref()).owner, self.pod_logs.as_ref()));
         drop(pods);
         match &owner {
             Owner::Unknown { why } | Owner::Kubernetes(KubernetesOwner { why_no_container: Some(why), .. }) if counts => {
@@ -370,6 +386,14 @@ impl Pipeline {
             ended.into_iter().for_each(|span| self.otlp.span(span));
             number
         })
+    }
+}
+
+/// The owner, with names from the directories of the logs if the API has told none.
+fn with_names(owner: Owner, logs: Option<&PodLogs>) -> Owner {
+    match logs {
+        Some(logs) => logs.complete(owner),
+        None => owner,
     }
 }
 

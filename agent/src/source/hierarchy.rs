@@ -15,8 +15,11 @@ pub enum Version {
     V2,
 }
 
+const NONE: &str =
+    "no memory cgroups are mounted: mount them with `mount -t cgroup2 none /sys/fs/cgroup` (see /proc/cgroups for whether the kernel has them)";
+
 /// The inode number of a hierarchy's root directory: the first one that is given out (`kernfs_create_root`, fs/kernfs/dir.c).
-const ROOT_INODE: u64 = 1;
+pub(super) const ROOT_INODE: u64 = 1;
 
 /// Where this process can reach the memory cgroups.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,13 +45,35 @@ impl Hierarchy {
         Self::choose(&mountinfo()?, limits_memory)
     }
 
-    /// As [`Self::find`], but best one whose root is mounted: what a container has at `/sys/fs/cgroup` is often its own part, and the node's is mounted elsewhere.
+    /// As [`Self::find`], but best one whose root is mounted, else the part that begins furthest out: what a container has at `/sys/fs/cgroup` is often its own
+    /// part, and the node's is mounted elsewhere.
     ///
     /// # Errors
     /// There is none; the message says what to do.
     pub fn widest() -> Result<Self> {
         let all = Self::mounted(&mountinfo()?, limits_memory);
-        all.iter().find(|hierarchy| hierarchy.is_whole()).cloned().map_or_else(Self::find, Ok)
+        let whole = all.iter().find(|hierarchy| hierarchy.is_whole());
+        whole.or_else(|| all.iter().min_by_key(|hierarchy| hierarchy.depth())).cloned().context(NONE)
+    }
+
+    /// The part of a hierarchy that begins with the cgroup of this directory.
+    ///
+    /// # Errors
+    /// The directory is in no hierarchy with the memory controller.
+    pub(super) fn at(directory: &Path) -> Result<Self> {
+        let all = Self::mounted(&mountinfo()?, limits_memory);
+        let around =
+            all.into_iter().filter(|hierarchy| directory.starts_with(&hierarchy.mount)).max_by_key(|hierarchy| hierarchy.mount.as_os_str().len());
+        let around = around
+            .with_context(|| format!("node_cgroup: {} is not in a memory cgroup's hierarchy (see /proc/self/mountinfo)", directory.display()))?;
+        let below = directory.strip_prefix(&around.mount).unwrap_or(Path::new("")).display().to_string();
+        let root = format!("{}/{below}", around.root.trim_end_matches('/'));
+        Ok(Self { mount: directory.to_owned(), root, ..around })
+    }
+
+    /// How far below the root of this process's cgroup namespace it begins; less than 0 above that.
+    fn depth(&self) -> isize {
+        self.root.split('/').filter(|part| !part.is_empty()).map(|part| if part == ".." { -1 } else { 1 }).sum()
     }
 
     /// Whether its root is mounted, and not a part of it. `root` does not tell: in a cgroup namespace it is `/` for a part, too.
@@ -75,9 +100,7 @@ impl Hierarchy {
     fn choose(mountinfo: &str, limits_memory: impl Fn(&Path) -> bool) -> Result<Self> {
         let found = Self::mounted(mountinfo, limits_memory);
         let best = found.iter().find(|hierarchy| hierarchy.writable).or_else(|| found.first());
-        best.cloned().context(
-            "no memory cgroups are mounted: mount them with `mount -t cgroup2 none /sys/fs/cgroup` (see /proc/cgroups for whether the kernel has them)",
-        )
+        best.cloned().context(NONE)
     }
 
     /// All of those.
@@ -142,6 +165,15 @@ mod tests {
         let local = |mountinfo: &str| Hierarchy::choose(mountinfo, |_| true).map(|found| found.local_events).ok();
         assert_eq!(local(V2), Some(false));
         assert_eq!(local(&V2.replace("rw,nsdelegate", "rw,memory_localevents,nsdelegate")), Some(true));
+    }
+
+    #[test]
+    fn the_part_that_begins_furthest_out_is_the_widest() {
+        let depth = |root: &str| {
+            let hierarchy = Hierarchy { version: Version::V2, mount: PathBuf::new(), root: root.to_owned(), writable: false, local_events: false };
+            hierarchy.depth()
+        };
+        assert_eq!(["/", "/..", "/../../..", "/docker/node", "/../sibling"].map(depth), [0, -1, -3, 2, 0]);
     }
 
     #[test]

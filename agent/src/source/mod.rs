@@ -11,6 +11,7 @@ pub mod layout;
 pub mod lock;
 pub mod locked_memory;
 mod machine;
+pub mod node;
 pub mod privileged;
 pub mod probe;
 pub mod ring;

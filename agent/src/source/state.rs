@@ -196,13 +196,13 @@ mod tests {
     use super::*;
     use crate::kill::Owner;
     use crate::reconcile::{CgroupCounts, Cgroups, Counted, Observed};
-    use crate::record::series::{Limits, Table};
+    use crate::record::series::{FromZero, Limits, Table};
 
     const BOOT: Uuid = Uuid::from_u128(1);
 
     fn state(owners: usize) -> State {
         let time = UNIX_EPOCH + Duration::new(1_790_000_000, 123_456_789);
-        let mut table = Table::new(Limits { owners, expiry: Duration::from_secs(60) });
+        let mut table = Table::new(Limits { owners, expiry: Duration::from_secs(60), from_zero: FromZero::Kills });
         for owner in 0..owners {
             table.record_reconstructed(1, &Owner::Unit { name: format!("\"{owner}\".service") }, time);
         }

@@ -11,7 +11,7 @@ use oom_watcher::export::prometheus::Bridge;
 use oom_watcher::export::settings;
 use oom_watcher::kill::{Missed, Owner, Why};
 use oom_watcher::record::schema::{self, Kind};
-use oom_watcher::record::series::{Limits, Table};
+use oom_watcher::record::series::{FromZero, Limits, Table};
 use oom_watcher::stats::Stats;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::metrics::v1::{AggregationTemporality, NumberDataPoint, metric};
@@ -26,7 +26,7 @@ struct Agent {
 
 impl Agent {
     fn new() -> Self {
-        let table = Table::new(Limits { owners: OWNERS, expiry: Duration::from_secs(60) });
+        let table = Table::new(Limits { owners: OWNERS, expiry: Duration::from_secs(60), from_zero: FromZero::Kills });
         Self { table: Arc::new(Mutex::new(table)), stats: Arc::default() }
     }
 

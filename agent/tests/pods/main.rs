@@ -139,6 +139,23 @@ fn a_container_that_never_gets_its_id_is_not_guessed() {
 }
 
 #[test]
+fn the_only_container_of_a_pod_is_named_though_its_id_never_comes() {
+    needs_kernel!();
+    let (api, collector, container) = (ApiServer::start(), Collector::start(), container(79));
+    let mut only = pod(&container, "web", false);
+    only["spec"]["containers"].as_array_mut().unwrap().truncate(1);
+    api.apply(only);
+    let agent = start(&api, &collector, "500ms", &[]);
+    synced(&agent, 1.0);
+    let held = kill(79);
+    let records = collector.await_records(1, within(&held.made));
+    let told = ["k8s.pod.name", "k8s.container.name", "container.id"].map(|key| records[0].text(key));
+    assert_eq!(told, [Some("web"), Some("app"), Some(container.container_id.as_str())]);
+    // Which of its containers, one after the other, is not known.
+    assert_eq!((records[0].number("k8s.container.restart_count"), kills(&agent, "web", "app")), (None, Some(1.0)));
+}
+
+#[test]
 fn check_asks_the_api_and_says_what_is_wrong() {
     needs_kernel!();
     let api = ApiServer::start();
@@ -163,7 +180,7 @@ fn check_asks_the_api_and_says_what_is_wrong() {
     assert_eq!(finding(), "kubernetes pass the API answers; pods on this node: 1");
     api.refuse(Some(403));
     let says = finding();
-    assert!(says.starts_with("kubernetes degraded kills in pods have no names: it forbids listing or watching pods (403)"), "{says}");
+    assert!(says.starts_with("kubernetes degraded kills in pods have uids and ids, no names: it forbids listing or watching pods (403)"), "{says}");
     assert!(says.ends_with(": refused"), "the server's own word, and no more: {says}");
 }
 
@@ -208,6 +225,13 @@ fn without_permission_kills_go_on_and_with_it_they_have_names_again() {
     // It does not wait for what will not be known.
     let records = collector.await_records(1, within(&held.made));
     assert_eq!((records[0].text("k8s.pod.uid"), records[0].text("k8s.pod.name")), (Some(container.pod_uid.as_str()), None));
+    // But the kubelet's directories tell.
+    api.make_log(&format!("shop_web_{}", container.pod_uid), "app");
+    let held = kill(76);
+    let records = collector.await_records(1, within(&held.made));
+    let named = ["k8s.pod.uid", "k8s.namespace.name", "k8s.pod.name", "k8s.container.name", "oom_watcher.container.role"].map(|key| records[0].text(key));
+    assert_eq!(named, [Some(container.pod_uid.as_str()), Some("shop"), Some("web"), Some("app"), None]);
+    assert_eq!(kills(&agent, "web", "app"), Some(1.0));
     api.refuse(None);
     synced(&agent, 1.0);
     eventually("readiness", || (agent.get("/readyz") == "ready\n").then_some(()));

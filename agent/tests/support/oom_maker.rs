@@ -39,6 +39,8 @@ struct Options {
 enum Mode {
     /// One process in one cgroup.
     One,
+    /// One process in the cgroup with this path below the root.
+    At { path: String },
     /// One process of so many threads, all of them allocating.
     Threads {
         #[arg(value_parser = clap::value_parser!(u32).range(1..=256))]

@@ -118,13 +118,18 @@ impl Known {
         }
     }
 
+    /// The number of its only container.
+    pub(super) fn only_container(&self) -> Option<usize> {
+        (self.containers.len() == 1).then_some(0)
+    }
+
     /// All that is known of it, and of that one of its containers, by number and id.
     pub(super) fn tell(&self, container: Option<(usize, Id)>) -> Pod {
         let texts = |list: &[(Text, Text)]| list.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
         Pod {
             namespace: self.namespace.to_string(),
             name: self.name.to_string(),
-            uid: self.uid.to_string(),
+            uid: Some(self.uid.to_string()),
             container: container.and_then(|(number, id)| Some(self.containers.get(number)?.tell(id))),
             qos: self.qos,
             started: self.started,
@@ -142,7 +147,7 @@ impl Container {
         let is_newest = self.ids.first().is_some_and(|(newest, _)| *newest == id);
         PodContainer {
             name: self.name.to_string(),
-            role: self.role,
+            role: Some(self.role),
             image: text(&self.image),
             image_id: text(&self.image_id).filter(|_| is_newest),
             restart_count: self.ids.iter().find(|(known, _)| *known == id).and_then(|(_, restarts)| *restarts),

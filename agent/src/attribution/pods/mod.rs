@@ -1,6 +1,6 @@
 //! This node's pods: found by the id of a container, else by the pod's uid. Pure; who watches them is [`crate::kubernetes`].
 //!
-//! Never a guess: a container whose id is in no status is unknown, also if its pod has but one. Pods that are gone are remembered for a while, because a kill
+//! Never a guess: a container whose id is in no status is unknown, unless its pod has but one. Pods that are gone are remembered for a while, because a kill
 //! is read after it happened.
 
 mod known;
@@ -47,7 +47,7 @@ struct Entry {
 pub enum Found {
     /// The container, or that it was in none.
     Whole(Pod),
-    /// The pod alone: the container's id is in no status, perhaps not yet.
+    /// The container's id is in no status, perhaps not yet. The container is the pod's only one, or not known.
     PodAlone(Pod),
     /// Not the pod either, perhaps not yet.
     Nothing,
@@ -64,7 +64,7 @@ impl Pods {
         match self.by_uid.get(&uid).map(|entry| &entry.known).or_else(|| self.by_hash.get(&uid)) {
             None => Found::Nothing,
             Some(known) if container_id.is_none() => Found::Whole(known.tell(None)),
-            Some(known) => Found::PodAlone(known.tell(None)),
+            Some(known) => Found::PodAlone(known.tell(id.and_then(|id| Some((known.only_container()?, id))))),
         }
     }
 

@@ -72,7 +72,7 @@ fn a_container_is_told_with_everything_that_is_known_of_it() {
     let Found::Whole(found) = pods.find("another uid", Some(&id(1))) else { panic!("not by its id") };
     let container = PodContainer {
         name: "app".to_owned(),
-        role: Role::Regular,
+        role: Some(Role::Regular),
         image: Some("registry.example/app:1".to_owned()),
         image_id: Some("registry.example/app@sha256:1".to_owned()),
         restart_count: Some(3),
@@ -83,7 +83,7 @@ fn a_container_is_told_with_everything_that_is_known_of_it() {
     let expected = Pod {
         namespace: "shop".to_owned(),
         name: "web-5d4f8-abcde".to_owned(),
-        uid: WEB.to_owned(),
+        uid: Some(WEB.to_owned()),
         container: Some(container.clone()),
         qos: Some(Qos::Burstable),
         started: Some(time(1)),
@@ -109,7 +109,7 @@ fn every_kind_of_container_is_found() {
     let expected = [("app", Role::Regular), ("log", Role::Regular), ("setup", Role::Init), ("proxy", Role::Sidecar), ("debugger", Role::Ephemeral)];
     for (number, (name, role)) in (1..).zip(expected) {
         let Found::Whole(Pod { container: Some(container), .. }) = pods.find(WEB, Some(&id(number))) else { panic!("{name} is not found") };
-        assert_eq!((container.name.as_str(), container.role), (name, role));
+        assert_eq!((container.name.as_str(), container.role), (name, Some(role)));
     }
     assert_eq!(pods.containers().count(), 5);
 }
@@ -132,7 +132,7 @@ fn a_static_pod_is_found_by_the_hash_of_its_configuration() {
     object["metadata"]["ownerReferences"] = json!([{"kind": "Node", "name": "node-a", "controller": true}]);
     let pods = pods(&[object]);
     let Found::PodAlone(found) = pods.find("b53dfa9e2dc9b890f7fadb2770857b03", Some(&id(1))) else { panic!("not by its hash") };
-    assert_eq!((found.uid.as_str(), found.workload), (WEB, None));
+    assert_eq!((found.uid.as_deref(), found.workload), (Some(WEB), None));
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn a_pod_of_the_same_name_is_another_one() {
     pods.remove(WEB, time(0));
     pods.apply(known(&pod(OTHER, &[status("app", 2, 0, None)])));
     let uid = |container| match pods.find("", Some(&id(container))) {
-        Found::Whole(pod) => pod.uid,
+        Found::Whole(pod) => pod.uid.unwrap_or_default(),
         _ => String::new(),
     };
     assert_eq!((uid(1).as_str(), uid(2).as_str(), pods.len()), (WEB, OTHER, 1));

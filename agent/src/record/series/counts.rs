@@ -60,6 +60,13 @@ impl Counts {
         self.last_told = self.last_told.max(now);
     }
 
+    /// Gives it a count for each of these scopes, from 0.
+    pub(super) fn expect_incidents(&mut self, scopes: &[Scope]) {
+        for scope in scopes {
+            self.incidents.entry(*scope).or_default();
+        }
+    }
+
     pub(super) fn add_reconstructed(&mut self, kills: u64, found: SystemTime) {
         self.kills = self.kills.saturating_add(kills);
         self.last_told = self.last_told.max(found);

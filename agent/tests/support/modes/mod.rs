@@ -18,21 +18,22 @@ const LEVEL: u64 = 1 << 20;
 
 /// Does what `mode` says and returns the seconds that it took; `None` where the kernel has not what it needs.
 pub(crate) fn perform(stage: &mut Stage, mode: &Mode) -> Result<Option<f64>> {
-    let begin = match *mode {
-        Mode::One => processes::one(stage),
-        Mode::Threads { threads: count } => processes::threads(stage, count),
+    let begin = match mode {
+        Mode::At { path } => processes::one(stage, path),
+        Mode::One => processes::one(stage, "one"),
+        Mode::Threads { threads: count } => processes::threads(stage, *count),
         Mode::Tree => namespaces::tree(stage),
-        Mode::Burst { kills, names, concurrency } => cgroups::burst(stage, kills, names, concurrency),
-        Mode::Dying { rounds, threads } => processes::dying(stage, rounds, threads),
+        Mode::Burst { kills, names, concurrency } => cgroups::burst(stage, *kills, *names, *concurrency),
+        Mode::Dying { rounds, threads } => processes::dying(stage, *rounds, *threads),
         Mode::Foreign => cgroups::foreign(stage),
         Mode::Leader => processes::leader(stage),
         Mode::Sibling => processes::sibling(stage),
-        Mode::Pid1 { siblings } => namespaces::pid1(stage, siblings),
+        Mode::Pid1 { siblings } => namespaces::pid1(stage, *siblings),
         Mode::Nested => cgroups::nested(stage),
-        Mode::Global { beside } => machine::global(stage, beside),
-        Mode::Group { members } => return Ok(cgroups::group(stage, members)?.map(|begin| begin.elapsed().as_secs_f64())),
-        Mode::Groups { members } => return Ok(cgroups::groups(stage, members)?.map(|begin| begin.elapsed().as_secs_f64())),
-        Mode::Deep { levels, name_bytes, names } => cgroups::deep(stage, levels, name_bytes, names),
+        Mode::Global { beside } => machine::global(stage, *beside),
+        Mode::Group { members } => return Ok(cgroups::group(stage, *members)?.map(|begin| begin.elapsed().as_secs_f64())),
+        Mode::Groups { members } => return Ok(cgroups::groups(stage, *members)?.map(|begin| begin.elapsed().as_secs_f64())),
+        Mode::Deep { levels, name_bytes, names } => cgroups::deep(stage, *levels, *name_bytes, *names),
     }?;
     Ok(Some(begin.elapsed().as_secs_f64()))
 }

@@ -24,9 +24,9 @@ const APART: usize = 4 << 20;
 /// More than a thread costs before it allocates anything: its stack in the kernel and what it touches of its own.
 const THREAD: u64 = 64 << 10;
 
-pub(super) fn one(stage: &mut Stage) -> Result<Instant> {
+pub(super) fn one(stage: &mut Stage, path: &str) -> Result<Instant> {
     let limit = stage.limit;
-    let cgroup = stage.make("one", Some(limit), None)?;
+    let cgroup = stage.make(path, Some(limit), None)?;
     let begin = Instant::now();
     let pid = stage.start(Role::Victim, cgroup, || exceed(limit))?;
     stage.wait(pid)?;
