@@ -138,7 +138,7 @@ impl Reading<'_> {
                 return;
             }
             at.push(index);
-            self.entry(format!("{name}{key}"), name, value, at);
+            self.entry(key, name, value, at);
             if entries.iter().take(index).any(|(earlier, _)| earlier == key) {
                 self.problems.push(format!("{}: {name}{key}", self.place(at)), "the same key again", "each key once");
             }
@@ -146,13 +146,14 @@ impl Reading<'_> {
         }
     }
 
-    fn entry(&mut self, key: String, section: &str, value: &Tree, at: &mut Vec<usize>) {
+    fn entry(&mut self, name: &str, section: &str, value: &Tree, at: &mut Vec<usize>) {
+        let key = format!("{section}{name}");
         let prefix = format!("{key}.");
         if KEYS.iter().any(|(known, _)| known.starts_with(&prefix)) {
             return self.section(&prefix, value, at);
         }
         let place = self.place(at);
-        let Some((key, kind)) = KEYS.iter().find(|(known, _)| *known == key) else {
+        let Some((key, kind)) = KEYS.iter().find(|(known, _)| *known == key && !name.contains('.')) else {
             self.problems.push(format!("{place}: {key}"), "an unknown key", format!("one of {}", known(section)));
             return;
         };
@@ -229,6 +230,7 @@ mod tests {
             ("nodename: a\n", &format!("F:1:1: nodename: an unknown key, expected one of {keys}")),
             ("1: a\n", &format!("F:1:1: 1: an unknown key, expected one of {keys}")),
             ("<<: {}\n", &format!("F:1:1: <<: an unknown key, expected one of {keys}")),
+            ("log.filter: info\n", &format!("F:1:1: log.filter: an unknown key, expected one of {keys}")),
             ("log:\n  filter: info\n  level: info\n", "F:3:3: log.level: an unknown key, expected one of filter, format"),
             ("log:\n\tfilter: info\n", "F:2:1: found character that cannot start any token, expected YAML, which is indented with spaces: there is a tab"),
             ("a: [\n", "F:2:1: did not find expected node content, expected YAML with `key: value` lines"),
