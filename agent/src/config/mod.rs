@@ -162,4 +162,6 @@ fn log_filter(r: &mut Resolver<'_>, flags: &Flags, file: &File) -> String {
 }
 
 #[cfg(test)]
+mod schema;
+#[cfg(test)]
 mod tests;

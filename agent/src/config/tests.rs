@@ -9,7 +9,7 @@ use std::path::Path;
 use super::*;
 use crate::export::settings::Protocol;
 
-type Variables<'a> = &'a [(&'a str, &'a str)];
+pub(super) type Variables<'a> = &'a [(&'a str, &'a str)];
 
 fn load_with(flags: &Flags, variables: Variables<'_>) -> Result<Loaded, Problems> {
     let variables: BTreeMap<&str, &str> = variables.iter().copied().collect();
@@ -17,11 +17,11 @@ fn load_with(flags: &Flags, variables: Variables<'_>) -> Result<Loaded, Problems
 }
 
 /// With a node name, so that there is no warning about that.
-fn load_env(variables: Variables<'_>) -> Result<Loaded, Problems> {
+pub(super) fn load_env(variables: Variables<'_>) -> Result<Loaded, Problems> {
     load_with(&Flags { node_name: Some("node-a".to_owned()), ..Flags::default() }, variables)
 }
 
-fn load_file(path: &Path) -> Result<Loaded, Problems> {
+pub(super) fn load_file(path: &Path) -> Result<Loaded, Problems> {
     load_with(&Flags { config: Some(path.to_owned()), ..Flags::default() }, &[("NODE_NAME", "node-a")])
 }
 
@@ -362,7 +362,7 @@ fn the_example_file_has_every_key_at_its_default() {
     }
 }
 
-fn write(text: &str) -> tempfile::NamedTempFile {
+pub(super) fn write(text: &str) -> tempfile::NamedTempFile {
     let file = tempfile::Builder::new().suffix(".yaml").tempfile().unwrap();
     std::fs::write(file.path(), text).unwrap();
     file
