@@ -1,4 +1,4 @@
-//! YAML as it was written: duplicate keys are kept, and each key's place can be found. The only importer of `serde_yaml`.
+//! YAML as it was written: duplicate keys are kept, and each key's place can be found. But for a test the only importer of `serde_yaml`.
 //!
 //! The reader does not say where a good value was, so a place is looked up by reading again up to it.
 
