@@ -93,6 +93,8 @@ async fn watch_pods(settings: &Settings, store: &Store) -> Result<()> {
     let client = client(settings.kubeconfig.as_deref(), store).await?;
     let pods: Api<Watched> = Api::all(client);
     let config = watcher::Config::default().fields(&selector(&settings.node)).any_semantic().timeout(WATCH);
+    // A list in pages is not answered from the API server's cache, and kube leaves the version 0 out then.
+    let config = watcher::Config { page_size: None, ..config };
     let mut events = pin!(watch(pods, config).default_backoff());
     let mut listing = Vec::new();
     let mut expiry = tokio::time::interval(EXPIRY);
@@ -132,7 +134,8 @@ async fn client(kubeconfig: Option<&Path>, store: &Store) -> Result<Client> {
     let mut config = match kubeconfig {
         None => kube::Config::incluster().context("finding the Kubernetes API in the pod's environment and service account")?,
         Some(path) => {
-            let kubeconfig = Kubeconfig::read_from(path).with_context(|| format!("reading {}", path.display()))?;
+            let kubeconfig = Kubeconfig::read_from(path).map_err(|error| anyhow::anyhow!(first_line(&causes(&error))));
+            let kubeconfig = kubeconfig.with_context(|| format!("reading {}", path.display()))?;
             let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
             config.with_context(|| format!("understanding {}", path.display()))?
         }
@@ -164,6 +167,11 @@ fn causes(error: &(dyn std::error::Error + 'static)) -> String {
         next = cause.source();
     }
     text
+}
+
+/// What is wrong in a file, without the lines of it that the reader of YAML shows behind that: there are secrets in them.
+fn first_line(error: &str) -> String {
+    error.lines().next().unwrap_or_default().to_owned()
 }
 
 fn trouble(status: u16) -> Option<Trouble> {
@@ -236,6 +244,8 @@ impl Resource for Watched {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::unwrap_used, reason = "a failed test panics")]
+
     use super::*;
 
     #[test]
@@ -245,6 +255,16 @@ mod tests {
             [Trouble::Unauthenticated, Trouble::Forbidden, Trouble::Server(429), Trouble::Server(500), Trouble::Server(503), Trouble::Refused(404)];
         assert_eq!(refused, expected.map(Some));
         assert_eq!([200, 201, 410].map(trouble), [None; 3]);
+    }
+
+    #[tokio::test]
+    async fn a_kubeconfig_that_cannot_be_read_is_told_without_its_secrets() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("kubeconfig");
+        std::fs::write(&path, "apiVersion: v1\nkind: Config\nusers: [{name: u, user: {token: secret}\ncurrent-context: x\n").unwrap();
+        let error = format!("{:#}", client(Some(&path), &Store::default()).await.err().unwrap());
+        assert!(error.starts_with(&format!("reading {}: failed to parse kubeconfig YAML: ", path.display())) && error.contains("line 3"), "{error}");
+        assert!(!error.contains("secret"), "{error}");
     }
 
     #[test]
