@@ -3,7 +3,6 @@
 //! A kill is counted exactly once and never moves. At the bound, new owners share one row: the overflow.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -127,7 +126,8 @@ impl Table {
         if !self.owners.contains_key(&labels) && self.owners.len() >= self.limits.owners {
             self.expire(now);
             if self.owners.len() >= self.limits.owners {
-                self.give_room();
+                // Any row at 0: a kill comes first.
+                self.give_room(1, None);
             }
         }
         if self.owners.len() < self.limits.owners || self.owners.contains_key(&labels) {
@@ -138,28 +138,38 @@ impl Table {
     }
 
     /// Gives each of these containers (namespace, pod, name) its series, from 0 as configured, so that its first kill is an increase; and those that it has
-    /// stay for as long as it is expected time and again. Not beyond the bound: kills come first.
+    /// stay for as long as it is expected time and again. Where there is no room, series at 0 of containers that are gone give way, those with kills do not.
     pub fn ensure<'a>(&mut self, containers: impl Iterator<Item = (&'a str, &'a str, &'a str)>, now: SystemTime) {
+        let from_zero = self.limits.from_zero;
+        let mut new = Vec::new();
         for (namespace, pod, container) in containers {
             let labels = Labels { namespace: namespace.to_owned(), pod: pod.to_owned(), container: container.to_owned() };
-            let has_room = self.owners.len() < self.limits.owners;
-            let from_zero = self.limits.from_zero;
-            let counts = match self.owners.entry(labels) {
-                Entry::Occupied(row) => row.into_mut(),
-                Entry::Vacant(row) if has_room && from_zero != FromZero::Nothing => row.insert(Counts::new(now)),
-                Entry::Vacant(_) => continue,
-            };
-            counts.expected(now);
-            if from_zero == FromZero::Incidents {
-                counts.expect_incidents(&EXPECTED_SCOPES);
+            match self.owners.get_mut(&labels) {
+                Some(counts) => counts.expected(now, from_zero),
+                None if from_zero == FromZero::Nothing => {}
+                None => new.push(labels),
             }
+        }
+        let room = self.limits.owners.saturating_sub(self.owners.len());
+        if new.len() > room {
+            self.give_room(new.len() - room, Some(now));
+        }
+        for labels in new {
+            if self.owners.len() >= self.limits.owners {
+                return;
+            }
+            self.owners.entry(labels).or_insert_with(|| Counts::new(now)).expected(now, from_zero);
         }
     }
 
-    /// Removes a row that says 0, if there is one.
-    fn give_room(&mut self) {
-        let idle = self.owners.iter().find(|(_, counts)| counts.kills == 0).map(|(labels, _)| labels.clone());
-        idle.and_then(|labels| self.owners.remove(&labels));
+    /// Removes up to so many rows that say 0, those first that have not been expected for longest; none that are expected `now`.
+    fn give_room(&mut self, rows: usize, now: Option<SystemTime>) {
+        let idle = self.owners.iter().filter(|(_, counts)| counts.kills == 0 && now.is_none_or(|now| counts.last_told < now));
+        let mut idle: Vec<_> = idle.map(|(labels, counts)| (counts.last_told, labels.clone())).collect();
+        idle.sort();
+        idle.iter().take(rows).for_each(|(_, labels)| {
+            self.owners.remove(labels);
+        });
     }
 
     /// Removes the owners that had no kill for longer than the expiry. The overflow stays.
@@ -271,6 +281,26 @@ mod tests {
         let app = counts(&table, &app).unwrap();
         assert_eq!(app.incidents, BTreeMap::from([(Scope::Container, 1), (Scope::Node, 1)]));
         assert_eq!((app.last_kill, app.limit), (Some(sample::time(5)), None), "the last incident hit no limit");
+    }
+
+    #[test]
+    fn who_is_there_takes_the_room_of_who_is_gone_but_not_of_kills() {
+        let mut table = table(3);
+        let ensure = |table: &mut Table, names: &[&'static str], seconds| {
+            table.ensure(names.iter().map(|name| ("shop", "web-1", *name)), sample::time(seconds));
+        };
+        let names = |table: &Table| kills(table).into_iter().map(|(name, kills)| format!("{name} {kills}")).collect::<Vec<_>>().join(", ");
+        record(&mut table, &sample::kill_of(1, 0), &sample::container("killed"));
+        ensure(&mut table, &["first", "second"], 1);
+        ensure(&mut table, &["second"], 2);
+        ensure(&mut table, &["second", "third"], 3);
+        assert_eq!(names(&table), "killed 1, second 0, third 0", "the first one is gone");
+        ensure(&mut table, &["second", "third", "fourth"], 4);
+        assert_eq!(names(&table), "killed 1, second 0, third 0", "all that are there have a right to their room");
+        ensure(&mut table, &["fourth", "fifth", "sixth"], 5);
+        assert_eq!(names(&table), "fifth 0, fourth 0, killed 1");
+        record(&mut table, &sample::kill_of(2, 6), &sample::container("other"));
+        assert_eq!(names(&table), "fourth 0, killed 1, other 1", "a kill comes first");
     }
 
     #[test]

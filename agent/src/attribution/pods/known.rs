@@ -10,7 +10,7 @@ use crate::kill::{Pod, PodContainer, Qos, Role, Workload};
 const CONFIG_HASH: &str = "kubernetes.io/config.hash";
 
 /// Ids of one container that are kept: what it has now, and what it had before.
-const MAX_IDS: usize = 8;
+const MAX_IDS: usize = 4;
 
 /// A container's id: 64 hexadecimal digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

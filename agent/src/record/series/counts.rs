@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+use super::{EXPECTED_SCOPES, FromZero};
 use crate::kill::{Incident, Kill, KillId, Memory, Scope};
 
 /// The counts of one owner.
@@ -55,15 +56,13 @@ impl Counts {
         }
     }
 
-    /// The owner is there.
-    pub(super) fn expected(&mut self, now: SystemTime) {
+    /// The owner is there, and has this at 0 if it has no more.
+    pub(super) fn expected(&mut self, now: SystemTime, from_zero: FromZero) {
         self.last_told = self.last_told.max(now);
-    }
-
-    /// Gives it a count for each of these scopes, from 0.
-    pub(super) fn expect_incidents(&mut self, scopes: &[Scope]) {
-        for scope in scopes {
-            self.incidents.entry(*scope).or_default();
+        if from_zero == FromZero::Incidents {
+            for scope in EXPECTED_SCOPES {
+                self.incidents.entry(scope).or_default();
+            }
         }
     }
 
