@@ -31,6 +31,7 @@ download() {
 APT::Architecture "$machine";
 APT::Architectures { "$machine"; };
 APT::Sandbox::User "";
+APT::Update::Error-Mode "any";
 Acquire::Languages "none";
 Acquire::Retries "3";
 Dir::Etc::sourcelist "$state/sources.list";
