@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
 
+mod hostile;
 #[allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
 #[path = "../support/mod.rs"]
 mod support;
@@ -12,19 +13,20 @@ use serde_json::{Value, json};
 use support::agent::Agent;
 use support::api_server::ApiServer;
 use support::collector::Collector;
+use support::eventually;
 use support::exposition::{Sample, total};
 use support::makers::{Held, Made, make, make_and_hold};
 use support::told::Container;
-use support::{cgroups, eventually, one_at_a_time, skip};
 
 macro_rules! needs_kernel {
     () => {
-        let _one = one_at_a_time();
-        if let Err(why) = cgroups() {
-            skip!("{why}");
+        let _one = crate::support::one_at_a_time();
+        if let Err(why) = crate::support::cgroups() {
+            crate::support::skip!("{why}");
         }
     };
 }
+pub(crate) use needs_kernel;
 
 const KILLS: &str = "oom_kills_total";
 const KILLS_PER_NODE: &str = "oom_kills_per_node_total";
@@ -229,7 +231,8 @@ fn without_permission_kills_go_on_and_with_it_they_have_names_again() {
     api.make_log(&format!("shop_web_{}", container.pod_uid), "app");
     let held = kill(76);
     let records = collector.await_records(1, within(&held.made));
-    let named = ["k8s.pod.uid", "k8s.namespace.name", "k8s.pod.name", "k8s.container.name", "oom_watcher.container.role"].map(|key| records[0].text(key));
+    let named =
+        ["k8s.pod.uid", "k8s.namespace.name", "k8s.pod.name", "k8s.container.name", "oom_watcher.container.role"].map(|key| records[0].text(key));
     assert_eq!(named, [Some(container.pod_uid.as_str()), Some("shop"), Some("web"), Some("app"), None]);
     assert_eq!(kills(&agent, "web", "app"), Some(1.0));
     api.refuse(None);

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -105,6 +106,23 @@ impl Agent {
     /// What it logged so far.
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
+    }
+
+    /// Its resident memory, in bytes.
+    pub(crate) fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")).unwrap();
+        kib.trim().parse::<u64>().unwrap() << 10
+    }
+
+    /// What it took of the CPU so far.
+    pub(crate) fn cpu_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        // Behind the name, which may have spaces: user and system time are fields 14 and 15, in clock ticks. proc_pid_stat(5).
+        let fields: Vec<u64> = stat.rsplit(')').next().unwrap().split(' ').map(|field| field.parse().unwrap_or(0)).collect();
+        // SAFETY: no memory is involved.
+        let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+        Duration::from_millis((fields[12] + fields[13]) * 1000 / u64::try_from(ticks).unwrap())
     }
 
     /// Its process.

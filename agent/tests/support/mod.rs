@@ -70,13 +70,18 @@ pub(crate) fn cgroups() -> Result<(), String> {
 }
 
 /// Looks until `look` finds something. For what has no event to wait for.
-pub(crate) fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn eventually<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    eventually_within(patience(), what, look)
+}
+
+/// The same for what may take longer than anything else.
+pub(crate) fn eventually_within<T>(patience: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let begin = Instant::now();
     loop {
         if let Some(found) = look() {
             return found;
         }
-        assert!(begin.elapsed() < patience(), "within {:?} there was no {what}", patience());
+        assert!(begin.elapsed() < patience, "within {patience:?} there was no {what}");
         thread::sleep(pause());
     }
 }

@@ -1,0 +1,67 @@
+//! Pods and cgroups as nobody should make them: nothing of it ends the agent, fills its memory or costs another one's kill.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::process::Command;
+
+use oom_watcher::selftest::scratch::Scratch;
+use oom_watcher::source::hierarchy::Hierarchy;
+use serde_json::{Value, json};
+
+use crate::support::api_server::ApiServer;
+use crate::support::collector::Collector;
+use crate::support::eventually;
+use crate::support::exposition::total;
+use crate::{container, kill, kills, needs_kernel, pod, start, within};
+
+/// Much more than the API server takes; the objects are as large as it takes them, 1.5 MB.
+const MANY: usize = 10_000;
+
+fn hostile() -> Vec<Value> {
+    let huge = "ü".repeat(250_000);
+    let many = |member: &dyn Fn(usize) -> Value| (0..MANY).map(member).collect::<Vec<_>>();
+    let labels: serde_json::Map<_, _> = (0..MANY).map(|number| (format!("key-{number}"), huge[..20].into())).collect();
+    let uid = |number: u32| format!("{number:08x}-0000-4000-8000-000000000000");
+    let metadata = |number: u32, name: &str| json!({"uid": uid(number), "name": name, "namespace": "shop"});
+    let ids = ["", "containerd://", "://", "containerd://xyz", &"f".repeat(65), &format!("containerd://{}", "g".repeat(64)), &huge];
+    vec![
+        json!({"metadata": {"uid": uid(1), "name": huge, "namespace": huge, "labels": labels, "annotations": labels}}),
+        json!({"metadata": metadata(2, "many"), "spec": {"containers": many(&|number| json!({"name": format!("c-{number}"), "image": "a"}))}}),
+        json!({"metadata": metadata(3, "statuses"), "status": {"containerStatuses": many(&|number| json!({"name": format!("s-{number}"), "containerID": format!("containerd://{number:064x}")}))}}),
+        json!({"metadata": metadata(4, "ids"), "status": {"containerStatuses": ids.map(|id| json!({"name": "a", "containerID": id, "restartCount": -1}))}}),
+        json!({"metadata": metadata(5, "line\n\"break\\\u{0}"), "spec": {"containers": [{"name": "\u{7f}\u{202e}", "resources": {"limits": {"memory": "1e999Ei"}}}]}}),
+        json!({"metadata": {"uid": uid(6), "ownerReferences": many(&|_| json!({"kind": huge[..200], "name": "", "controller": true}))}}),
+        json!({"metadata": {"uid": uid(7), "name": "times", "creationTimestamp": "9999999-99-99"}, "status": {"startTime": huge, "qosClass": huge}}),
+        json!({"metadata": {"uid": uid(8)}, "spec": null, "status": null}),
+    ]
+}
+
+#[test]
+fn hostile_objects_and_names_end_nothing_and_take_nothing_from_others() {
+    needs_kernel!();
+    let (api, collector, container) = (ApiServer::start(), Collector::start(), container(80));
+    let agent = start(&api, &collector, "5s", &[]);
+    let before = agent.resident();
+    hostile().into_iter().for_each(|pod| api.apply(pod));
+    api.apply(pod(&container, "web", true));
+    eventually("pod behind them", || kills(&agent, "web", "app"));
+    let held = kill(80);
+    assert_eq!(collector.await_records(1, within(&held.made))[0].text("k8s.pod.name"), Some("web"));
+    assert_eq!(kills(&agent, "web", "app"), Some(1.0));
+    let (now, series) = (agent.resident(), total(&agent.metrics(), "oom_watcher_series"));
+    assert!(now < before + (8 << 20) && series < 1000.0, "{before} bytes before and {now} after it, {series} series");
+
+    // Bytes that are no text, in the name of a cgroup.
+    let above = Scratch::create(&format!("/oom-watcher-test-bytes-{}", std::process::id()), 4 << 20).unwrap();
+    let directory = Hierarchy::find().unwrap().mount.join(above.path().trim_start_matches('/')).join(OsStr::from_bytes(b"\xff\xfe\x80pod\xc3"));
+    fs::create_dir(&directory).unwrap();
+    let mut victim = Command::new("sh");
+    let status = victim.args(["-c", "echo $$ > \"$1\" && exec tail /dev/zero", "sh"]).arg(directory.join("cgroup.procs")).status().unwrap();
+    let told = collector.await_records(1, |path| path.starts_with(&above.path()));
+    fs::remove_dir(&directory).unwrap();
+    assert!(
+        !status.success() && told[0].text("process.linux.cgroup").is_some_and(|path| path.ends_with("/\u{fffd}\u{fffd}\u{fffd}pod\u{fffd}")),
+        "{told:?}"
+    );
+}
