@@ -1,0 +1,85 @@
+//! Pods that come and go: what the agent remembers of them is bounded, it gives the memory back, and it is told of its own node's alone.
+
+use serde_json::{Value, json};
+
+use crate::client::{delete, merge, post};
+use crate::kubelet::{PODS as PATH, id, running, template};
+use crate::servers::Cluster;
+use crate::support::agent::NODE;
+use crate::support::collector::Collector;
+use crate::support::eventually;
+use crate::support::exposition::total;
+use crate::{await_pods, kills, needs_cluster, record, start};
+
+/// Those that stay.
+const STAY: usize = 500;
+/// Reports of each of them.
+const REPORTS: usize = 10;
+/// Those that come and go, so many at a time.
+const COME_AND_GO: usize = 10_000;
+const AT_A_TIME: usize = 250;
+/// Those of them that the agent remembers.
+const REMEMBERED: u64 = 1024;
+/// What the series of a pod with two containers take, and the page of `/metrics` with them.
+const SERIES: u64 = 2 << 10;
+
+fn pod(name: &str, node: &str) -> Value {
+    let mut spec = template(name, &["app", "log"])["spec"].clone();
+    spec["nodeName"] = node.into();
+    json!({"metadata": {"name": name, "labels": {"app": "churn", "team": "cart"}}, "spec": spec})
+}
+
+fn status(number: u64, restarts: u32) -> Value {
+    let statuses = [running("app", &id(2 * number), restarts), running("log", &id(2 * number + 1), restarts)];
+    json!({"status": {"phase": "Running", "startTime": "2026-01-01T00:00:00Z", "containerStatuses": statuses}})
+}
+
+#[test]
+fn thousands_of_pods_come_and_go_and_the_agent_stays_as_it_was() {
+    needs_cluster!(programs);
+    let (cluster, collector) = (Cluster::start(programs, false), Collector::start());
+    let agent = start(&cluster, &collector, "5s");
+    cluster.admin.all((0..AT_A_TIME).map(|number| post(PATH, &pod(&format!("elsewhere-{number}"), "other-node"))));
+    let path = |name: &str| format!("{PATH}/{name}");
+    let names: Vec<_> = (0..STAY).map(|number| format!("stays-{number}")).collect();
+    let empty = agent.resident();
+    cluster.admin.all(names.iter().map(|name| post(PATH, &pod(name, NODE))));
+    for report in 0..REPORTS {
+        let reports = names.iter().enumerate().map(|(number, name)| merge(&format!("{}/status", path(name)), &status(number as u64, report as u32)));
+        cluster.kubelet.all(reports);
+    }
+    await_pods(&agent, STAY as f64);
+    let full = agent.resident();
+    // Twice, so that what only grows would be seen.
+    let mut after = Vec::new();
+    for half in 0..2 {
+        for batch in 0..COME_AND_GO / AT_A_TIME / 2 {
+            let names: Vec<_> = (0..AT_A_TIME).map(|number| format!("goes-{half}-{batch}-{number}")).collect();
+            cluster.admin.all(names.iter().map(|name| post(PATH, &pod(name, NODE))));
+            cluster.admin.all(names.iter().map(|name| delete(&path(name))));
+        }
+        await_pods(&agent, STAY as f64);
+        after.push(agent.resident());
+    }
+    // A pod that comes now has its series from 0, though the table is full of those that are gone; and its kill has its names.
+    let last = cluster.make_bare("last", &["app", "log"]);
+    cluster.report(&last, "containerStatuses", &[running("app", &id(1_000_000), 0)]);
+    eventually("series", || kills(&agent, "last", "app").filter(|kills| *kills == 0.0));
+    assert_eq!(record(&collector, &last.kill(&id(1_000_000))).text("k8s.container.name"), Some("app"));
+    assert_eq!(kills(&agent, "last", "app"), Some(1.0));
+    let series = total(&agent.metrics(), "oom_watcher_series");
+    assert!(series <= total(&agent.metrics(), "oom_watcher_series_limit"), "{series}");
+
+    // What is remembered of pods that are gone is bounded, by number and by time.
+    let (mib, each) = (1 << 20, 3 << 10);
+    assert!(full < empty + STAY as u64 * (each + SERIES) + mib, "{empty} {full}");
+    assert!(after[0] < full + REMEMBERED * each + mib && after[1] < after[0] + mib, "{full} {after:?}");
+    // Others' pods were nobody's business here.
+    let asked = cluster.asked();
+    let of_node = format!("fieldSelector=spec.nodeName%3D{NODE}&");
+    assert!(asked.iter().all(|(_, path, _)| path.starts_with("/api/v1/pods?") && format!("{path}&").contains(&of_node)), "{asked:?}");
+    let lists: Vec<_> = asked.iter().filter(|(verb, ..)| verb == "list").collect();
+    assert!(lists.len() == 1 && lists[0].1.contains("&resourceVersion=0"), "from the API server's cache, and once: {asked:?}");
+    println!("resident bytes: {empty} without pods, {full} with {STAY}, {after:?} after each {} that came and went", COME_AND_GO / 2);
+    println!("CPU of the agent meanwhile: {:?}", agent.cpu_time());
+}

@@ -1,0 +1,83 @@
+//! The API server away, its watch expired, the permission taken away: nothing is lost, and names come back.
+
+use std::time::{Duration, Instant};
+
+use crate::kubelet::{id, running};
+use crate::servers::Cluster;
+use crate::support::agent::Agent;
+use crate::support::collector::Collector;
+use crate::support::exposition::total;
+use crate::support::{eventually, eventually_within};
+use crate::{SYNCED, kills, needs_cluster, record, start};
+
+/// Attempts are 30 s apart at most, with jitter.
+const BACK: Duration = Duration::from_secs(90);
+
+/// How long the API server is away. `OOM_WATCHER_OUTAGE` says otherwise, in seconds.
+fn outage() -> Duration {
+    Duration::from_secs(std::env::var("OOM_WATCHER_OUTAGE").map_or(5, |seconds| seconds.parse().unwrap()))
+}
+
+fn synced(agent: &Agent, is: f64) {
+    eventually_within(BACK, &format!("{SYNCED} {is}"), || (total(&agent.metrics(), SYNCED) == is).then_some(()));
+}
+
+#[test]
+fn while_the_api_server_is_away_or_forbids_it_kills_are_told_and_names_come_back() {
+    needs_cluster!(programs);
+    let (mut cluster, collector) = (Cluster::start(programs, false), Collector::start());
+    let known = cluster.make_bare("known", &["app", "log"]);
+    cluster.report(&known, "containerStatuses", &[running("app", &id(1), 0)]);
+    let agent = start(&cluster, &collector, "5s");
+    let (resident, per_node) = (agent.resident(), total(&agent.metrics(), "oom_kills_per_node_total"));
+    let of_app = |expected: f64| {
+        let record = record(&collector, &known.kill(&id(1)));
+        assert_eq!((record.text("k8s.pod.name"), record.text("k8s.container.name")), (Some("known"), Some("app")));
+        assert_eq!(kills(&agent, "known", "app"), Some(expected));
+    };
+    of_app(1.0);
+
+    let begin = Instant::now();
+    cluster.stop_api();
+    synced(&agent, 0.0);
+    of_app(2.0);
+    // Of one that the agent has not been told of, what the cgroup tells; at once.
+    let mut unknown = known.clone();
+    unknown.cgroup = known.uid.replace(|digit: char| digit.is_ascii_digit(), "0");
+    let told = record(&collector, &unknown.kill(&id(2)));
+    assert_eq!(["k8s.pod.uid", "container.id", "k8s.pod.name"].map(|key| told.text(key)), [Some(unknown.cgroup.as_str()), Some(&id(2)), None]);
+    std::thread::sleep(outage().saturating_sub(begin.elapsed()));
+    // What the agent's watch was at is no more.
+    cluster.forget_versions();
+    let lists = |cluster: &Cluster| cluster.asked().iter().filter(|(verb, ..)| verb == "list").count();
+    assert_eq!(lists(&cluster), 1);
+    cluster.start_api();
+    let new = cluster.make_bare("new", &["app", "log"]);
+    cluster.report(&new, "containerStatuses", &[running("app", &id(3), 0)]);
+    synced(&agent, 1.0);
+    eventually("the new pod", || kills(&agent, "new", "app"));
+    assert!(lists(&cluster) > 1, "its version is expired: {:?}", cluster.asked());
+    assert_eq!(record(&collector, &new.kill(&id(3))).text("k8s.pod.name"), Some("new"));
+
+    let binding = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/oom-watcher";
+    cluster.admin.delete(binding);
+    // A watch that was allowed goes on until it ends.
+    cluster.stop_api();
+    cluster.start_api();
+    eventually_within(BACK, "refusal", || agent.log().contains("it forbids listing or watching pods (403)").then_some(()));
+    synced(&agent, 0.0);
+    assert!(agent.get("/readyz").starts_with("ready, degraded: "), "{}", agent.get("/readyz"));
+    of_app(3.0);
+    cluster.apply(include_str!("../../../k8s/rbac.yaml"));
+    synced(&agent, 1.0);
+    eventually("readiness", || (agent.get("/readyz") == "ready\n").then_some(()));
+    of_app(4.0);
+
+    // Told once each: away and there again, away for the restart, forbidden and there again.
+    let log = agent.log();
+    let said = |what: &str| log.matches(what).count();
+    assert!(said("cannot be asked for pods") <= 3 && said("the Kubernetes API answers again") <= 2, "{log}");
+    assert_eq!(total(&agent.metrics(), "oom_kills_per_node_total") - per_node, 6.0);
+    let now = agent.resident();
+    assert!(now < resident + (2 << 20), "{resident} bytes before and {now} after it");
+}

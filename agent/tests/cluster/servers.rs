@@ -1,0 +1,297 @@
+//! The servers of a cluster without a node: a real etcd, API server and, if wanted, controllers, on free ports of the loopback interface, ended with the test.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+use serde_json::{Value, json};
+
+use crate::client::Client;
+use crate::support::agent::NODE;
+use crate::support::{eventually, machine};
+
+/// What the audit log tells of: what the agent asks for.
+const AUDIT_POLICY: &str = "
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+rules:
+- level: Metadata
+  users: ['system:serviceaccount:kube-system:oom-watcher']
+- level: None
+";
+
+/// What makes pods of workloads. Absent are those that delete pods of a node without a kubelet.
+const CONTROLLERS: &str = "deployment-controller,replicaset-controller,statefulset-controller,daemonset-controller,job-controller,cronjob-controller,serviceaccount-controller";
+
+/// The programs of the servers.
+pub(crate) struct Programs(Vec<(String, PathBuf)>);
+
+impl Programs {
+    /// Where `agent/tests/cluster/get` has put them, or why they are not there.
+    pub(crate) fn find() -> Result<Self, String> {
+        let get = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cluster/get");
+        let output = Command::new(&get).arg("--paths").output().map_err(|error| format!("{}: {error}", get.display()))?;
+        if !output.status.success() {
+            return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
+        }
+        let text = String::from_utf8(output.stdout).unwrap();
+        Ok(Self(text.lines().map(|line| line.split_once('=').unwrap()).map(|(name, path)| (name.to_owned(), path.into())).collect()))
+    }
+
+    /// The one of that name.
+    pub(crate) fn path(&self, name: &str) -> &Path {
+        &self.0.iter().find(|(program, _)| program == name).unwrap().1
+    }
+}
+
+/// A child that ends with this process, and before that with its owner.
+struct Server(Child);
+
+impl Server {
+    fn start(program: &Path, arguments: &[String], log: &Path) -> Self {
+        let log = File::options().create(true).append(true).open(log).unwrap();
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        // SAFETY: prctl(2) allocates nothing and takes no lock.
+        unsafe {
+            command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            });
+        }
+        Self(command.spawn().unwrap_or_else(|error| panic!("starting {}: {error}", program.display())))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // What it has is thrown away.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The servers.
+pub(crate) struct Cluster {
+    folder: tempfile::TempDir,
+    programs: Programs,
+    port: u16,
+    etcd_port: u16,
+    /// Who may do everything.
+    pub(crate) admin: Client,
+    /// The node's kubelet, which may do what a kubelet may.
+    pub(crate) kubelet: Client,
+    // The last ones end first.
+    controllers: Option<Server>,
+    api: Option<Server>,
+    _etcd: Server,
+}
+
+impl Cluster {
+    /// One with the node, the permissions of `k8s/rbac.yaml`, and the namespace `shop`.
+    pub(crate) fn start(programs: Programs, with_controllers: bool) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        write_certificates(folder.path());
+        let [port, etcd_port, peer_port] = free_ports();
+        let client = format!("http://127.0.0.1:{etcd_port}");
+        let arguments = [
+            format!("--data-dir={}", folder.path().join("etcd").display()),
+            format!("--listen-client-urls={client}"),
+            format!("--advertise-client-urls={client}"),
+            format!("--listen-peer-urls=http://127.0.0.1:{peer_port}"),
+            // Nobody wants it after the test.
+            "--unsafe-no-fsync".to_owned(),
+            "--log-level=warn".to_owned(),
+        ];
+        let etcd = Server::start(programs.path("etcd"), &arguments, &folder.path().join("etcd.log"));
+        let [admin, kubelet] = ["admin", "kubelet"].map(|token| Client::new(&kubeconfig(port, folder.path(), token)));
+        fs::write(folder.path().join("admin.kubeconfig"), kubeconfig(port, folder.path(), "admin").to_string()).unwrap();
+        let mut cluster = Self { folder, programs, port, etcd_port, admin, kubelet, controllers: None, api: None, _etcd: etcd };
+        cluster.start_api();
+        if with_controllers {
+            cluster.start_controllers();
+        }
+        cluster.apply(include_str!("../../../k8s/rbac.yaml"));
+        cluster.kubelet.post("/api/v1/nodes", &json!({"metadata": {"name": NODE, "labels": {"kubernetes.io/hostname": NODE}}}));
+        // As the controller does that finds it ready.
+        cluster.admin.merge(&format!("/api/v1/nodes/{NODE}"), &json!({"spec": {"taints": null}}));
+        cluster.admin.post("/api/v1/namespaces", &json!({"metadata": {"name": "shop"}}));
+        if !with_controllers {
+            // That of the controllers.
+            cluster.admin.post("/api/v1/namespaces/shop/serviceaccounts", &json!({"metadata": {"name": "default"}}));
+        }
+        eventually("service account", || cluster.admin.find("/api/v1/namespaces/shop/serviceaccounts/default"));
+        cluster
+    }
+
+    /// Starts the API server, or starts it again.
+    pub(crate) fn start_api(&mut self) {
+        let file = |name: &str| self.folder.path().join(name).display().to_string();
+        let arguments = [
+            format!("--etcd-servers=http://127.0.0.1:{}", self.etcd_port),
+            format!("--secure-port={}", self.port),
+            "--bind-address=127.0.0.1".to_owned(),
+            "--advertise-address=127.0.0.1".to_owned(),
+            "--endpoint-reconciler-type=none".to_owned(),
+            "--service-cluster-ip-range=10.96.0.0/24".to_owned(),
+            "--authorization-mode=Node,RBAC".to_owned(),
+            "--enable-admission-plugins=NodeRestriction".to_owned(),
+            "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
+            format!("--service-account-key-file={}", file("accounts.pub")),
+            format!("--service-account-signing-key-file={}", file("accounts.key")),
+            format!("--tls-cert-file={}", file("server.crt")),
+            format!("--tls-private-key-file={}", file("server.key")),
+            format!("--token-auth-file={}", file("tokens.csv")),
+            format!("--audit-policy-file={}", file("audit.yaml")),
+            format!("--audit-log-path={}", file("audit.log")),
+        ];
+        self.api = Some(Server::start(self.programs.path("kube-apiserver"), &arguments, &self.folder.path().join("api.log")));
+        eventually("API server that is ready", || self.admin.try_text("/readyz").filter(|text| text == "ok"));
+    }
+
+    /// Ends the API server at once.
+    pub(crate) fn stop_api(&mut self) {
+        self.api = None;
+    }
+
+    /// Makes the store forget all earlier versions of everything, so that a watch cannot go on from one of them.
+    pub(crate) fn forget_versions(&self) {
+        // A new version; the key and the value are of no importance.
+        let put = self.ask_etcd("/v3/kv/put", &json!({"key": "eA==", "value": "eA=="}));
+        self.ask_etcd("/v3/kv/compaction", &json!({"revision": put["header"]["revision"]}));
+    }
+
+    fn ask_etcd(&self, path: &str, body: &Value) -> Value {
+        let (body, mut stream) = (body.to_string(), TcpStream::connect((Ipv4Addr::LOCALHOST, self.etcd_port)).unwrap());
+        write!(stream, "POST {path} HTTP/1.0\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(head.split(' ').nth(1) == Some("200"), "{answer}");
+        serde_json::from_str(body).unwrap()
+    }
+
+    fn start_controllers(&mut self) {
+        let file = |name: &str| self.folder.path().join(name).display().to_string();
+        let arguments = [
+            format!("--kubeconfig={}", file("admin.kubeconfig")),
+            format!("--service-account-private-key-file={}", file("accounts.key")),
+            format!("--root-ca-file={}", file("ca.crt")),
+            format!("--controllers={CONTROLLERS}"),
+            "--leader-elect=false".to_owned(),
+            "--secure-port=0".to_owned(),
+        ];
+        let program = self.programs.path("kube-controller-manager");
+        self.controllers = Some(Server::start(program, &arguments, &self.folder.path().join("controllers.log")));
+    }
+
+    /// Applies the objects of a manifest.
+    pub(crate) fn apply(&self, manifest: &str) {
+        for document in manifest.split("\n---\n") {
+            let object: Value = serde_yaml::from_str(document).unwrap();
+            self.admin.apply(&path(&object), &object);
+        }
+    }
+
+    /// A configuration of the agent as the service account of `k8s/rbac.yaml`.
+    pub(crate) fn settings(&self, container_wait: &str) -> String {
+        self.settings_with(container_wait, &json!({}))
+    }
+
+    /// The same, and these settings.
+    pub(crate) fn settings_with(&self, container_wait: &str, more: &Value) -> String {
+        let account = "/api/v1/namespaces/kube-system/serviceaccounts/oom-watcher/token";
+        let token = self.admin.post(account, &json!({"spec": {"expirationSeconds": 3600}}))["status"]["token"].as_str().unwrap().to_owned();
+        let kubeconfig = kubeconfig(self.port, self.folder.path(), &token).to_string();
+        let [own, path] = ["agent.kubeconfig", "settings.yaml"].map(|name| self.folder.path().join(name).display().to_string());
+        fs::write(&own, kubeconfig).unwrap();
+        let kubernetes = json!({"kubeconfig": own, "container_wait": container_wait, "labels": ["team"], "pod_logs": "none"});
+        let mut settings = more.clone();
+        settings["kubernetes"] = kubernetes;
+        fs::write(&path, settings.to_string()).unwrap();
+        path
+    }
+
+    /// What the agent asked for so far: verb, path with query, and the code of the answer.
+    pub(crate) fn asked(&self) -> Vec<(String, String, u64)> {
+        let text = fs::read_to_string(self.folder.path().join("audit.log")).unwrap_or_default();
+        let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        lines.map(|line| (text(&line["verb"]), text(&line["requestURI"]), line["responseStatus"]["code"].as_u64().unwrap_or(0))).collect()
+    }
+
+    /// A folder for the test's own files.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The program of that name.
+    pub(crate) fn program(&self, name: &str) -> &Path {
+        self.programs.path(name)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() && !machine::guest() {
+            for name in ["api.log", "controllers.log"] {
+                let log = fs::read_to_string(self.folder.path().join(name)).unwrap_or_default();
+                let end: Vec<_> = log.lines().rev().take(20).collect();
+                eprintln!("the end of {name}:\n{}", end.into_iter().rev().collect::<Vec<_>>().join("\n"));
+            }
+        }
+    }
+}
+
+/// Whom clients trust, who the API server is, and who may ask it.
+fn write_certificates(folder: &Path) {
+    let write = |name: &str, content: &str| fs::write(folder.join(name), content).unwrap();
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, "kubernetes-ca");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+    let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
+    params.insert_extended_key_usage(ExtendedKeyUsagePurpose::ServerAuth);
+    let key = KeyPair::generate().unwrap();
+    write("server.crt", &params.signed_by(&key, &authority).unwrap().pem());
+    write("server.key", &key.serialize_pem());
+    write("ca.crt", &authority.pem());
+    let accounts = KeyPair::generate().unwrap();
+    write("accounts.key", &accounts.serialize_pem());
+    write("accounts.pub", &accounts.public_key_pem());
+    write("tokens.csv", &format!("admin,admin,admin,system:masters\nkubelet,system:node:{NODE},{NODE},system:nodes\n"));
+    write("audit.yaml", AUDIT_POLICY);
+}
+
+fn kubeconfig(port: u16, folder: &Path, token: &str) -> Value {
+    let (server, authority) = (format!("https://127.0.0.1:{port}"), folder.join("ca.crt"));
+    json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": server, "certificate-authority": authority}}],
+        "users": [{"name": "c", "user": {"token": token}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
+    })
+}
+
+/// Where the API server has an object: of the kinds that are used here.
+fn path(object: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let (version, kind, name) = (text(&object["apiVersion"]), text(&object["kind"]), text(&object["metadata"]["name"]));
+    let group = if version == "v1" { "/api/v1".to_owned() } else { format!("/apis/{version}") };
+    let namespace = match &object["metadata"]["namespace"] {
+        Value::String(namespace) => format!("/namespaces/{namespace}"),
+        _ => String::new(),
+    };
+    format!("{group}{namespace}/{}s/{name}", kind.to_lowercase())
+}
+
+/// Free at this moment: who takes one of them before the server does makes the test fail.
+fn free_ports<const N: usize>() -> [u16; N] {
+    let listeners = [(); N].map(|()| TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().port())
+}
