@@ -200,6 +200,43 @@ fn a_sigterm_does_not_wait_for_containers() {
 }
 
 #[test]
+fn a_kill_that_waited_when_the_agent_died_is_counted_once() {
+    needs_kernel!();
+    // The kernel's counter tells of it: its cgroup is still there.
+    dies_with_a_kill_that_waits(81, "none", true);
+    if !std::fs::read_to_string("/proc/self/mounts").unwrap().lines().any(|mount| mount.contains(" /sys/fs/bpf bpf ")) {
+        support::skip!("no BPF file system is mounted at /sys/fs/bpf");
+    }
+    // The ring buffer has it still.
+    let pins = format!("/sys/fs/bpf/oom-watcher-test-waits-{}", std::process::id());
+    dies_with_a_kill_that_waits(82, &pins, false);
+    oom_watcher::source::probe::pins::remove_all(std::path::Path::new(&pins)).unwrap();
+}
+
+fn dies_with_a_kill_that_waits(seed: u32, pins: &str, reconstructed: bool) {
+    let (api, collector, container) = (ApiServer::start(), Collector::start(), container(seed));
+    api.apply(pod(&container, "web", false));
+    let state = tempfile::tempdir().unwrap();
+    let state_dir = state.path().join("state").display().to_string();
+    let start = || start(&api, &collector, "30s", &["--state-dir", &state_dir, "--pin-dir", pins]);
+    let mut agent = start();
+    synced(&agent, 1.0);
+    let held = kill(seed);
+    eventually("a kill that waits", || (total(&agent.metrics(), WAITING) >= 1.0).then_some(()));
+    let counted = total(&agent.metrics(), KILLS_PER_NODE);
+    agent.signal(libc::SIGKILL);
+    eventually("its end", || agent.ended());
+    assert!(collector.records(within(&held.made)).is_empty());
+    // By now its container is known.
+    api.apply(pod(&container, "web", true));
+    let agent = start();
+    let records = collector.await_records(1, within(&held.made));
+    let is_reconstructed = records[0].flag("oom_watcher.kill.reconstructed") == Some(true);
+    assert_eq!((records.len(), records[0].text("k8s.container.name"), is_reconstructed), (1, Some("app"), reconstructed));
+    assert_eq!((kills(&agent, "web", "app"), total(&agent.metrics(), KILLS_PER_NODE)), (Some(1.0), counted), "pins: {pins}");
+}
+
+#[test]
 fn a_pod_that_is_gone_still_owns_its_kill() {
     needs_kernel!();
     let (api, collector, container) = (ApiServer::start(), Collector::start(), container(75));
