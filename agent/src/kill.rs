@@ -319,6 +319,8 @@ pub enum Why {
     PodLevel,
     /// The process that watches over a container (conmon), not the container.
     ContainerMonitor,
+    /// The pod's sandbox (`pause`), which holds its namespaces: no container of its status.
+    Sandbox,
     /// What looks like a container has no id of 64 lower-case hexadecimal digits, or what looks like a pod has no uid.
     MalformedId,
     /// A mount unit.
@@ -338,6 +340,7 @@ impl Why {
             Self::RootCgroup => "root_cgroup",
             Self::PodLevel => "pod_level",
             Self::ContainerMonitor => "container_monitor",
+            Self::Sandbox => "sandbox",
             Self::MalformedId => "malformed_id",
             Self::Mount => "mount",
             Self::OtherCgroup => "other_cgroup",
@@ -346,12 +349,13 @@ impl Why {
     }
 
     /// All of them, for metrics that start at 0.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::NoPath,
         Self::PathCut,
         Self::RootCgroup,
         Self::PodLevel,
         Self::ContainerMonitor,
+        Self::Sandbox,
         Self::MalformedId,
         Self::Mount,
         Self::OtherCgroup,

@@ -27,9 +27,24 @@ pub fn attribute(kill: &Kill, pods: Option<&Pods>) -> Attributed {
         Some(path) => container::owner(Some(path), kill.path_cut),
         None => enclosing(kill),
     };
+    let owner = apart_from_sandbox(owner, kill.victim.oom_score_adj);
     match pods {
         Some(pods) => in_its_pod(owner, pods),
         None => Attributed { owner, is_whole: true },
+    }
+}
+
+/// What runtimes give a pod's sandbox, and nobody gives a container: the kubelet's go from -997 up (pkg/kubelet/qos/policy.go). containerd has it in
+/// internal/cri/server/podsandbox, CRI-O and cri-dockerd the same number.
+const SANDBOX_SCORE: i32 = -998;
+
+/// The id of a sandbox is in no status, and looks like that of a container.
+fn apart_from_sandbox(owner: Owner, oom_score_adj: Option<i32>) -> Owner {
+    match owner {
+        Owner::Kubernetes(in_pod) if in_pod.container_id.is_some() && oom_score_adj == Some(SANDBOX_SCORE) => {
+            Owner::Kubernetes(KubernetesOwner { container_id: None, why_no_container: Some(Why::Sandbox), ..in_pod })
+        }
+        other => other,
     }
 }
 
@@ -187,6 +202,13 @@ mod tests {
         check(&format!("/{id}"), Some(id), "shop/cart-0 cart", true);
         let other = Owner::Container { runtime: None, id: id.to_owned() };
         check(&format!("/{id}"), None, &format!("{other:?}"), true);
+        let sandbox = |score: i32| {
+            let mut kill = kill_in(&POD.replace("cde6", "0000"));
+            kill.victim.oom_score_adj = Some(score);
+            told(&kill, &pods(Some(id)))
+        };
+        assert_eq!(sandbox(-998), ("shop/cart-0 -".to_owned(), true), "it is no container");
+        assert_eq!(sandbox(-997), ("shop/cart-0 cart".to_owned(), false));
         let unit = Owner::Unit { name: "sshd.service".into() };
         check("/system.slice/sshd.service", Some(id), &format!("{unit:?}"), true);
     }

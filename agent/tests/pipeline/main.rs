@@ -199,6 +199,9 @@ async fn a_kill_without_owner_is_counted_with_the_reason() {
     // The pod is known, its container is not.
     check(kill_at(1, &format!("/kubepods/burstable/pod{POD}")), "pod_level", "").await;
     check(kill_at(1, &format!("/kubepods/burstable/pod{POD}/crio-conmon-{CONTAINER}")), "container_monitor", "").await;
+    let mut sandbox = kill_at(1, &format!("/kubepods/burstable/pod{POD}/{CONTAINER}"));
+    sandbox.victim.oom_score_adj = Some(-998);
+    check(sandbox, "sandbox", "").await;
 }
 
 #[tokio::test]

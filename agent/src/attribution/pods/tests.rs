@@ -145,8 +145,8 @@ fn ids_of_before_stay_while_the_pod_does() {
         Found::Whole(pod) => pod.container.unwrap().restart_count,
         _ => None,
     };
-    assert_eq!((13..=20).map(restarts).collect::<Vec<_>>(), (12..20).map(Some).collect::<Vec<_>>());
-    assert_eq!((restarts(12), pods.by_id.len()), (None, 8), "bounded");
+    assert_eq!((17..=20).map(restarts).collect::<Vec<_>>(), (16..20).map(Some).collect::<Vec<_>>());
+    assert_eq!((restarts(16), pods.by_id.len()), (None, 4), "bounded");
 }
 
 #[test]
