@@ -48,7 +48,7 @@ pub enum Node {
 pub enum Reason {
     /// The whole hierarchy is mounted.
     Whole,
-    /// Of the hierarchy only the agent's own cgroup is mounted, or something in it.
+    /// Of the hierarchy only the agent's own cgroup is mounted.
     OwnAlone,
     /// No memory cgroups are mounted.
     NotMounted,
@@ -87,7 +87,7 @@ impl Node {
         }
         // Both are paths from the root of the reader's cgroup namespace.
         let own = own.lines().find_map(|line| own_path(line, hierarchy.version));
-        match own.is_some_and(|own| is_within(&hierarchy.root, own)) {
+        match own.is_some_and(|own| own == Path::new(&hierarchy.root)) {
             true => Self::All(Reason::OwnAlone),
             false => Self::Below { id, hierarchy },
         }
@@ -141,11 +141,6 @@ fn own_path(line: &str, version: Version) -> Option<&Path> {
     is_it.then_some(Path::new(path))
 }
 
-/// Whether the cgroup that is mounted, `root`, is the agent's `own` or one below that.
-fn is_within(root: &str, own: &Path) -> bool {
-    Path::new(root).starts_with(own) && !root.contains("..")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -170,11 +165,13 @@ mod tests {
         // A pod with no more than its own.
         check(90, V2, "/", "0::/\n", Some(Reason::OwnAlone));
         check(90, V1, "/kubepods/pod1/c", "5:cpu,memory:/kubepods/pod1/c\n0::/\n", Some(Reason::OwnAlone));
-        check(90, V1, "/kubepods/pod1/c/below", "5:memory:/kubepods/pod1/c\n", Some(Reason::OwnAlone));
         // A node that is a container: its part is above the agent's own.
         check(90, V2, "/../../../..", "0::/\n", None);
         check(90, V1, "/docker/node", "5:memory:/docker/node/kubepods/pod1/c\n", None);
         check(90, V2, "/", "0::/system.slice/oom-watcher.service\n", None);
+        // A part that was mounted on purpose, for an agent that is elsewhere.
+        check(90, V2, "/nodes/first", "0::/\n", None);
+        check(90, V2, "/nodes/first", "0::/nodes/second\n", None);
         // It cannot be told whose it is, and it is a part.
         check(90, V1, "/docker/node", "", None);
         check(90, V1, "/docker/node", "0::/docker/node\n", None);
