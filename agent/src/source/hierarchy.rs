@@ -103,10 +103,15 @@ impl Hierarchy {
         best.cloned().context(NONE)
     }
 
-    /// All of those.
+    /// All of those that can be reached: what is mounted later at the same place covers the earlier, as a volume does the cgroups of a container's own.
     fn mounted(mountinfo: &str, limits_memory: impl Fn(&Path) -> bool) -> Vec<Self> {
-        let found = mountinfo.lines().filter_map(Self::from_mount);
-        found.filter(|hierarchy| hierarchy.version == Version::V1 || limits_memory(&hierarchy.mount)).collect()
+        let mut found: Vec<Self> = Vec::new();
+        for hierarchy in mountinfo.lines().filter_map(Self::from_mount) {
+            found.retain(|earlier| earlier.mount != hierarchy.mount);
+            found.push(hierarchy);
+        }
+        found.retain(|hierarchy| hierarchy.version == Version::V1 || limits_memory(&hierarchy.mount));
+        found
     }
 
     /// One line of `mountinfo`: id, parent, device, root, mount point, options, optional fields, `-`, type, source, options of the file system.
@@ -182,6 +187,7 @@ mod tests {
         check(&format!("{HYBRID}{CPU}{V1}"), Ok((Version::V1, "/sys/fs/cgroup/memory", "/")));
         check(V2, Ok((Version::V2, "/sys/fs/cgroup", "/")));
         check(&format!("{READ_ONLY}{}", V2.replace("/sys", "/host/sys")), Ok((Version::V2, "/host/sys/fs/cgroup", "/")));
+        check(&format!("{V2}{}", READ_ONLY.replace(" / ", " /docker/node ")), Ok((Version::V2, "/sys/fs/cgroup", "/docker/node")));
         check(A_PART, Ok((Version::V1, "/sys/fs/cgroup/memory", "/kubepods/pod1")));
         check(READ_ONLY, Ok((Version::V2, "/sys/fs/cgroup", "/")));
         check(HYBRID, Err("no memory cgroups"));
