@@ -158,6 +158,8 @@ pub struct Stats {
     pub waiting_kills: Level,
     /// Pods of this node that are known from the Kubernetes API. Unknown if it is not asked.
     pub pods: Reading,
+    /// Those that found no room, each time that they did not.
+    pub pods_left_out: Level,
     /// Whether these are all, and changes are told.
     pub pods_synced: AtomicBool,
     /// Events that were not of the expected form.

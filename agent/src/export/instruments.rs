@@ -203,6 +203,11 @@ fn register_agent(meter: &Meter, attributes: &Attributes, table: &Arc<Mutex<Tabl
             observe(pods, &[]);
         }
     });
+    number(meter, schema::PODS_LEFT_OUT, attributes, stats, |stats, observe| {
+        if stats.pods.get().is_some() {
+            observe(stats.pods_left_out.get(), &[]);
+        }
+    });
     number(meter, schema::PODS_SYNCED, attributes, stats, |stats, observe| {
         if stats.pods.get().is_some() {
             observe(u64::from(stats.pods_synced.load(Ordering::Relaxed)), &[]);

@@ -123,6 +123,8 @@ metrics! {
         "Pods of the node that are known from the Kubernetes API; absent if it is not asked";
     PODS_SYNCED = Gauge "oom_watcher.pods_synced", "oom_watcher_pods_synced", None, NODE,
         "1 while all pods of the node are known and their changes are told, 0 while the Kubernetes API cannot be asked; absent if it is not to be asked";
+    PODS_LEFT_OUT = Counter "oom_watcher.pods_left_out", "oom_watcher_pods_left_out_total", Some("{pod}"), NODE,
+        "Pods that were told while as many as can be kept were known: kills in them have what the cgroup tells; absent if the Kubernetes API is not to be asked";
     WAITING_KILLS = Gauge "oom_watcher.waiting_kills", "oom_watcher_waiting_kills", Some("{kill}"), NODE,
         "Kills that are counted for the node and wait for their container to be known";
     BUILD_INFO = Gauge "oom_watcher.build_info", "oom_watcher_build_info", None, &["node", "probe", "version"],

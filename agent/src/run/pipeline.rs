@@ -309,6 +309,7 @@ impl Pipeline {
             let (now, known) = (SystemTime::now(), pods.pods());
             lock(&self.table).ensure(known.containers(), now);
             self.stats.pods.set(Some(known.len() as u64));
+            self.stats.pods_left_out.set(known.left_out());
             self.stats.pods_synced.store(pods.is_synced(), Ordering::Relaxed);
         }
     }
