@@ -15,6 +15,9 @@ use tracing::{info, warn};
 
 use crate::attribution::pods::{Known, Pods};
 
+/// What is most often wrong then, where nothing else is.
+const NO_PODS: &str = "the Kubernetes API knows no pod of this node: is NODE_NAME the node's name in the cluster?";
+
 /// The pods, shared between who watches them and who asks. Cloning it shares it.
 #[derive(Clone, Debug, Default)]
 pub struct Store(Arc<Shared>);
@@ -70,9 +73,9 @@ impl Store {
         self.0.pods.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether all pods are known, and changes are told.
+    /// Whether all pods are known, and changes are told. Not while there are none: the agent is in a pod of its node itself, so it asks for another one.
     pub fn is_synced(&self) -> bool {
-        self.0.listed.load(Ordering::Relaxed) && self.trouble().is_none()
+        self.0.listed.load(Ordering::Relaxed) && self.trouble().is_none() && !self.pods().is_empty()
     }
 
     /// Whether a pod or container that is not known now may be known a moment later: not where the API has trouble.
@@ -88,7 +91,9 @@ impl Store {
     /// What is wrong, as a sentence. `None`: nothing.
     pub fn degraded(&self) -> Option<String> {
         let listed = self.0.listed.load(Ordering::Relaxed);
-        let trouble = self.trouble().or((!listed).then_some(Trouble::NotAsked))?;
+        let Some(trouble) = self.trouble().or((!listed).then_some(Trouble::NotAsked)) else {
+            return self.pods().is_empty().then(|| NO_PODS.to_owned());
+        };
         Some(format!("the pods of this node are not known from the Kubernetes API: {}", trouble.as_str()))
     }
 
@@ -104,8 +109,10 @@ impl Store {
     fn listed(&self, all: Vec<Known>, now: SystemTime) {
         self.write(|pods| pods.replace(all, now));
         self.0.listed.store(true, Ordering::Relaxed);
-        let pods = self.pods().len();
-        info!(pods, "the pods of this node are known");
+        match self.pods().len() {
+            0 => warn!("{NO_PODS}"),
+            pods => info!(pods, "the pods of this node are known"),
+        }
     }
 
     /// What the API answered, or why it did not. Told when it changes.

@@ -48,8 +48,9 @@ impl PodLogs {
     fn find(&self, uid: &str, container_id: Option<&str>) -> Option<Pod> {
         let (directory, namespace, name) = names(&self.pods).find_map(|entry| {
             let (namespace, pod) = entry.strip_suffix(uid)?.strip_suffix('_')?.split_once('_')?;
-            let is_it = !namespace.is_empty() && !pod.is_empty() && !pod.contains('_');
-            is_it.then(|| (self.pods.join(&entry), namespace.to_owned(), pod.to_owned()))
+            let directory = self.pods.join(&entry);
+            let is_it = !namespace.is_empty() && !pod.is_empty() && !pod.contains('_') && directory.is_dir();
+            is_it.then(|| (directory, namespace.to_owned(), pod.to_owned()))
         })?;
         let container = container_id.and_then(|id| self.container(id, &namespace, &name).or_else(|| only(&directory)));
         let container = container.map(|name| PodContainer { name, ..PodContainer::default() });
@@ -67,7 +68,7 @@ impl PodLogs {
 
 /// The name of the only container that the pod has ever had.
 fn only(pod: &Path) -> Option<String> {
-    let mut containers = names(pod);
+    let mut containers = names(pod).filter(|container| pod.join(container).is_dir());
     containers.next().filter(|_| containers.next().is_none())
 }
 
@@ -132,6 +133,9 @@ mod tests {
         check(&[], UID, Some(ID), None);
         check(&["pods".to_owned()], "", None, None);
         check(&[format!("pods/shop_cart-0_{UID}")], UID, Some(ID), Some(("shop", "cart-0", None)));
+        let (root, with_file) = logs(&["pods".to_owned()]);
+        fs::write(root.path().join(format!("pods/shop_file_{UID}")), "").unwrap();
+        assert_eq!(with_file.find(UID, None), None);
         let (_root, logs) = logs(&[]);
         assert!(!logs.are_there());
     }

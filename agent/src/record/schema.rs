@@ -122,11 +122,11 @@ metrics! {
     PODS = Gauge "oom_watcher.pods", "oom_watcher_pods", Some("{pod}"), NODE,
         "Pods of the node that are known from the Kubernetes API; absent if it is not asked";
     PODS_SYNCED = Gauge "oom_watcher.pods_synced", "oom_watcher_pods_synced", None, NODE,
-        "1 while all pods of the node are known and their changes are told, 0 while the Kubernetes API cannot be asked; absent if it is not to be asked";
+        "1 while all pods of the node are known and their changes are told, 0 while the Kubernetes API cannot be asked or knows no pod of the node; absent if it is not to be asked";
     PODS_LEFT_OUT = Counter "oom_watcher.pods_left_out", "oom_watcher_pods_left_out_total", Some("{pod}"), NODE,
         "Pods that were told while as many as can be kept were known: kills in them have what the cgroup tells; absent if the Kubernetes API is not to be asked";
     WAITING_KILLS = Gauge "oom_watcher.waiting_kills", "oom_watcher_waiting_kills", Some("{kill}"), NODE,
-        "Kills that are counted for the node and wait for their container to be known";
+        "Kills that wait for their container to be known, and what was killed after them; those of this node are counted for it already";
     BUILD_INFO = Gauge "oom_watcher.build_info", "oom_watcher_build_info", None, &["node", "probe", "version"],
         "Always 1; the labels say which agent and which probe run";
     CONNECTIONS_REFUSED = Counter "oom_watcher.connections_refused", "oom_watcher_connections_refused_total", Some("{connection}"), NODE,

@@ -65,8 +65,11 @@ impl Node {
         match choice {
             Choice::All => Ok(Self::All(Reason::Configured)),
             Choice::Below(directory) => {
-                let id = fs::metadata(directory).with_context(|| format!("node_cgroup: {}", directory.display()))?.ino();
-                let hierarchy = Hierarchy::at(directory)?;
+                // A link may lead to one.
+                let directory = &fs::canonicalize(directory).with_context(|| format!("node_cgroup: {}", directory.display()))?;
+                let found = fs::metadata(directory).with_context(|| format!("node_cgroup: {}", directory.display()))?;
+                ensure!(found.is_dir(), "node_cgroup: {} is not a directory: name the cgroup's own", directory.display());
+                let (id, hierarchy) = (found.ino(), Hierarchy::at(directory)?);
                 ensure!(id != ROOT_INODE, "node_cgroup: {} is the root of all cgroups: write `all`", directory.display());
                 Ok(Self::Below { id, hierarchy })
             }
@@ -201,6 +204,7 @@ mod tests {
         let refused = |directory: &str| Node::find(&Choice::Below(directory.into())).err().map(|error| format!("{error:#}")).unwrap_or_default();
         assert!(refused("/proc/none").starts_with("node_cgroup: /proc/none: No such file"), "{}", refused("/proc/none"));
         assert!(refused("/proc").starts_with("node_cgroup: /proc is not in a memory cgroup's hierarchy"), "{}", refused("/proc"));
+        assert!(refused("/proc/self/cgroup").ends_with("/cgroup is not a directory: name the cgroup's own"), "{}", refused("/proc/self/cgroup"));
         assert!(Node::find(&Choice::All).is_ok_and(|node| node == Node::All(Reason::Configured)));
     }
 }

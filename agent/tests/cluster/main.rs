@@ -45,10 +45,12 @@ const SYNCED: &str = "oom_watcher_pods_synced";
 const WAITING: &str = "oom_watcher_waiting_kills";
 const PODS: &str = "oom_watcher_pods";
 
-/// Starts the agent, and waits until it knows the pods.
+/// Starts the agent, and waits until it knows the pods, or that there are none.
 fn start(cluster: &Cluster, collector: &Collector, container_wait: &str) -> Agent {
     let agent = Agent::start(&collector.environment(), &["--config", &cluster.settings(container_wait)]);
-    eventually("pods", || (total(&agent.metrics(), SYNCED) == 1.0).then_some(()));
+    eventually("pods", || {
+        (agent.log().contains("the pods of this node are known") || agent.log().contains("knows no pod of this node")).then_some(())
+    });
     agent
 }
 

@@ -158,6 +158,19 @@ fn the_only_container_of_a_pod_is_named_though_its_id_never_comes() {
 }
 
 #[test]
+fn a_node_without_pods_is_probably_another_one_and_that_is_said() {
+    needs_kernel!();
+    let (api, collector) = (ApiServer::start(), Collector::start());
+    let agent = start(&api, &collector, "5s", &[]);
+    eventually("a word about it", || agent.log().contains("knows no pod of this node").then_some(()));
+    eventually("readiness", || agent.get("/readyz").starts_with("ready, degraded: the Kubernetes API knows no pod of this node").then_some(()));
+    synced(&agent, 0.0);
+    api.apply(pod(&container(83), "web", false));
+    synced(&agent, 1.0);
+    eventually("readiness", || (agent.get("/readyz") == "ready\n").then_some(()));
+}
+
+#[test]
 fn check_asks_the_api_and_says_what_is_wrong() {
     needs_kernel!();
     let api = ApiServer::start();
