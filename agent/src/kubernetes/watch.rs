@@ -16,6 +16,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::ListParams;
 use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
 use kube::{Api, Client, Resource};
@@ -95,7 +96,8 @@ async fn watch_pods(settings: &Settings, store: &Store) -> Result<()> {
     let config = watcher::Config::default().fields(&selector(&settings.node)).any_semantic().timeout(WATCH);
     // A list in pages is not answered from the API server's cache, and kube leaves the version 0 out then.
     let config = watcher::Config { page_size: None, ..config };
-    let mut events = pin!(watch(pods, config).default_backoff());
+    let mut events =
+        pin!(watch(pods, config).backoff(Pauses { pauses: watcher::DefaultBackoff::default(), had_trouble: false, store: store.clone() }));
     let mut listing = Vec::new();
     let mut expiry = tokio::time::interval(EXPIRY);
     let known = |watched: &Watched| Known::of(&watched.object, &settings.selection);
@@ -126,6 +128,34 @@ async fn watch_pods(settings: &Settings, store: &Store) -> Result<()> {
             Some(Err(error)) => tracing::debug!(error = format!("{:#}", anyhow::Error::from(error)), "watching pods"),
             None => anyhow::bail!("the watch of pods has ended"),
         }
+    }
+}
+
+/// The pauses between attempts, which begin anew when the API has answered again: after a long time away a version is expired, and the pause before the list
+/// would be as long as the last one.
+struct Pauses {
+    pauses: watcher::DefaultBackoff,
+    had_trouble: bool,
+    store: Store,
+}
+
+impl Iterator for Pauses {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let has_trouble = self.store.trouble().is_some();
+        // Once: an API that answers and fails all the same is asked less and less often, too.
+        if self.had_trouble && !has_trouble {
+            self.pauses.reset();
+        }
+        self.had_trouble = has_trouble;
+        self.pauses.next()
+    }
+}
+
+impl Backoff for Pauses {
+    fn reset(&mut self) {
+        self.pauses.reset();
     }
 }
 
@@ -265,6 +295,19 @@ mod tests {
         let error = format!("{:#}", client(Some(&path), &Store::default()).await.err().unwrap());
         assert!(error.starts_with(&format!("reading {}: failed to parse kubeconfig YAML: ", path.display())) && error.contains("line 3"), "{error}");
         assert!(!error.contains("secret"), "{error}");
+    }
+
+    #[test]
+    fn pauses_grow_until_the_api_answers_again() {
+        let store = Store::default();
+        let mut pauses = Pauses { pauses: watcher::DefaultBackoff::default(), had_trouble: false, store: store.clone() };
+        let longest = |pauses: &mut Pauses, number: usize| pauses.take(number).max().unwrap();
+        store.answered(Some(Trouble::Unreachable), None);
+        assert!(longest(&mut pauses, 9) > Duration::from_secs(10));
+        store.answered(None, None);
+        // With jitter up to twice as long.
+        assert!(longest(&mut pauses, 1) <= Duration::from_millis(1600));
+        assert!(longest(&mut pauses, 8) > Duration::from_secs(10), "it answers, but does not do what is asked");
     }
 
     #[test]
