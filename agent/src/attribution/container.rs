@@ -1,6 +1,6 @@
 //! Reads the owner of a process out of its cgroup path. Pure, and total: every text has an owner, at worst an unknown one.
 //!
-//! Absent: names, which no path has, and a choice between two pods in one path (a cluster inside a pod): the inner pod is taken.
+//! Absent: names, which no path has, and a choice between two pods in one path (a cluster inside a pod): the inner pod is taken, unless who asks knows better.
 //!
 //! The rule. From the leaf up, the first segment with `pod` and a UUID or 32 hexadecimal digits is the pod. The container's id is in the
 //! same segment after a `:`, or else in the segment right below it; what is deeper was made inside of the container. Without a pod, a leaf that

@@ -10,27 +10,48 @@ pub mod report;
 use crate::kill::{Kill, KubernetesOwner, MissedKills, Owner, Why};
 use pods::{Found, Pods};
 
-/// Whose process it was, and whether that is all there will be to know.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Attributed {
-    /// The owner.
-    pub owner: Owner,
-    /// Nothing more will be known of it. If not, its pod, or the container's id, is not known to the Kubernetes API, and may be a little later.
-    pub is_whole: bool,
-}
-
 /// Whose process `kill` ended, by the path of its cgroup. Where that is absent, by the names above it, as far as they leave no choice: see [`enclosing`].
 ///
 /// `pods` are this node's; absent if they are not watched.
-pub fn attribute(kill: &Kill, pods: Option<&Pods>) -> Attributed {
-    let owner = match &kill.cgroup_path {
-        Some(path) => container::owner(Some(path), kill.path_cut),
-        None => enclosing(kill),
-    };
-    let owner = apart_from_sandbox(owner, kill.victim.oom_score_adj);
+pub fn attribute(kill: &Kill, pods: Option<&Pods>) -> Owner {
     match pods {
-        Some(pods) => in_its_pod(owner, pods),
-        None => Attributed { owner, is_whole: true },
+        Some(pods) => in_its_pod(by_cgroup(kill, Some(pods)), pods),
+        None => by_cgroup(kill, None),
+    }
+}
+
+/// Whether nothing more will be known of its owner. If not, its pod, or the container's id, is not known to the Kubernetes API, and may be a little later.
+pub fn is_whole(kill: &Kill, pods: &Pods) -> bool {
+    match by_cgroup(kill, Some(pods)) {
+        Owner::Kubernetes(in_pod) => matches!(pods.find(&in_pod.pod_uid, in_pod.container_id.as_deref()), Found::Whole(_)),
+        // Those without a pod in their path are found at once, or are none of Kubernetes.
+        Owner::Container { .. } | Owner::Unit { .. } | Owner::Unknown { .. } => true,
+    }
+}
+
+/// Its owner without what the Kubernetes API knows; that decides only which of several pods in a path it is.
+fn by_cgroup(kill: &Kill, pods: Option<&Pods>) -> Owner {
+    let owner = match (&kill.cgroup_path, pods) {
+        (Some(path), Some(pods)) => of_this_cluster(path, kill.path_cut, pods),
+        (Some(path), None) => container::owner(Some(path), kill.path_cut),
+        (None, _) => enclosing(kill),
+    };
+    apart_from_sandbox(owner, kill.victim.oom_score_adj)
+}
+
+/// In a cluster inside of a pod a path names two pods, or more: the innermost that this node's API server knows is it. If it knows none, the innermost.
+fn of_this_cluster(path: &str, path_cut: bool, pods: &Pods) -> Owner {
+    let innermost = container::read(Some(path), path_cut);
+    let (mut outer, mut rest) = (None, path);
+    loop {
+        let reading = outer.as_ref().unwrap_or(&innermost);
+        let (Owner::Kubernetes(in_pod), Some(segment)) = (&reading.owner, reading.pod) else { return innermost.owner };
+        if !matches!(pods.find(&in_pod.pod_uid, in_pod.container_id.as_deref()), Found::Nothing) {
+            return outer.unwrap_or(innermost).owner;
+        }
+        // Shorter each time, so that this ends, whatever the names are.
+        let Some(above) = rest.rfind(segment).and_then(|at| rest.get(..at)) else { return innermost.owner };
+        (outer, rest) = (Some(container::read(Some(above), path_cut)), above);
     }
 }
 
@@ -49,31 +70,32 @@ fn apart_from_sandbox(owner: Owner, oom_score_adj: Option<i32>) -> Owner {
 }
 
 /// Adds what is known of its pod.
-fn in_its_pod(owner: Owner, pods: &Pods) -> Attributed {
-    let whole = |owner| Attributed { owner, is_whole: true };
+fn in_its_pod(owner: Owner, pods: &Pods) -> Owner {
     match owner {
         Owner::Kubernetes(in_pod) => {
-            let (pod, is_whole) = match pods.find(&in_pod.pod_uid, in_pod.container_id.as_deref()) {
-                Found::Whole(pod) => (Some(pod), true),
-                Found::PodAlone(pod) => (Some(pod), false),
-                Found::Nothing => (None, false),
+            let pod = match pods.find(&in_pod.pod_uid, in_pod.container_id.as_deref()) {
+                Found::Whole(found) | Found::PodAlone(found) => Some(Box::new(found.tell())),
+                Found::Nothing => None,
             };
-            Attributed { owner: Owner::Kubernetes(KubernetesOwner { pod: pod.map(Box::new), ..in_pod }), is_whole }
+            Owner::Kubernetes(KubernetesOwner { pod, ..in_pod })
         }
         // The path may lack the part that names the pod.
         Owner::Container { runtime, id } => match pods.find("", Some(&id)) {
-            Found::Whole(pod) => whole(Owner::Kubernetes(KubernetesOwner {
-                // All that the API tells of have one.
-                pod_uid: pod.uid.clone().unwrap_or_default(),
-                qos: pod.qos,
-                runtime,
-                container_id: Some(id),
-                why_no_container: None,
-                pod: Some(Box::new(pod)),
-            })),
-            Found::PodAlone(_) | Found::Nothing => whole(Owner::Container { runtime, id }),
+            Found::Whole(found) => {
+                let pod = found.tell();
+                Owner::Kubernetes(KubernetesOwner {
+                    // All that the API tells of have one.
+                    pod_uid: pod.uid.clone().unwrap_or_default(),
+                    qos: pod.qos,
+                    runtime,
+                    container_id: Some(id),
+                    why_no_container: None,
+                    pod: Some(Box::new(pod)),
+                })
+            }
+            Found::PodAlone(_) | Found::Nothing => Owner::Container { runtime, id },
         },
-        Owner::Unit { .. } | Owner::Unknown { .. } => whole(owner),
+        Owner::Unit { .. } | Owner::Unknown { .. } => owner,
     }
 }
 
@@ -112,7 +134,7 @@ pub fn attribute_missed(kills: &MissedKills, pods: Option<&Pods>) -> Owner {
         Owner::Container { .. } | Owner::Unit { .. } | Owner::Unknown { .. } => {}
     }
     match pods {
-        Some(pods) => in_its_pod(owner, pods).owner,
+        Some(pods) => in_its_pod(owner, pods),
         None => owner,
     }
 }
@@ -180,7 +202,7 @@ mod tests {
 
     /// Namespace, pod and container of the owner, `-` for what is not known, and whether that is all.
     fn told(kill: &Kill, pods: &Pods) -> (String, bool) {
-        let Attributed { owner, is_whole } = attribute(kill, Some(pods));
+        let (owner, is_whole) = (attribute(kill, Some(pods)), is_whole(kill, pods));
         let Owner::Kubernetes(owner) = owner else { return (format!("{owner:?}"), is_whole) };
         let names = owner.pod.as_ref().map_or("-".to_owned(), |pod| format!("{}/{}", pod.namespace, pod.name));
         (format!("{names} {}", owner.container().map_or("-", |container| &container.name)), is_whole)
@@ -202,6 +224,13 @@ mod tests {
         check(&format!("/{id}"), Some(id), "shop/cart-0 cart", true);
         let other = Owner::Container { runtime: None, id: id.to_owned() };
         check(&format!("/{id}"), None, &format!("{other:?}"), true);
+        // A cluster in that container: its pods are not this API server's.
+        let inner = "/kubepods/burstable/pod11111111-2222-3333-4444-555555555555/";
+        check(&format!("{POD}{inner}{}", id.replace('c', "0")), Some(id), "shop/cart-0 cart", true);
+        check(&format!("{POD}{inner}"), Some(id), "shop/cart-0 cart", true);
+        check(&format!("{inner}{}{POD}", id.replace('c', "0")), Some(id), "shop/cart-0 cart", true);
+        check(&format!("{POD}{inner}{}", id.replace('c', "0")).replace("4a163a05", "00000000"), None, "- -", false);
+        check(&inner.repeat(3), Some(id), "- -", false);
         let sandbox = |score: i32| {
             let mut kill = kill_in(&POD.replace("cde6", "0000"));
             kill.victim.oom_score_adj = Some(score);
@@ -215,8 +244,8 @@ mod tests {
 
     #[test]
     fn a_pod_that_nobody_knows_still_owns_its_kill() {
-        let Attributed { owner, is_whole } = attribute(&kill_in(POD), None);
-        assert!(is_whole && matches!(owner, Owner::Kubernetes(KubernetesOwner { pod: None, container_id: Some(_), .. })), "pods are not watched");
+        let owner = attribute(&kill_in(POD), None);
+        assert!(matches!(owner, Owner::Kubernetes(KubernetesOwner { pod: None, container_id: Some(_), .. })), "pods are not watched");
     }
 
     /// The owner of a process in a cgroup without a name below these, the outermost first; `None`: without a name, too.
@@ -225,7 +254,7 @@ mod tests {
         kill.cgroup_path = None;
         let cgroup = |name: Option<&str>| Cgroup { name: name.map(str::to_owned), ..Cgroup::default() };
         kill.cgroups = names.iter().copied().chain([None]).rev().map(cgroup).collect();
-        attribute(&kill, None).owner
+        attribute(&kill, None)
     }
 
     #[test]

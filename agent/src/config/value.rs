@@ -9,7 +9,7 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-use super::problem::Refused;
+use super::problem::{Refused, quoted};
 use crate::export::settings::Protocol;
 use crate::record::series::FromZero;
 use crate::source::node::Choice;
@@ -115,8 +115,12 @@ pub(super) fn keys(text: &str) -> Result<Keys, Refused> {
     };
     let is_key = |key: &str| key.rsplit_once('/').map_or_else(|| is_name(key), |(domain, name)| is_domain(domain) && is_name(name));
     let keys: Vec<String> = text.split(',').map(str::trim).filter(|key| !key.is_empty()).map(str::to_owned).collect();
-    if keys.len() > MAX_KEYS || !keys.iter().all(|key| is_key(key)) {
-        return Err(format!("at most {MAX_KEYS} keys, such as app.kubernetes.io/name or team").into());
+    let expected = format!("at most {MAX_KEYS} keys, such as app.kubernetes.io/name or team");
+    if let Some(bad) = keys.iter().find(|key| !is_key(key)) {
+        return Err(Refused { found: Some(format!("the key {}", quoted(bad))), expected });
+    }
+    if keys.len() > MAX_KEYS {
+        return Err(Refused { found: Some(format!("{} keys", keys.len())), expected });
     }
     Ok(Keys(keys))
 }

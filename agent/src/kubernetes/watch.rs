@@ -26,6 +26,7 @@ use tower::util::MapResultLayer;
 use super::{Store, Trouble};
 use crate::attribution::pods::object::Object;
 use crate::attribution::pods::{Known, Selection};
+use crate::source::allocator;
 
 /// How long one watch lasts: the API server ends it then, and kube begins another one. A connection that is dead without a word is noticed 5 s later.
 const WATCH: u32 = 240;
@@ -105,7 +106,11 @@ async fn watch_pods(settings: &Settings, store: &Store) -> Result<()> {
         let event = tokio::select! {
             event = events.next() => event,
             _ = expiry.tick() => {
-                store.write(|pods| pods.expire(SystemTime::now()));
+                let mut forgotten = 0;
+                store.write(|pods| forgotten = pods.expire(SystemTime::now()));
+                if forgotten > 0 {
+                    allocator::give_back();
+                }
                 continue;
             }
         };

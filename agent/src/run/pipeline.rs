@@ -264,7 +264,7 @@ impl Pipeline {
     fn is_whole(&self, told: &Told) -> bool {
         match (told, &self.pods) {
             (Told::Kill(Ok(kill), _), Some(pods)) if self.cgroups_of_node.has(kill) => {
-                !pods.may_tell_more() || attribution::attribute(kill, Some(&pods.pods())).is_whole
+                !pods.may_tell_more() || attribution::is_whole(kill, &pods.pods())
             }
             _ => true,
         }
@@ -356,7 +356,7 @@ impl Pipeline {
         let _ = handling.set_parent(Context::new().with_remote_span_context(span::context(self.incidents.id(kill), kill.id)));
         let pods = self.pods.as_ref().map(kubernetes::Store::pods);
         let owner = info_span!(target: HANDLING, parent: &handling, "attribute")
-            .in_scope(|| with_names(attribution::attribute(kill, pods.as_deref()).owner, self.pod_logs.as_ref()));
+            .in_scope(|| with_names(attribution::attribute(kill, pods.as_deref()), self.pod_logs.as_ref()));
         drop(pods);
         match &owner {
             Owner::Unknown { why } | Owner::Kubernetes(KubernetesOwner { why_no_container: Some(why), .. }) if counts => {

@@ -1,5 +1,6 @@
 //! Where kills come from: the kernel's BTF gives the offsets, aya loads the probe, the ring buffer delivers.
 
+pub mod allocator;
 pub mod btf;
 pub mod capabilities;
 pub mod cgroup_table;

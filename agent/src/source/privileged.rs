@@ -11,11 +11,7 @@ use std::thread;
 use tracing::{info, warn};
 
 use super::capabilities::{self, Capabilities, Set};
-use super::locked_memory;
-
-/// Bytes of a block that has pages of its own: glibc's own default, in force as long as nothing was freed.
-#[cfg(target_env = "gnu")]
-const LARGE: libc::c_int = 128 << 10;
+use super::{allocator, locked_memory};
 
 /// What the thread is to do. It runs with the capabilities in effect that the probe has a use for.
 type Job = Box<dyn FnOnce(Set) + Send>;
@@ -61,14 +57,7 @@ impl Privileged {
                 job(used);
             }
         };
-        // SAFETY: numbers only. The tens of megabytes that attaching takes for a moment would come from an arena of the thread's own, whose end glibc
-        // does not give back when asked to: 5 MB more in use afterwards. And what is large, as a list of pods, shall go back to the kernel when it is freed,
-        // however much was allocated before: left to itself glibc raises that size with each such block.
-        #[cfg(target_env = "gnu")]
-        unsafe {
-            libc::mallopt(libc::M_ARENA_MAX, 1);
-            libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
-        }
+        allocator::configure();
         thread::Builder::new().name("attach".to_owned()).spawn(wait)?;
         Ok(Self { job, permitted, left: None })
     }

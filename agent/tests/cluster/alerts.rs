@@ -12,7 +12,7 @@ use crate::support::agent::Agent;
 use crate::support::collector::Collector;
 use crate::support::eventually;
 use crate::support::exposition::{Sample, parse_exposition};
-use crate::{KILLS, kills, needs_cluster, record, start};
+use crate::{KILLS, needs_cluster, record, start};
 
 /// Scrapes before the kill, and after it: one a minute.
 const BEFORE: usize = 5;
@@ -69,7 +69,7 @@ fn prometheus_sees_the_first_kill_of_a_container_that_is_known() {
     let naive = Agent::start(&[], &["--node-name", "test-node", "--config", &settings]);
     eventually("pods", || naive.get("/metrics").contains("oom_watcher_pods{node=\"test-node\"} 1").then_some(()));
     let agent = start(&cluster, &collector, "5s");
-    eventually("series", || kills(&agent, "killed", "app"));
+    eventually("series", || agent.kills("killed", "app"));
     let mut ours = scrapes(&agent, BEFORE);
     let mut theirs = scrapes(&naive, BEFORE);
     record(&collector, &killed.kill(&id(1)));

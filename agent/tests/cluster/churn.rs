@@ -9,7 +9,7 @@ use crate::support::agent::NODE;
 use crate::support::collector::Collector;
 use crate::support::eventually;
 use crate::support::exposition::total;
-use crate::{await_pods, kills, needs_cluster, record, start};
+use crate::{await_pods, needs_cluster, record, start};
 
 /// Those that stay.
 const STAY: usize = 500;
@@ -64,9 +64,9 @@ fn thousands_of_pods_come_and_go_and_the_agent_stays_as_it_was() {
     // A pod that comes now has its series from 0, though the table is full of those that are gone; and its kill has its names.
     let last = cluster.make_bare("last", &["app", "log"]);
     cluster.report(&last, "containerStatuses", &[running("app", &id(1_000_000), 0)]);
-    eventually("series", || kills(&agent, "last", "app").filter(|kills| *kills == 0.0));
+    eventually("series", || agent.kills("last", "app").filter(|kills| *kills == 0.0));
     assert_eq!(record(&collector, &last.kill(&id(1_000_000))).text("k8s.container.name"), Some("app"));
-    assert_eq!(kills(&agent, "last", "app"), Some(1.0));
+    assert_eq!(agent.kills("last", "app"), Some(1.0));
     let series = total(&agent.metrics(), "oom_watcher_series");
     assert!(series <= total(&agent.metrics(), "oom_watcher_series_limit"), "{series}");
 

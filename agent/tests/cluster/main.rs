@@ -21,7 +21,7 @@ use kubelet::{Pod, container, id, restarted, running, template};
 use servers::Cluster;
 use support::agent::Agent;
 use support::collector::{Collector, Record};
-use support::exposition::{Sample, total};
+use support::exposition::total;
 use support::makers::Held;
 use support::{eventually, eventually_within};
 
@@ -59,14 +59,6 @@ fn await_pods(agent: &Agent, pods: f64) {
     eventually(&format!("{pods} pods"), || (total(&agent.metrics(), PODS) == pods).then_some(()));
 }
 
-/// Its kills, by the names of its labels. Absent: there is no such series.
-fn kills(agent: &Agent, pod: &str, container: &str) -> Option<f64> {
-    let is_it = |sample: &Sample| {
-        sample.name == KILLS && (sample.label("namespace"), sample.label("pod"), sample.label("container")) == ("shop", pod, container)
-    };
-    agent.metrics().iter().find(|sample| is_it(sample)).map(|sample| sample.value)
-}
-
 /// The record of the kill that was made, alone.
 fn record(collector: &Collector, held: &Held) -> Record {
     let cgroup = held.made.cgroups[0].path.clone();
@@ -78,7 +70,7 @@ fn record(collector: &Collector, held: &Held) -> Record {
 /// A kill of that container, and what must be said of it: the names, and these attributes.
 #[track_caller]
 fn check(agent: &Agent, collector: &Collector, pod: &Pod, container: &str, id: &str, expected: &[(&str, &str)]) {
-    let before = kills(agent, &pod.name, container);
+    let before = agent.kills(&pod.name, container);
     assert!(before.is_some(), "no series of {} {container} before its kill", pod.name);
     let held = pod.kill(id);
     let record = record(collector, &held);
@@ -88,7 +80,7 @@ fn check(agent: &Agent, collector: &Collector, pod: &Pod, container: &str, id: &
         let wanted = Some((*value).to_owned()).filter(|value| value != "-");
         assert_eq!(told, wanted, "{key} of {} {container}", pod.name);
     }
-    assert_eq!(kills(agent, &pod.name, container), before.map(|before| before + 1.0), "{} {container}", pod.name);
+    assert_eq!(agent.kills(&pod.name, container), before.map(|before| before + 1.0), "{} {container}", pod.name);
 }
 
 #[test]
@@ -126,7 +118,7 @@ fn every_kind_of_pod_and_of_container_has_its_names_in_series_and_records() {
         let pod = cluster.bind(app);
         number += 2;
         cluster.report(&pod, "containerStatuses", &[running("app", &id(number), 0), running("log", &id(number + 1), 0)]);
-        eventually("series", || kills(&agent, &pod.name, "app"));
+        eventually("series", || agent.kills(&pod.name, "app"));
         (pod, number)
     };
     let (web, of_web) = reported("web");
@@ -135,14 +127,14 @@ fn every_kind_of_pod_and_of_container_has_its_names_in_series_and_records() {
     check(&agent, &collector, &logger, "app", &id(of_logger), &of("DaemonSet", "k8s.daemonset.name", "logger"));
     let (db, of_db) = reported("db");
     check(&agent, &collector, &db, "app", &id(of_db), &of("StatefulSet", "k8s.statefulset.name", "db"));
-    assert_eq!(kills(&agent, &db.name, "log"), Some(0.0), "the other container was not killed");
+    assert_eq!(agent.kills(&db.name, "log"), Some(0.0), "the other container was not killed");
 
     // Restarted: the series goes on; one that is read late is that of the container before.
     cluster.report(&db, "containerStatuses", &[restarted("app", &id(100), 1, &id(of_db)), running("log", &id(of_db + 1), 0)]);
     let again = [("k8s.container.restart_count", "1"), ("k8s.statefulset.name", "db")];
     check(&agent, &collector, &db, "app", &id(100), &again);
     check(&agent, &collector, &db, "app", &id(of_db), &[("k8s.container.restart_count", "0")]);
-    assert_eq!(kills(&agent, &db.name, "app"), Some(3.0));
+    assert_eq!(agent.kills(&db.name, "app"), Some(3.0));
 
     // A bare pod, with a container of each kind.
     let mut sidecar = container("proxy");
@@ -152,7 +144,7 @@ fn every_kind_of_pod_and_of_container_has_its_names_in_series_and_records() {
     let bare = [("oom_watcher.workload.kind", "-"), ("k8s.deployment.name", "-")];
     let role = |role: &'static str| [bare.as_slice(), &[("oom_watcher.container.role", role)]].concat();
     cluster.report(&lone, "initContainerStatuses", &[running("prepare", &id(200), 0), running("proxy", &id(201), 0)]);
-    eventually("series", || kills(&agent, "lone", "prepare"));
+    eventually("series", || agent.kills("lone", "prepare"));
     check(&agent, &collector, &lone, "prepare", &id(200), &role("init"));
     check(&agent, &collector, &lone, "proxy", &id(201), &role("sidecar"));
     cluster.report(&lone, "containerStatuses", &[running("app", &id(202), 0)]);
@@ -160,13 +152,13 @@ fn every_kind_of_pod_and_of_container_has_its_names_in_series_and_records() {
     let debugger = json!({"spec": {"ephemeralContainers": [{"name": "debugger", "image": "registry.example/debugger:1.2"}]}});
     cluster.admin.merge(&format!("{}/ephemeralcontainers", lone.path()), &debugger);
     cluster.report(&lone, "ephemeralContainerStatuses", &[running("debugger", &id(203), 0)]);
-    eventually("series", || kills(&agent, "lone", "debugger"));
+    eventually("series", || agent.kills("lone", "debugger"));
     check(&agent, &collector, &lone, "debugger", &id(203), &role("ephemeral"));
 
     // A static pod: known by what stands for its uid in cgroups, and by its container's id.
     let (hash, uid) = ("b53dfa9e2dc9b890f7fadb2770857b03", "k8s.pod.uid");
     let mirror = cluster.make_mirror("etcd-test-node", hash);
-    eventually("series", || kills(&agent, &mirror.name, "app"));
+    eventually("series", || agent.kills(&mirror.name, "app"));
     let of_static = [("oom_watcher.pod.config_hash", hash), (uid, &mirror.uid), ("oom_watcher.workload.kind", "-")];
     cluster.report(&mirror, "containerStatuses", &[running("app", &id(300), 0)]);
     check(&agent, &collector, &mirror, "app", &id(300), &of_static);
@@ -184,7 +176,7 @@ fn every_kind_of_pod_and_of_container_has_its_names_in_series_and_records() {
     // And after it.
     cluster.admin.delete(&logger.path());
     await_pods(&agent, pods - 3.0);
-    let left = [("lone", "app"), (&web.name, "app"), (&logger.name, "app")].map(|(pod, container)| kills(&agent, pod, container));
+    let left = [("lone", "app"), (&web.name, "app"), (&logger.name, "app")].map(|(pod, container)| agent.kills(pod, container));
     assert_eq!(left, [Some(2.0), Some(2.0), Some(1.0)]);
 
     let (report, of_report) = {
@@ -212,18 +204,15 @@ fn a_status_that_comes_late_is_waited_for_and_one_that_never_comes_is_not_guesse
     eventually("kill that waits", || (total(&agent.metrics(), WAITING) == 1.0).then_some(()));
     // That it is late is the matter.
     std::thread::sleep(Duration::from_secs(3));
-    assert_eq!((kills(&agent, "late", "app"), total(&agent.metrics(), WAITING)), (Some(0.0), 1.0));
+    assert_eq!((agent.kills("late", "app"), total(&agent.metrics(), WAITING)), (Some(0.0), 1.0));
     cluster.report(&late, "containerStatuses", &[running("app", &id(1), 0), running("log", &id(2), 0)]);
     assert_eq!(record(&collector, &held).text("k8s.container.name"), Some("app"));
-    assert_eq!(kills(&agent, "late", "app"), Some(1.0));
+    assert_eq!(agent.kills("late", "app"), Some(1.0));
 
     let (of_never, of_only) = (never.kill(&id(3)), only.kill(&id(4)));
     let (of_never, of_only) = (record(&collector, &of_never), record(&collector, &of_only));
     let named = |record: &Record| ["k8s.pod.name", "k8s.container.name", "container.id"].map(|key| record.text(key).map(str::to_owned));
     assert_eq!(named(&of_never), [Some("never".to_owned()), None, Some(id(3))]);
     assert_eq!(named(&of_only), [Some("only".to_owned()), Some("app".to_owned()), Some(id(4))]);
-    assert_eq!(
-        (kills(&agent, "never", &id(3)[..12]), kills(&agent, "never", "app"), kills(&agent, "only", "app")),
-        (Some(1.0), Some(0.0), Some(1.0))
-    );
+    assert_eq!((agent.kills("never", &id(3)[..12]), agent.kills("never", "app"), agent.kills("only", "app")), (Some(1.0), Some(0.0), Some(1.0)));
 }

@@ -8,7 +8,7 @@ use crate::support::agent::Agent;
 use crate::support::collector::Collector;
 use crate::support::exposition::total;
 use crate::support::{eventually, eventually_within};
-use crate::{SYNCED, kills, needs_cluster, record, start};
+use crate::{SYNCED, needs_cluster, record, start};
 
 /// Attempts are 30 s apart at most, with jitter.
 const BACK: Duration = Duration::from_secs(90);
@@ -33,7 +33,7 @@ fn while_the_api_server_is_away_or_forbids_it_kills_are_told_and_names_come_back
     let of_app = |expected: f64| {
         let record = record(&collector, &known.kill(&id(1)));
         assert_eq!((record.text("k8s.pod.name"), record.text("k8s.container.name")), (Some("known"), Some("app")));
-        assert_eq!(kills(&agent, "known", "app"), Some(expected));
+        assert_eq!(agent.kills("known", "app"), Some(expected));
     };
     of_app(1.0);
 
@@ -46,6 +46,7 @@ fn while_the_api_server_is_away_or_forbids_it_kills_are_told_and_names_come_back
     unknown.cgroup = known.uid.replace(|digit: char| digit.is_ascii_digit(), "0");
     let told = record(&collector, &unknown.kill(&id(2)));
     assert_eq!(["k8s.pod.uid", "container.id", "k8s.pod.name"].map(|key| told.text(key)), [Some(unknown.cgroup.as_str()), Some(&id(2)), None]);
+    // For how long it is away is the matter.
     std::thread::sleep(outage().saturating_sub(begin.elapsed()));
     // What the agent's watch was at is no more.
     cluster.forget_versions();
@@ -55,7 +56,7 @@ fn while_the_api_server_is_away_or_forbids_it_kills_are_told_and_names_come_back
     let new = cluster.make_bare("new", &["app", "log"]);
     cluster.report(&new, "containerStatuses", &[running("app", &id(3), 0)]);
     synced(&agent, 1.0);
-    eventually("the new pod", || kills(&agent, "new", "app"));
+    eventually("the new pod", || agent.kills("new", "app"));
     assert!(lists(&cluster) > 1, "its version is expired: {:?}", cluster.asked());
     assert_eq!(record(&collector, &new.kill(&id(3))).text("k8s.pod.name"), Some("new"));
 

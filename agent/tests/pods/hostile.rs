@@ -13,7 +13,7 @@ use crate::support::api_server::ApiServer;
 use crate::support::collector::Collector;
 use crate::support::eventually;
 use crate::support::exposition::total;
-use crate::{container, kill, kills, needs_kernel, pod, start, within};
+use crate::{container, kill, needs_kernel, pod, start, within};
 
 /// Much more than the API server takes; the objects are as large as it takes them, 1.5 MB.
 const MANY: usize = 10_000;
@@ -45,10 +45,10 @@ fn hostile_objects_and_names_end_nothing_and_take_nothing_from_others() {
     let before = agent.resident();
     hostile().into_iter().for_each(|pod| api.apply(pod));
     api.apply(pod(&container, "web", true));
-    eventually("pod behind them", || kills(&agent, "web", "app"));
+    eventually("pod behind them", || agent.kills("web", "app"));
     let held = kill(80);
     assert_eq!(collector.await_records(1, within(&held.made))[0].text("k8s.pod.name"), Some("web"));
-    assert_eq!(kills(&agent, "web", "app"), Some(1.0));
+    assert_eq!(agent.kills("web", "app"), Some(1.0));
     let (now, series) = (agent.resident(), total(&agent.metrics(), "oom_watcher_series"));
     assert!(now < before + (8 << 20) && series < 1000.0, "{before} bytes before and {now} after it, {series} series");
 

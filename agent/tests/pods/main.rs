@@ -14,7 +14,7 @@ use support::agent::Agent;
 use support::api_server::ApiServer;
 use support::collector::Collector;
 use support::eventually;
-use support::exposition::{Sample, total};
+use support::exposition::total;
 use support::makers::{Held, Made, make, make_and_hold};
 use support::told::Container;
 
@@ -71,12 +71,6 @@ fn synced(agent: &Agent, is: f64) {
     eventually("all pods", || (total(&agent.metrics(), SYNCED) == is).then_some(()));
 }
 
-/// Its kills, by the names of its labels. Absent: there is no such series.
-fn kills(agent: &Agent, pod: &str, container: &str) -> Option<f64> {
-    let is_it = |sample: &Sample| sample.name == KILLS && (sample.label("pod"), sample.label("container")) == (pod, container);
-    agent.metrics().iter().find(|sample| is_it(sample)).map(|sample| sample.value)
-}
-
 #[test]
 fn a_kill_has_the_names_of_its_pod_and_its_series_was_at_0_before() {
     needs_kernel!();
@@ -84,14 +78,14 @@ fn a_kill_has_the_names_of_its_pod_and_its_series_was_at_0_before() {
     api.apply(pod(&container, "web-5d4f8-abcde", true));
     let agent = start(&api, &collector, "5s", &[]);
     synced(&agent, 1.0);
-    assert_eq!((kills(&agent, "web-5d4f8-abcde", "app"), kills(&agent, "web-5d4f8-abcde", "log")), (Some(0.0), Some(0.0)));
+    assert_eq!((agent.kills("web-5d4f8-abcde", "app"), agent.kills("web-5d4f8-abcde", "log")), (Some(0.0), Some(0.0)));
     let held = kill(71);
     let records = collector.await_records(1, within(&held.made));
     let told = ["k8s.namespace.name", "k8s.pod.name", "k8s.container.name", "k8s.deployment.name", "container.image.name", "k8s.pod.label.team"];
     let expected = ["shop", "web-5d4f8-abcde", "app", "web", "registry.example/app", "cart"];
     assert_eq!(told.map(|key| records[0].text(key)), expected.map(Some), "{records:?}");
     assert_eq!(["k8s.container.restart_count", "oom_watcher.container.memory_limit"].map(|key| records[0].number(key)), [Some(2), Some(4 << 20)]);
-    assert_eq!((kills(&agent, "web-5d4f8-abcde", "app"), kills(&agent, "web-5d4f8-abcde", "log")), (Some(1.0), Some(0.0)));
+    assert_eq!((agent.kills("web-5d4f8-abcde", "app"), agent.kills("web-5d4f8-abcde", "log")), (Some(1.0), Some(0.0)));
     // Nobody asked for more than this node's pods.
     let selector = "fieldSelector=spec.nodeName%3D";
     assert!(api.asked().iter().all(|asked| asked.starts_with("/api/v1/pods?") && asked.contains(selector)), "{:?}", api.asked());
@@ -111,13 +105,13 @@ fn a_kill_waits_for_the_id_of_its_container_and_what_comes_behind_it_waits_too()
     // At once for the node, and for nobody else yet.
     eventually("both kills", || (total(&agent.metrics(), KILLS_PER_NODE) >= before + 2.0).then_some(()));
     assert!(total(&agent.metrics(), WAITING) >= 2.0);
-    assert_eq!((kills(&agent, "late", "app"), kills(&agent, "known", "app")), (Some(0.0), Some(0.0)));
+    assert_eq!((agent.kills("late", "app"), agent.kills("known", "app")), (Some(0.0), Some(0.0)));
     assert!(collector.records(within(&first.made)).is_empty() && collector.records(within(&second.made)).is_empty());
     api.apply(pod(&late, "late", true));
     let (first, second) = (collector.await_records(1, within(&first.made)), collector.await_records(1, within(&second.made)));
     assert_eq!((first[0].text("k8s.container.name"), second[0].text("k8s.pod.name")), (Some("app"), Some("known")));
     assert!(first[0].number("oom_watcher.kill.sequence") < second[0].number("oom_watcher.kill.sequence"));
-    assert_eq!((kills(&agent, "late", "app"), kills(&agent, "known", "app")), (Some(1.0), Some(1.0)));
+    assert_eq!((agent.kills("late", "app"), agent.kills("known", "app")), (Some(1.0), Some(1.0)));
     let samples = agent.metrics();
     assert_eq!((total(&samples, WAITING), total(&samples, KILLS_PER_NODE)), (0.0, total(&samples, KILLS)), "each counts once for the node");
 }
@@ -132,12 +126,12 @@ fn a_container_that_never_gets_its_id_is_not_guessed() {
     let held = kill(74);
     let records = collector.await_records(1, within(&held.made));
     assert_eq!((records[0].text("k8s.pod.name"), records[0].text("k8s.container.name")), (Some("web"), None));
-    assert_eq!(kills(&agent, "web", &container.container_id[..12]), Some(1.0));
+    assert_eq!(agent.kills("web", &container.container_id[..12]), Some(1.0));
     // What comes later moves nothing.
     api.apply(pod(&container, "web", true));
     let held = kill(74);
     collector.await_records(1, within(&held.made));
-    assert_eq!((kills(&agent, "web", &container.container_id[..12]), kills(&agent, "web", "app")), (Some(1.0), Some(1.0)));
+    assert_eq!((agent.kills("web", &container.container_id[..12]), agent.kills("web", "app")), (Some(1.0), Some(1.0)));
 }
 
 #[test]
@@ -154,7 +148,7 @@ fn the_only_container_of_a_pod_is_named_though_its_id_never_comes() {
     let told = ["k8s.pod.name", "k8s.container.name", "container.id"].map(|key| records[0].text(key));
     assert_eq!(told, [Some("web"), Some("app"), Some(container.container_id.as_str())]);
     // Which of its containers, one after the other, is not known.
-    assert_eq!((records[0].number("k8s.container.restart_count"), kills(&agent, "web", "app")), (None, Some(1.0)));
+    assert_eq!((records[0].number("k8s.container.restart_count"), agent.kills("web", "app")), (None, Some(1.0)));
 }
 
 #[test]
@@ -246,7 +240,7 @@ fn dies_with_a_kill_that_waits(seed: u32, pins: &str, reconstructed: bool) {
     let records = collector.await_records(1, within(&held.made));
     let is_reconstructed = records[0].flag("oom_watcher.kill.reconstructed") == Some(true);
     assert_eq!((records.len(), records[0].text("k8s.container.name"), is_reconstructed), (1, Some("app"), reconstructed));
-    assert_eq!((kills(&agent, "web", "app"), total(&agent.metrics(), KILLS_PER_NODE)), (Some(1.0), counted), "pins: {pins}");
+    assert_eq!((agent.kills("web", "app"), total(&agent.metrics(), KILLS_PER_NODE)), (Some(1.0), counted), "pins: {pins}");
 }
 
 #[test]
@@ -284,7 +278,7 @@ fn without_permission_kills_go_on_and_with_it_they_have_names_again() {
     let named =
         ["k8s.pod.uid", "k8s.namespace.name", "k8s.pod.name", "k8s.container.name", "oom_watcher.container.role"].map(|key| records[0].text(key));
     assert_eq!(named, [Some(container.pod_uid.as_str()), Some("shop"), Some("web"), Some("app"), None]);
-    assert_eq!(kills(&agent, "web", "app"), Some(1.0));
+    assert_eq!(agent.kills("web", "app"), Some(1.0));
     api.refuse(None);
     synced(&agent, 1.0);
     eventually("readiness", || (agent.get("/readyz") == "ready\n").then_some(()));

@@ -90,6 +90,13 @@ impl Agent {
         parse_exposition(&self.get("/metrics"))
     }
 
+    /// The kills of a container of the namespace `shop`, by the names of its labels. Absent: there is no such series.
+    pub(crate) fn kills(&self, pod: &str, container: &str) -> Option<f64> {
+        let labels = ("shop", pod, container);
+        let is_it = |sample: &Sample| (sample.label("namespace"), sample.label("pod"), sample.label("container")) == labels;
+        self.metrics().iter().find(|sample| sample.name == "oom_kills_total" && is_it(sample)).map(|sample| sample.value)
+    }
+
     /// The body of a page, which must be there.
     pub(crate) fn get(&self, path: &str) -> String {
         let mut stream = TcpStream::connect(self.metrics_address).unwrap();

@@ -43,28 +43,42 @@ struct Entry {
 }
 
 /// What is known of a process in a pod.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Found {
+#[derive(Clone, Copy, Debug)]
+pub enum Found<'a> {
     /// The container, or that it was in none.
-    Whole(Pod),
+    Whole(Match<'a>),
     /// The container's id is in no status, perhaps not yet. The container is the pod's only one, or not known.
-    PodAlone(Pod),
+    PodAlone(Match<'a>),
     /// Not the pod either, perhaps not yet.
     Nothing,
 }
 
+/// A pod, and perhaps the container.
+#[derive(Clone, Copy, Debug)]
+pub struct Match<'a> {
+    known: &'a Known,
+    container: Option<(usize, Id)>,
+}
+
+impl Match<'_> {
+    /// All that is known of it.
+    pub fn tell(&self) -> Pod {
+        self.known.tell(self.container)
+    }
+}
+
 impl Pods {
     /// Whose container `container_id` is, of the pod that is called `uid` in the cgroup's path.
-    pub fn find(&self, uid: &str, container_id: Option<&str>) -> Found {
+    pub fn find(&self, uid: &str, container_id: Option<&str>) -> Found<'_> {
         let id = container_id.and_then(Id::parse);
         if let Some((id, (known, number))) = id.and_then(|id| Some((id, self.by_id.get(&id)?))) {
-            return Found::Whole(known.tell(Some((*number, id))));
+            return Found::Whole(Match { known, container: Some((*number, id)) });
         }
         let uid = Text::from(uid);
         match self.by_uid.get(&uid).map(|entry| &entry.known).or_else(|| self.by_hash.get(&uid)) {
             None => Found::Nothing,
-            Some(known) if container_id.is_none() => Found::Whole(known.tell(None)),
-            Some(known) => Found::PodAlone(known.tell(id.and_then(|id| Some((known.only_container()?, id))))),
+            Some(known) if container_id.is_none() => Found::Whole(Match { known, container: None }),
+            Some(known) => Found::PodAlone(Match { known, container: id.and_then(|id| Some((known.only_container()?, id))) }),
         }
     }
 
@@ -114,11 +128,12 @@ impl Pods {
         all.into_iter().for_each(|known| self.apply(known));
     }
 
-    /// Forgets what has been gone for longer than [`REMEMBERED`].
-    pub fn expire(&mut self, now: SystemTime) {
+    /// Forgets what has been gone for longer than [`REMEMBERED`]; gives how many pods that were.
+    pub fn expire(&mut self, now: SystemTime) -> usize {
         let is_old = |gone: SystemTime| now.duration_since(gone).is_ok_and(|age| age > REMEMBERED);
         let old: Vec<_> = self.by_uid.values().filter(|entry| entry.gone.is_some_and(is_old)).map(|entry| Arc::clone(&entry.known)).collect();
         old.iter().for_each(|known| self.forget(known));
+        old.len()
     }
 
     /// Namespace, pod and container of each container of the pods that are there.

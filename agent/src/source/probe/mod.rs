@@ -21,6 +21,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use uuid::Uuid;
 
+use super::allocator;
 use super::btf::{self, Btf};
 use super::denial::Denial;
 use super::event::{self, Malformed, Scale};
@@ -499,11 +500,8 @@ fn attach_new(config: &Config) -> Result<Attached, AttachError> {
     };
     drop(btf);
     drop(bytes);
-    // SAFETY: no arguments that could be wrong. The type information took tens of megabytes which glibc would keep.
-    #[cfg(target_env = "gnu")]
-    unsafe {
-        libc::malloc_trim(0);
-    }
+    // The type information took tens of megabytes.
+    allocator::give_back();
     attached
 }
 
