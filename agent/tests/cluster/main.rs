@@ -32,7 +32,7 @@ macro_rules! needs_cluster {
         if let Err(why) = $crate::support::cgroups() {
             $crate::support::skip!("{why}");
         }
-        let $programs = match $crate::servers::Programs::find() {
+        let $programs = match $crate::support::programs::Programs::find() {
             Ok(programs) => programs,
             Err(why) => $crate::support::skip!("{why}"),
         };

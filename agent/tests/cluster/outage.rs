@@ -69,7 +69,7 @@ fn while_the_api_server_is_away_or_forbids_it_kills_are_told_and_names_come_back
     synced(&agent, 0.0);
     assert!(agent.get("/readyz").starts_with("ready, degraded: "), "{}", agent.get("/readyz"));
     of_app(3.0);
-    cluster.apply(include_str!("../../../k8s/rbac.yaml"));
+    cluster.permit();
     synced(&agent, 1.0);
     eventually("readiness", || (agent.get("/readyz") == "ready\n").then_some(()));
     of_app(4.0);

@@ -1,17 +1,16 @@
 //! The servers of a cluster without a node: a real etcd, API server and, if wanted, controllers, on free ports of the loopback interface, ended with the test.
 
-use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::fs;
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use serde_json::{Value, json};
 
 use crate::client::Client;
 use crate::support::agent::NODE;
+use crate::support::programs::{Programs, Server};
 use crate::support::{eventually, machine};
 
 /// What the audit log tells of: what the agent asks for.
@@ -27,54 +26,6 @@ rules:
 
 /// What makes pods of workloads. Absent are those that delete pods of a node without a kubelet.
 const CONTROLLERS: &str = "deployment-controller,replicaset-controller,statefulset-controller,daemonset-controller,job-controller,cronjob-controller,serviceaccount-controller";
-
-/// The programs of the servers.
-pub(crate) struct Programs(Vec<(String, PathBuf)>);
-
-impl Programs {
-    /// Where `agent/tests/cluster/get` has put them, or why they are not there.
-    pub(crate) fn find() -> Result<Self, String> {
-        let get = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cluster/get");
-        let output = Command::new(&get).arg("--paths").output().map_err(|error| format!("{}: {error}", get.display()))?;
-        if !output.status.success() {
-            return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
-        }
-        let text = String::from_utf8(output.stdout).unwrap();
-        Ok(Self(text.lines().map(|line| line.split_once('=').unwrap()).map(|(name, path)| (name.to_owned(), path.into())).collect()))
-    }
-
-    /// The one of that name.
-    pub(crate) fn path(&self, name: &str) -> &Path {
-        &self.0.iter().find(|(program, _)| program == name).unwrap().1
-    }
-}
-
-/// A child that ends with this process, and before that with its owner.
-struct Server(Child);
-
-impl Server {
-    fn start(program: &Path, arguments: &[String], log: &Path) -> Self {
-        let log = File::options().create(true).append(true).open(log).unwrap();
-        let mut command = Command::new(program);
-        command.args(arguments).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        // SAFETY: prctl(2) allocates nothing and takes no lock.
-        unsafe {
-            command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
-                0 => Ok(()),
-                _ => Err(io::Error::last_os_error()),
-            });
-        }
-        Self(command.spawn().unwrap_or_else(|error| panic!("starting {}: {error}", program.display())))
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // What it has is thrown away.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
 
 /// The servers.
 pub(crate) struct Cluster {
@@ -93,7 +44,7 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// One with the node, the permissions of `k8s/rbac.yaml`, and the namespace `shop`.
+    /// One with the node, the permissions of `k8s/daemonset.yaml`, and the namespace `shop`.
     pub(crate) fn start(programs: Programs, with_controllers: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
         write_certificates(folder.path());
@@ -116,7 +67,7 @@ impl Cluster {
         if with_controllers {
             cluster.start_controllers();
         }
-        cluster.apply(include_str!("../../../k8s/rbac.yaml"));
+        cluster.permit();
         cluster.kubelet.post("/api/v1/nodes", &json!({"metadata": {"name": NODE, "labels": {"kubernetes.io/hostname": NODE}}}));
         // As the controller does that finds it ready.
         cluster.admin.merge(&format!("/api/v1/nodes/{NODE}"), &json!({"spec": {"taints": null}}));
@@ -190,15 +141,18 @@ impl Cluster {
         self.controllers = Some(Server::start(program, &arguments, &self.folder.path().join("controllers.log")));
     }
 
-    /// Applies the objects of a manifest.
-    pub(crate) fn apply(&self, manifest: &str) {
-        for document in manifest.split("\n---\n") {
+    /// Gives the agent what `k8s/daemonset.yaml` has of permissions.
+    pub(crate) fn permit(&self) {
+        for document in include_str!("../../../k8s/daemonset.yaml").split("\n---\n") {
             let object: Value = serde_yaml::from_str(document).unwrap();
-            self.admin.apply(&path(&object), &object);
+            let kind = object["kind"].as_str().unwrap();
+            if kind == "ServiceAccount" || kind.contains("Role") {
+                self.admin.apply(&path(&object), &object);
+            }
         }
     }
 
-    /// A configuration of the agent as the service account of `k8s/rbac.yaml`.
+    /// A configuration of the agent as the service account of `k8s/daemonset.yaml`.
     pub(crate) fn settings(&self, container_wait: &str) -> String {
         self.settings_with(container_wait, &json!({}))
     }

@@ -1,11 +1,15 @@
-// What builds programs of Kubernetes (../get). Its own go.mod takes these modules from folders beside it, which does not hold for others: here they are
-// the modules that are published from those folders. For another version change the numbers, empty go.sum, and fill it with
-// `go list -mod=mod -deps k8s.io/kubernetes/cmd/kube-apiserver k8s.io/kubernetes/cmd/kube-controller-manager`.
+// What builds programs of Kubernetes, and Helm (../get). Kubernetes's own go.mod takes these modules from folders beside it, which does not hold for others:
+// here they are the modules that are published from those folders. Helm is one that is built on the same Kubernetes, so that most of it is compiled once.
+// For another version change the numbers, empty go.sum, and fill it with
+// `go list -mod=mod -deps k8s.io/kubernetes/cmd/{kube-apiserver,kube-controller-manager,kube-scheduler,kubelet,kubectl} helm.sh/helm/v3/cmd/helm`.
 module oom-watcher/kubernetes
 
 go 1.25.0
 
-require k8s.io/kubernetes v1.35.4
+require (
+	helm.sh/helm/v3 v3.20.2
+	k8s.io/kubernetes v1.35.4
+)
 
 replace (
 	k8s.io/api => k8s.io/api v0.35.4
@@ -13,6 +17,7 @@ replace (
 	k8s.io/apimachinery => k8s.io/apimachinery v0.35.4
 	k8s.io/apiserver => k8s.io/apiserver v0.35.4
 	k8s.io/client-go => k8s.io/client-go v0.35.4
+	k8s.io/cli-runtime => k8s.io/cli-runtime v0.35.4
 	k8s.io/cloud-provider => k8s.io/cloud-provider v0.35.4
 	k8s.io/cluster-bootstrap => k8s.io/cluster-bootstrap v0.35.4
 	k8s.io/component-base => k8s.io/component-base v0.35.4

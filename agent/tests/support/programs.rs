@@ -1,0 +1,56 @@
+//! The programs of others that tests run: real servers, and what checks manifests.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+/// The programs that `agent/tests/servers/get` has got.
+pub(crate) struct Programs(Vec<(String, PathBuf)>);
+
+impl Programs {
+    /// Where they are, or why they are not there.
+    pub(crate) fn find() -> Result<Self, String> {
+        let get = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/servers/get");
+        let output = Command::new(&get).arg("--paths").output().map_err(|error| format!("{}: {error}", get.display()))?;
+        if !output.status.success() {
+            return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
+        }
+        let text = String::from_utf8(output.stdout).unwrap();
+        Ok(Self(text.lines().map(|line| line.split_once('=').unwrap()).map(|(name, path)| (name.to_owned(), path.into())).collect()))
+    }
+
+    /// The one of that name.
+    pub(crate) fn path(&self, name: &str) -> &Path {
+        &self.0.iter().find(|(program, _)| program == name).unwrap().1
+    }
+}
+
+/// A child that ends with this process, and before that with its owner.
+pub(crate) struct Server(Child);
+
+impl Server {
+    /// Starts the program; what it says goes to the end of `log`.
+    pub(crate) fn start(program: &Path, arguments: &[String], log: &Path) -> Self {
+        let log = File::options().create(true).append(true).open(log).unwrap();
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        // SAFETY: prctl(2) allocates nothing and takes no lock.
+        unsafe {
+            command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            });
+        }
+        Self(command.spawn().unwrap_or_else(|error| panic!("starting {}: {error}", program.display())))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // What it has is thrown away.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
