@@ -41,6 +41,11 @@ pub const VARIABLES: &[Variable] = &[
         "auto",
         "whether the Kubernetes API is asked for this node's pods: auto (in a pod, or with a kubeconfig), true or false",
     ),
+    general(
+        "OOM_WATCHER_DAEMONSET",
+        "none",
+        "NAMESPACE/NAME of the agent's own DaemonSet: if that is gone when the agent ends, state and pins are removed from the node",
+    ),
     general("RUST_LOG", "info", "which of the agent's own messages are written"),
     general("OOM_WATCHER_PIN_DIR", "/sys/fs/bpf/oom-watcher", "where in bpffs the probe outlives the agent, or none"),
     general("OTEL_SDK_DISABLED", "false", "true: nothing is exported over OTLP"),

@@ -55,6 +55,7 @@ const KEYS: &[(&str, Kind)] = &[
     ("kubernetes.annotations", Kind::Texts),
     ("kubernetes.container_wait", Kind::Text),
     ("kubernetes.pod_logs", Kind::Text),
+    ("kubernetes.daemonset", Kind::Text),
     ("state.directory", Kind::Text),
     ("shutdown_grace", Kind::Text),
 ];

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::file::File;
 use super::resolver::Resolver;
-use super::value::{self, Directory, Keys, Span, Watched};
+use super::value::{self, Directory, Keys, OwnDaemonSet, Span, Watched};
 use crate::attribution::pods::Selection;
 use crate::kubernetes::pod_logs;
 use crate::kubernetes::watch::Settings;
@@ -21,8 +21,10 @@ pub(super) fn resolve(r: &mut Resolver<'_>, file: &File, node: &str) -> Option<S
     let kubeconfig = r.resolve("kubernetes.kubeconfig", [file.get("kubernetes.kubeconfig")], Directory(None), value::directory).0;
     let labels = r.resolve("kubernetes.labels", [file.get("kubernetes.labels")], Keys::default(), value::keys).0;
     let annotations = r.resolve("kubernetes.annotations", [file.get("kubernetes.annotations")], Keys::default(), value::keys).0;
+    let candidates = [r.variable("OOM_WATCHER_DAEMONSET"), file.get("kubernetes.daemonset")];
+    let daemonset = r.resolve("kubernetes.daemonset", candidates, OwnDaemonSet(None), value::daemonset).0;
     let is_watched = watched.unwrap_or(in_a_pod || kubeconfig.is_some());
-    is_watched.then(|| Settings { node: node.to_owned(), kubeconfig, selection: Selection { labels, annotations } })
+    is_watched.then(|| Settings { node: node.to_owned(), kubeconfig, selection: Selection { labels, annotations }, daemonset })
 }
 
 /// Where the kubelet has the logs of its pods.

@@ -95,6 +95,8 @@ const VALUES: &[(&str, Values, Values)] = &[
     ("kubernetes.annotations", &[LISTS], &[NO_LISTS]),
     ("kubernetes.container_wait", &[&["0s", "000d", "5s", "0030s"]], &[NO_TEXT, NO_DURATIONS]),
     ("kubernetes.pod_logs", &[DIRECTORIES], &[NO_TEXT, NO_DIRECTORIES]),
+    ("kubernetes.daemonset", &[&["kube-system/oom-watcher", "a/b.c-9", "none", r#""""#]],
+        &[NO_TEXT, &["oom-watcher", "a/", "/a", "a/b/c", "A/b", "a/B", "a.b/c", "a/-b", "a/b.", r#""a/b\n""#, "None", r#""none ""#]]),
     ("state.directory", &[DIRECTORIES], &[NO_TEXT, NO_DIRECTORIES]),
     ("shutdown_grace", &[&["10s", "0010m"]], &[NO_TEXT, NO_DURATIONS]),
 ];

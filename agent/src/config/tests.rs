@@ -51,6 +51,7 @@ fn bad_variables_are_refused_with_name_value_and_what_was_expected() {
         ("NODE_NAME", "a\u{fffd}", "NODE_NAME: bytes that are not UTF-8, expected UTF-8"),
         ("OOM_WATCHER_STATE_DIR", "state", r#"OOM_WATCHER_STATE_DIR: "state", expected an absolute path, or none"#),
         ("OOM_WATCHER_KUBERNETES", "yes", r#"OOM_WATCHER_KUBERNETES: "yes", expected auto, true or false"#),
+        ("OOM_WATCHER_DAEMONSET", "oom-watcher", r#"OOM_WATCHER_DAEMONSET: "oom-watcher", expected NAMESPACE/NAME of a DaemonSet, or none"#),
         ("RUST_LOG", "info,a=loud", r#"RUST_LOG: "info,a=loud", expected a filter, such as info or info,oom_watcher=debug"#),
         ("OTEL_LOGS_EXPORTER", "console", r#"OTEL_LOGS_EXPORTER: "console", expected otlp or none"#),
         ("OTEL_TRACES_EXPORTER", "prometheus", r#"OTEL_TRACES_EXPORTER: "prometheus", expected otlp or none"#),

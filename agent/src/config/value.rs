@@ -11,6 +11,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::problem::{Refused, quoted};
 use crate::export::settings::Protocol;
+use crate::kubernetes::daemonset::Name;
 use crate::record::series::FromZero;
 use crate::source::node::Choice;
 
@@ -34,6 +35,10 @@ pub(super) struct Size(pub(super) u32);
 /// A place in the file system, or none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Directory(pub(super) Option<PathBuf>);
+
+/// A DaemonSet, or none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct OwnDaemonSet(pub(super) Option<Name>);
 
 /// What a container has before its first kill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -219,6 +224,14 @@ fn span(text: &str) -> Option<Duration> {
     digits.parse::<u64>().ok()?.checked_mul(unit).map(Duration::from_millis)
 }
 
+/// The agent's own DaemonSet.
+pub(super) fn daemonset(text: &str) -> Result<OwnDaemonSet, Refused> {
+    match text {
+        "" | "none" => Ok(OwnDaemonSet(None)),
+        _ => Name::parse(text).map(|name| OwnDaemonSet(Some(name))).ok_or_else(|| "NAMESPACE/NAME of a DaemonSet, or none".into()),
+    }
+}
+
 /// A number of milliseconds, as in the variables of OpenTelemetry.
 pub(super) fn milliseconds(text: &str, allowed: RangeInclusive<u64>) -> Result<Span, Refused> {
     let number = text.parse().ok().filter(|number| allowed.contains(number));
@@ -303,6 +316,15 @@ impl fmt::Display for NodeCgroup {
 impl fmt::Display for Keys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "[{}]", self.0.join(", "))
+    }
+}
+
+impl fmt::Display for OwnDaemonSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(name) => name.fmt(f),
+            None => f.write_str("none"),
+        }
     }
 }
 

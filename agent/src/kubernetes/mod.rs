@@ -1,8 +1,9 @@
 //! What the Kubernetes API knows of this node's pods: one writer that watches them ([`watch`]), and cheap readers. Where it does not tell, the kubelet's
-//! directories name them ([`pod_logs`]).
+//! directories name them ([`pod_logs`]). And whether the agent's own DaemonSet is there ([`daemonset`]).
 //!
 //! Without the API the agent goes on: kills have what their cgroups tell. What is wrong with it is told once, when it changes.
 
+pub mod daemonset;
 pub mod pod_logs;
 pub mod watch;
 

@@ -1,4 +1,4 @@
-//! Lists and watches the pods of one node. The only module that knows kube.
+//! Lists and watches the pods of one node.
 //!
 //! One list (`resourceVersion=0`, from the API server's cache) and one watch, both with the field selector `spec.nodeName`, which the API server has an index
 //! of: what reaches this agent is about its own pods. Nothing else is asked, so the permissions needed are list and watch of pods.
@@ -23,6 +23,7 @@ use kube::{Api, Client, Resource};
 use serde::{Deserialize, Deserializer};
 use tower::util::MapResultLayer;
 
+use super::daemonset::Name;
 use super::{Store, Trouble};
 use crate::attribution::pods::object::Object;
 use crate::attribution::pods::{Known, Selection};
@@ -49,6 +50,8 @@ pub struct Settings {
     pub kubeconfig: Option<PathBuf>,
     /// Labels and annotations to keep.
     pub selection: Selection,
+    /// The agent's own DaemonSet, if it is to be known whether that is there.
+    pub daemonset: Option<Name>,
 }
 
 /// Keeps `store` up to date, for ever. Must be called inside a Tokio runtime.
@@ -166,16 +169,7 @@ impl Backoff for Pauses {
 
 /// A client that reads its token and certificate authority again when they change (kube does), and tells `store` how it is answered.
 async fn client(kubeconfig: Option<&Path>, store: &Store) -> Result<Client> {
-    let mut config = match kubeconfig {
-        None => kube::Config::incluster().context("finding the Kubernetes API in the pod's environment and service account")?,
-        Some(path) => {
-            let kubeconfig = Kubeconfig::read_from(path).map_err(|error| anyhow::anyhow!(first_line(&causes(&error))));
-            let kubeconfig = kubeconfig.with_context(|| format!("reading {}", path.display()))?;
-            let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
-            config.with_context(|| format!("understanding {}", path.display()))?
-        }
-    };
-    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    let mut config = connection(kubeconfig).await?;
     config.read_timeout = Some(READ_TIMEOUT);
     // Counted from the request, not from when the connection was used last.
     config.reset_reader_on_write = true;
@@ -188,6 +182,21 @@ async fn client(kubeconfig: Option<&Path>, store: &Store) -> Result<Client> {
         result
     });
     Ok(ClientBuilder::try_from(config).context("setting up the client of the Kubernetes API")?.with_layer(&observe).build())
+}
+
+/// Where the API is, and who asks.
+pub(super) async fn connection(kubeconfig: Option<&Path>) -> Result<kube::Config> {
+    let mut config = match kubeconfig {
+        None => kube::Config::incluster().context("finding the Kubernetes API in the pod's environment and service account")?,
+        Some(path) => {
+            let kubeconfig = Kubeconfig::read_from(path).map_err(|error| anyhow::anyhow!(first_line(&causes(&error))));
+            let kubeconfig = kubeconfig.with_context(|| format!("reading {}", path.display()))?;
+            let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
+            config.with_context(|| format!("understanding {}", path.display()))?
+        }
+    };
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    Ok(config)
 }
 
 /// An error with what caused it, each once: some say it themselves.

@@ -26,6 +26,7 @@ use crate::export::instruments::{self, Build, Keys};
 use crate::export::otlp::Otlp;
 use crate::export::prometheus::{self, Bridge, Health};
 use crate::kubernetes;
+use crate::kubernetes::daemonset;
 use crate::kubernetes::pod_logs::PodLogs;
 use crate::record::duplicates::Duplicates;
 use crate::record::ends::Ends;
@@ -35,7 +36,8 @@ use crate::source::cgroup_table::CgroupTable;
 use crate::source::lock::{self, Lock};
 use crate::source::node::{Node, Reason};
 use crate::source::privileged::Privileged;
-use crate::source::probe::{self, AttachError, CounterMap, Features, Pinned, Probe};
+use crate::source::probe::{self, AttachError, CounterMap, Features, Pinned, Probe, pins};
+use crate::source::state;
 use crate::stats::Stats;
 use held::Held;
 pub use pipeline::Pipeline;
@@ -172,6 +174,8 @@ impl Agent {
         let server = tokio::spawn(server);
         let pods =
             config.kubernetes.clone().zip(pipeline.pods.clone()).map(|(settings, store)| tokio::spawn(kubernetes::watch::run(settings, store)));
+        let daemonset = config.kubernetes.as_ref().and_then(daemonset::Own::new);
+        let remembered = daemonset.clone().map(|own| tokio::spawn(own.remember()));
 
         pipeline.cgroups_of_node = Node::find(&config.node_cgroup).map_err(Failure::Node)?;
         info!(node_cgroup = %pipeline.cgroups_of_node, "which kills are this node's");
@@ -211,10 +215,15 @@ impl Agent {
         stats.attached.store(false, Ordering::Relaxed);
         info!(grace = ?config.shutdown_grace, "ending: delivering what waits");
         pipeline.give_up_ends();
+        remembered.inspect(JoinHandle::abort);
+        let gone = daemonset.map(|own| tokio::spawn(own.is_gone()));
         let (mut held, otlp) = (std::mem::take(&mut pipeline.held), pipeline.otlp);
         let drained = tokio::select! {
             settled = otlp.shutdown(Instant::now() + config.shutdown_grace) => {
                 held.safe(settled).for_each(|place| probe.release(place));
+                if let Some(gone) = gone && gone.await.unwrap_or(false) {
+                    leave_nothing(&config, probe);
+                }
                 Ok(())
             }
             _ = stop_now => Err(Failure::Interrupted),
@@ -232,6 +241,18 @@ fn state_lock(config: &Config) -> Result<Option<Lock>, Failure> {
         Some(Err(lock::Denied::Taken(holder))) => Err(Failure::Attach(AttachError::Taken(holder))),
         // That it cannot be saved there is told when it is.
         Some(Err(lock::Denied::Unusable(_))) | None => Ok(None),
+    }
+}
+
+/// Removes from the node what the next agent would have begun with.
+fn leave_nothing(config: &Config, probe: Probe) {
+    // It has the folder of the pins.
+    drop(probe);
+    let pins = config.probe.pins.as_deref().map_or(Ok(Vec::new()), pins::remove_all);
+    let state = config.state_directory.as_deref().map_or(Ok(()), state::remove);
+    match pins.and(state) {
+        Ok(()) => info!("no other agent follows: state and pins are removed"),
+        Err(error) => warn!(error = format!("{error:#}"), "state and pins stay on this node: remove them with `oom-watcher detach`, and the directory of the state"),
     }
 }
 

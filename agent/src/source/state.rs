@@ -11,6 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -142,6 +143,24 @@ impl Store {
     }
 }
 
+/// Removes what is kept of it, for a node that no agent will come to, and the directory unless something else is in it or it is where something is mounted.
+///
+/// # Errors
+/// Something cannot be removed.
+pub fn remove(directory: &Path) -> anyhow::Result<()> {
+    for name in [NAME, TEMPORARY, BAD] {
+        match fs::remove_file(directory.join(name)) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(lock::explained(error, directory)).with_context(|| format!("removing {}", directory.join(name).display()));
+            }
+            _ => {}
+        }
+    }
+    // Where it cannot be removed, as a mount point in a container, it stays: nothing of ours is in it.
+    let _ = fs::remove_dir(directory);
+    Ok(())
+}
+
 /// `None` if there is no file; what is wrong with it otherwise.
 fn read(path: &Path, node: &str) -> Result<Option<Found>, String> {
     // A pipe would have to be waited for, and a link may lead anywhere.
@@ -241,6 +260,21 @@ mod tests {
         assert_eq!(fs::metadata(path(&store, NAME)).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::metadata(path(&store, "")).unwrap().permissions().mode() & 0o777, 0o700);
         assert!(!path(&store, TEMPORARY).exists() && !path(&store, BAD).exists());
+    }
+
+    #[test]
+    fn what_is_removed_is_gone_and_what_others_have_there_stays() {
+        let (_kept, mut store) = store();
+        let directory = path(&store, "");
+        remove(&directory).unwrap();
+        assert!(store.save(BOOT, &state(1)));
+        fs::write(path(&store, BAD), "").unwrap();
+        fs::write(path(&store, "note"), "somebody's").unwrap();
+        remove(&directory).unwrap();
+        assert_eq!(fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>(), ["note"]);
+        fs::remove_file(path(&store, "note")).unwrap();
+        remove(&directory).unwrap();
+        assert!(!directory.exists());
     }
 
     #[test]

@@ -5,11 +5,11 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 use serde_json::{Value, json};
 
 use crate::client::Client;
 use crate::support::agent::NODE;
+use crate::support::pki::{self, kubeconfig};
 use crate::support::programs::{Programs, Server};
 use crate::support::{eventually, machine};
 
@@ -47,7 +47,8 @@ impl Cluster {
     /// One with the node, the permissions of `k8s/daemonset.yaml`, and the namespace `shop`.
     pub(crate) fn start(programs: Programs, with_controllers: bool) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        write_certificates(folder.path());
+        pki::write(folder.path(), NODE);
+        fs::write(folder.path().join("audit.yaml"), AUDIT_POLICY).unwrap();
         let [port, etcd_port, peer_port] = free_ports();
         let client = format!("http://127.0.0.1:{etcd_port}");
         let arguments = [
@@ -200,36 +201,6 @@ impl Drop for Cluster {
             }
         }
     }
-}
-
-/// Whom clients trust, who the API server is, and who may ask it.
-fn write_certificates(folder: &Path) {
-    let write = |name: &str, content: &str| fs::write(folder.join(name), content).unwrap();
-    let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, "kubernetes-ca");
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-    let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
-    params.insert_extended_key_usage(ExtendedKeyUsagePurpose::ServerAuth);
-    let key = KeyPair::generate().unwrap();
-    write("server.crt", &params.signed_by(&key, &authority).unwrap().pem());
-    write("server.key", &key.serialize_pem());
-    write("ca.crt", &authority.pem());
-    let accounts = KeyPair::generate().unwrap();
-    write("accounts.key", &accounts.serialize_pem());
-    write("accounts.pub", &accounts.public_key_pem());
-    write("tokens.csv", &format!("admin,admin,admin,system:masters\nkubelet,system:node:{NODE},{NODE},system:nodes\n"));
-    write("audit.yaml", AUDIT_POLICY);
-}
-
-fn kubeconfig(port: u16, folder: &Path, token: &str) -> Value {
-    let (server, authority) = (format!("https://127.0.0.1:{port}"), folder.join("ca.crt"));
-    json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "c",
-        "clusters": [{"name": "c", "cluster": {"server": server, "certificate-authority": authority}}],
-        "users": [{"name": "c", "user": {"token": token}}],
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
-    })
 }
 
 /// Where the API server has an object: of the kinds that are used here.

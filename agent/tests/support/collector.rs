@@ -17,7 +17,12 @@ pub(crate) struct Collector {
 impl Collector {
     /// Starts it.
     pub(crate) fn start() -> Self {
-        let receiver = Receiver::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap();
+        Self::start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
+    }
+
+    /// Starts it there.
+    pub(crate) fn start_at(address: SocketAddr) -> Self {
+        let receiver = Receiver::start(address).unwrap();
         let endpoint = format!("http://{}", receiver.address());
         Self { receiver, endpoint }
     }
@@ -46,6 +51,17 @@ impl Collector {
         let enough =
             |received: &Received| (of_cgroups(received, &path).count() >= count).then(|| of_cgroups(received, &path).cloned().map(Record).collect());
         self.find(enough).unwrap_or_else(|error| panic!("waiting for {count} records, {} came: {error}", self.records(&path).len()))
+    }
+
+    /// The first record that `is` accepts, once it is there.
+    pub(crate) fn await_record(&self, is: impl Fn(&Record) -> bool) -> Record {
+        let look = |received: &Received| received.records().cloned().map(Record).find(&is);
+        self.find(look).unwrap_or_else(|error| panic!("waiting for a record: {error}"))
+    }
+
+    /// All records so far.
+    pub(crate) fn all_records(&self) -> Vec<Record> {
+        self.find(|received| Some(received.records().cloned().map(Record).collect())).unwrap()
     }
 
     /// When the span of that record ends, as it says itself, once it is there. The record's id is its kill's, and so is the span's.

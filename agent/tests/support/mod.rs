@@ -6,6 +6,7 @@ pub(crate) mod collector;
 pub(crate) mod exposition;
 pub(crate) mod machine;
 pub(crate) mod makers;
+pub(crate) mod pki;
 pub(crate) mod programs;
 pub(crate) mod restricted;
 pub(crate) mod told;

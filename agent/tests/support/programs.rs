@@ -21,6 +21,13 @@ impl Programs {
         Ok(Self(text.lines().map(|line| line.split_once('=').unwrap()).map(|(name, path)| (name.to_owned(), path.into())).collect()))
     }
 
+    /// Where they are, as in `PATH`.
+    pub(crate) fn folders(&self) -> String {
+        let mut folders: Vec<_> = self.0.iter().map(|(_, path)| path.parent().unwrap().display().to_string()).collect();
+        folders.dedup();
+        folders.join(":")
+    }
+
     /// The one of that name.
     pub(crate) fn path(&self, name: &str) -> &Path {
         &self.0.iter().find(|(program, _)| program == name).unwrap().1
@@ -44,6 +51,13 @@ impl Server {
             });
         }
         Self(command.spawn().unwrap_or_else(|error| panic!("starting {}: {error}", program.display())))
+    }
+}
+
+impl Server {
+    /// Its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.0.id()
     }
 }
 

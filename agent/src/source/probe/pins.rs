@@ -30,6 +30,8 @@ const COUNTERS: &str = "counters";
 /// The link that is pinned last.
 const LAST_LINK: &str = "link_on_mark";
 const LINK: &str = "link_";
+/// Why a folder that is empty may stay where it is.
+const STAYS: [io::ErrorKind; 3] = [io::ErrorKind::DirectoryNotEmpty, io::ErrorKind::ResourceBusy, io::ErrorKind::ReadOnlyFilesystem];
 /// Behind the name of a set that a crash has left incomplete, so that a new one can have it.
 const INCOMPLETE: &str = "-incomplete";
 
@@ -242,8 +244,8 @@ pub fn remove_all(path: &Path) -> Result<Vec<PathBuf>> {
     }
     match fs::remove_dir(&folder.path) {
         Ok(()) => removed.push(folder.path.clone()),
-        // Where it is shared, or is the root of the file system.
-        Err(error) if [io::ErrorKind::DirectoryNotEmpty, io::ErrorKind::ResourceBusy].contains(&error.kind()) => {}
+        // Where it is shared, is the root of the file system, or mounted in a container, whose own file system may be read-only.
+        Err(error) if STAYS.contains(&error.kind()) => {}
         Err(error) => return Err(error).with_context(|| format!("removing {}", folder.path.display())),
     }
     Ok(removed)

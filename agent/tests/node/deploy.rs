@@ -1,0 +1,163 @@
+//! What `kubectl apply -f k8s/daemonset.yaml` gives, and that deleting it leaves nothing.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::agents::{self, STATE, Scraper, await_rollout, collector, deploy};
+use crate::cluster::Cluster;
+use crate::needs_node;
+use crate::pods::{self, HOG, IDLE, container, pod};
+use crate::support::collector::{Collector, Record};
+use crate::support::exposition::total;
+use crate::support::makers::make;
+
+/// The commands that README.md and docs/install.md give, word for word, and a part of what each prints.
+const DOCUMENTED: [(&str, &str); 4] = [
+    ("kubectl get daemonset -n kube-system oom-watcher", "oom-watcher   1         1         1       1            1"),
+    ("kubectl logs -n kube-system -l app=oom-watcher", "ready"),
+    ("kubectl exec -n kube-system daemonset/oom-watcher -- ls /sys/kernel/tracing/events/oom/", "mark_victim"),
+    ("kubectl exec -n kube-system daemonset/oom-watcher -- ls /sys/fs/cgroup/", "memory"),
+];
+
+/// The record of the one kill in that container.
+fn record(collector: &Collector, pod: &str, container: Option<&str>) -> Record {
+    let is = |record: &Record| record.text("k8s.pod.name") == Some(pod) && record.text("k8s.container.name") == container;
+    collector.await_record(is)
+}
+
+/// Kills of all kinds of pods are in series and records, by way of what was deployed.
+fn every_kind_of_kill_is_told(cluster: &Cluster, collector: &Collector, scraper: &Scraper<'_>) {
+    let mut guaranteed = container("app", HOG, "32Mi");
+    guaranteed["resources"]["limits"]["cpu"] = "500m".into();
+    let mut burstable = container("app", HOG, "32Mi");
+    burstable["resources"]["requests"] = json!({"memory": "16Mi"});
+    let mut best_effort = container("app", IDLE, "32Mi");
+    best_effort["resources"] = json!({});
+    let mut with_init = pod("init", &[container("app", IDLE, "32Mi")]);
+    with_init["spec"]["initContainers"] = json!([container("prepare", HOG, "32Mi")]);
+    let child = format!("{HOG}; {IDLE}");
+    pods::apply(
+        cluster,
+        &[
+            pod("guaranteed", &[guaranteed]),
+            pod("burstable", &[burstable]),
+            pod("besteffort", &[best_effort]),
+            pod("two", &[container("app", HOG, "32Mi"), container("log", IDLE, "32Mi")]),
+            with_init,
+            pod("child", &[container("app", &child, "32Mi")]),
+            pod("deleted", &[container("app", IDLE, "32Mi")]),
+        ],
+    );
+    // One without a limit is killed by that of the pod, which somebody has set, or when the node is out of memory.
+    pods::await_ready(cluster, "besteffort");
+    let directory = pods::cgroup(cluster, "besteffort");
+    let limit = ["memory.max", "memory.limit_in_bytes"].map(|name| directory.join(name)).into_iter().find(|path| path.exists()).unwrap();
+    fs::write(limit, "33554432").unwrap();
+    assert!(cluster.try_text(&format!("kubectl exec -n shop besteffort -- {HOG}")).is_err());
+    pods::await_ready(cluster, "deleted");
+    assert!(cluster.try_text(&format!("kubectl exec -n shop deleted -- {HOG}")).is_err());
+    cluster.text("kubectl delete pod -n shop deleted --grace-period=0 --force");
+
+    let all = [
+        ("guaranteed", "app", "Guaranteed"),
+        ("burstable", "app", "Burstable"),
+        ("besteffort", "app", "BestEffort"),
+        ("two", "app", "Burstable"),
+        ("init", "prepare", "Burstable"),
+        ("child", "app", "Burstable"),
+        ("deleted", "app", "Burstable"),
+    ];
+    for (name, container, class) in all {
+        cluster.eventually(&format!("kill of {name}"), || scraper.kills(name, container).filter(|kills| *kills == 1.0));
+        let record = record(collector, name, Some(container));
+        assert_eq!(record.text("k8s.namespace.name"), Some("shop"), "{name}");
+        assert_eq!(record.text("k8s.node.name"), Some(crate::support::agent::NODE), "{name}");
+        assert_eq!(record.text("oom_watcher.pod.qos_class"), Some(class), "{name}");
+    }
+    assert_eq!((scraper.kills("two", "log"), scraper.kills("init", "app")), (Some(0.0), Some(0.0)), "these were not killed");
+
+    // What Kubernetes itself says: of a container's first process that it was killed, of a child nothing at all.
+    let told = cluster.await_text("kubectl get pod -n shop guaranteed -o 'jsonpath={.status.containerStatuses[0].state.terminated.reason}' | grep .");
+    assert_eq!(told.trim(), "OOMKilled");
+    let status: Value = serde_json::from_str(&pods::field(cluster, "child", ".status.containerStatuses[0]")).unwrap();
+    assert!(status["state"]["running"].is_object(), "{status}");
+    assert_eq!((&status["restartCount"], &status["lastState"]), (&json!(0), &json!({})));
+    assert!(!cluster.text("kubectl get events -n shop --field-selector involvedObject.name=child").to_lowercase().contains("oom"));
+}
+
+/// The agent's process has no capability, and is still the one that began.
+fn is_unprivileged_and_was_not_restarted(cluster: &Cluster) {
+    for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+        assert_eq!(agents::status(cluster, set), "0000000000000000", "{set}");
+    }
+    assert_eq!(agents::status(cluster, "NoNewPrivs"), "1");
+    let restarts = "kubectl get pods -n kube-system -l app=oom-watcher -o 'jsonpath={.items[*].status.containerStatuses[*].restartCount}'";
+    assert_eq!(cluster.text(restarts), "0");
+}
+
+/// Deletes what was applied, and looks for what is left of it.
+pub(crate) fn deleting_leaves_nothing(cluster: &Cluster, manifest: &str) {
+    let uid = cluster.text("kubectl get pods -n kube-system -l app=oom-watcher -o 'jsonpath={.items[*].metadata.uid}'");
+    assert!(fs::read_dir(cluster.path(STATE)).unwrap().count() > 0, "there is no state that could be left");
+    cluster.text(&format!("kubectl delete {manifest}"));
+    let pods = "kubectl get pods -n kube-system -l app=oom-watcher -o name";
+    cluster.eventually("end of the agent", || cluster.text(pods).is_empty().then_some(()));
+    let left = |path: &str| fs::read_dir(cluster.path(path)).map(|entries| entries.map(|entry| entry.unwrap().path()).collect::<Vec<_>>());
+    assert!(left(STATE).unwrap().is_empty(), "{:?}", left(STATE));
+    assert!(left("/sys/fs/bpf/oom-watcher").unwrap_or_default().is_empty(), "{:?}", left("/sys/fs/bpf/oom-watcher"));
+    let cgroups = format!("find /sys/fs/cgroup -name '*{uid}*'");
+    cluster.eventually("end of its cgroups", || cluster.text(&cgroups).is_empty().then_some(()));
+    for kind in ["all", "serviceaccount", "role", "rolebinding", "clusterrole", "clusterrolebinding", "configmap"] {
+        let found = cluster.text(&format!("kubectl get {kind} -A -o name"));
+        assert!(!found.contains("oom-watcher"), "{found}");
+    }
+}
+
+#[test]
+fn the_manifest_as_documented_tells_of_every_kill_and_leaves_nothing() {
+    needs_node!(cluster);
+    let collector = collector(&cluster);
+    deploy(&cluster, "-f k8s/daemonset.yaml");
+    for (command, expected) in DOCUMENTED {
+        let printed = cluster.text(command);
+        assert!(printed.contains(expected), "{command}: {printed}");
+    }
+    let scraper = Scraper::forward(&cluster);
+    every_kind_of_kill_is_told(&cluster, &collector, &scraper);
+
+    // One kill each second for an hour, in a minute.
+    let before = total(&scraper.metrics(), "oom_kills_per_node_total");
+    make("burst 3600");
+    cluster.eventually("all kills", || (total(&scraper.metrics(), "oom_kills_per_node_total") >= before + 3600.0).then_some(()));
+    is_unprivileged_and_was_not_restarted(&cluster);
+    let (peak, limit) = agents::peak(&cluster);
+    eprintln!("the agent after 3,600 kills: resident {}, at most {}, its cgroup at most {} kB", agents::status(&cluster, "VmRSS"), agents::status(&cluster, "VmHWM"), peak >> 10);
+    assert!(peak < limit / 4 * 3, "{peak} of {limit} bytes: too near to the limit");
+    deleting_leaves_nothing(&cluster, "-f k8s/daemonset.yaml");
+}
+
+#[test]
+fn the_privileged_variant_tells_the_same() {
+    needs_node!(cluster);
+    let collector = collector(&cluster);
+    deploy(&cluster, "-k k8s/overlays/privileged");
+    every_kind_of_kill_is_told(&cluster, &collector, &Scraper::direct(&cluster));
+    deleting_leaves_nothing(&cluster, "-k k8s/overlays/privileged");
+}
+
+#[test]
+fn an_agent_without_root_tells_the_same() {
+    needs_node!(cluster);
+    let collector = collector(&cluster);
+    deploy(&cluster, "-k k8s/overlays/non-root");
+    assert_eq!(agents::status(&cluster, "Uid").split_whitespace().next(), Some("65532"));
+    every_kind_of_kill_is_told(&cluster, &collector, &Scraper::forward(&cluster));
+    is_unprivileged_and_was_not_restarted(&cluster);
+    // Another user's file: the next agent must be able to go on with it.
+    cluster.text("kubectl rollout restart -n kube-system daemonset/oom-watcher");
+    await_rollout(&cluster);
+    let scraper = Scraper::forward(&cluster);
+    assert_eq!(scraper.kills("guaranteed", "app"), Some(1.0));
+    deleting_leaves_nothing(&cluster, "-k k8s/overlays/non-root");
+}

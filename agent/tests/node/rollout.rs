@@ -1,0 +1,76 @@
+//! A rolling update while processes are killed: what is pinned loses nothing, and without pins what was missed is counted.
+
+use std::collections::HashSet;
+
+use crate::agents::{Scraper, await_rollout, collector, deploy};
+use crate::cluster::Cluster;
+use crate::needs_node;
+use crate::pods::{self, HOG, container, pod};
+use crate::support::collector::Collector;
+use crate::support::exposition::{Sample, total};
+
+/// How a rolling update went.
+struct Update {
+    /// Kills in one container, by the kernel's count.
+    kernel: u64,
+    /// The same by the agent's.
+    counted: f64,
+    /// Those of them that nobody saw.
+    missed: f64,
+    /// Distinct ids of records of kills in that container.
+    records: usize,
+}
+
+/// Replaces the agent's pod while a container's children are killed, one after the other.
+fn update(cluster: &Cluster, collector: &Collector) -> Update {
+    let repeat = format!("while [ ! -e /tmp/stop ]; do {HOG}; done; sleep 3600");
+    pods::apply(cluster, &[pod("loop", &[container("app", &repeat, "32Mi")])]);
+    pods::await_ready(cluster, "loop");
+    let before = Scraper::forward(cluster);
+    cluster.eventually("a few kills", || before.kills("loop", "app").filter(|kills| *kills >= 3.0));
+    drop(before);
+    cluster.text("kubectl rollout restart -n kube-system daemonset/oom-watcher");
+    await_rollout(cluster);
+    let scraper = Scraper::forward(cluster);
+    // It goes on after the update, too.
+    let then = pods::counted_by_the_kernel(cluster, "loop");
+    cluster.eventually("more kills", || (pods::counted_by_the_kernel(cluster, "loop") >= then + 3).then_some(()));
+    cluster.text("kubectl exec -n shop loop -- touch /tmp/stop");
+    let mut last = None;
+    let kernel = cluster.eventually("end of the kills", || {
+        let now = pods::counted_by_the_kernel(cluster, "loop");
+        let ps = cluster.text("kubectl exec -n shop loop -- ps");
+        (last.replace(now) == Some(now) && !ps.contains(HOG)).then_some(now)
+    });
+    let expected = kernel as f64;
+    cluster.eventually("all kills", || scraper.kills("loop", "app").filter(|kills| *kills >= expected));
+    let samples = scraper.metrics();
+    let missed = |sample: &&Sample| sample.name == "oom_watcher_missed_kills_total";
+    let missed = samples.iter().filter(missed).map(|sample| sample.value).sum();
+    let records = collector.all_records().into_iter().filter(|record| record.text("k8s.pod.name") == Some("loop"));
+    let ids: HashSet<_> = records.filter_map(|record| record.text("log.record.uid").map(str::to_owned)).collect();
+    assert_eq!(total(&samples, "oom_watcher_unexplained_kills_total"), 0.0);
+    Update { kernel, counted: scraper.kills("loop", "app").unwrap(), missed, records: ids.len() }
+}
+
+#[test]
+fn with_pins_a_rolling_update_loses_no_kill() {
+    needs_node!(cluster);
+    let collector = collector(&cluster);
+    deploy(&cluster, "-k k8s/overlays/pinned");
+    let update = update(&cluster, &collector);
+    eprintln!("with pins: {} kills, {} counted, {} missed, {} records", update.kernel, update.counted, update.missed, update.records);
+    assert_eq!((update.counted, update.missed, update.records as u64), (update.kernel as f64, 0.0, update.kernel));
+    crate::deploy::deleting_leaves_nothing(&cluster, "-k k8s/overlays/pinned");
+}
+
+#[test]
+fn without_pins_a_rolling_update_counts_what_it_missed() {
+    needs_node!(cluster);
+    let collector = collector(&cluster);
+    deploy(&cluster, "-f k8s/daemonset.yaml");
+    let update = update(&cluster, &collector);
+    eprintln!("without pins: {} kills, {} counted, {} missed, {} records", update.kernel, update.counted, update.missed, update.records);
+    assert_eq!(update.counted, update.kernel as f64);
+    assert!(update.missed > 0.0, "nothing was killed meanwhile");
+}
