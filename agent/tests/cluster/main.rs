@@ -8,6 +8,7 @@ mod churn;
 mod client;
 mod kubelet;
 mod outage;
+mod removal;
 mod servers;
 #[allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
 #[path = "../support/mod.rs"]
@@ -47,7 +48,16 @@ const PODS: &str = "oom_watcher_pods";
 
 /// Starts the agent, and waits until it knows the pods, or that there are none.
 fn start(cluster: &Cluster, collector: &Collector, container_wait: &str) -> Agent {
-    let agent = Agent::start(&collector.environment(), &["--config", &cluster.settings(container_wait)]);
+    launch(collector, &cluster.settings(container_wait), &[], &[])
+}
+
+/// The same with these variables and flags.
+fn start_with(cluster: &Cluster, collector: &Collector, variables: &[(&str, &str)], flags: &[&str]) -> Agent {
+    launch(collector, &cluster.settings("5s"), variables, flags)
+}
+
+fn launch(collector: &Collector, settings: &str, variables: &[(&str, &str)], flags: &[&str]) -> Agent {
+    let agent = Agent::start(&[&collector.environment(), variables].concat(), &[&["--config", settings], flags].concat());
     eventually("pods", || {
         (agent.log().contains("the pods of this node are known") || agent.log().contains("knows no pod of this node")).then_some(())
     });

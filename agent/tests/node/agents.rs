@@ -19,9 +19,22 @@ pub(crate) fn collector(cluster: &Cluster) -> Collector {
     cluster.in_network(|| Collector::start_at(SocketAddr::from(([0, 0, 0, 0], 4317))))
 }
 
-/// Applies a manifest (`-f FILE` or `-k DIRECTORY`), sends OTLP to the node's collector as the manifest says how, and waits until the agent sees kills.
-pub(crate) fn deploy(cluster: &Cluster, manifest: &str) {
-    cluster.text(&format!("kubectl apply {manifest}"));
+/// A way to install it: the command for that, and the one that takes it back.
+pub(crate) type Way = [&'static str; 2];
+
+pub(crate) const MANIFEST: Way = ["kubectl apply -f k8s/daemonset.yaml", "kubectl delete -f k8s/daemonset.yaml"];
+pub(crate) const PRIVILEGED: Way = ["kubectl apply -k k8s/overlays/privileged", "kubectl delete -k k8s/overlays/privileged"];
+pub(crate) const NON_ROOT: Way = ["kubectl apply -k k8s/overlays/non-root", "kubectl delete -k k8s/overlays/non-root"];
+pub(crate) const PINNED: Way = ["kubectl apply -k k8s/overlays/pinned", "kubectl delete -k k8s/overlays/pinned"];
+pub(crate) const CHART: Way =
+    ["helm install oom-watcher k8s/chart --namespace kube-system --set pin=true", "helm uninstall oom-watcher --namespace kube-system"];
+
+/// The documented way to `/metrics`.
+pub(crate) const FORWARD: &str = "kubectl port-forward -n kube-system daemonset/oom-watcher 8080:8080";
+
+/// Installs it, sends OTLP to the node's collector as the manifest says how, and waits until the agent sees kills.
+pub(crate) fn deploy(cluster: &Cluster, [install, _]: Way) {
+    cluster.text(install);
     cluster.text("kubectl set env -n kube-system daemonset/oom-watcher 'OTEL_EXPORTER_OTLP_ENDPOINT=http://$(HOST_IP):4317'");
     await_rollout(cluster);
 }
@@ -43,20 +56,20 @@ pub(crate) struct Scraper<'a> {
 impl<'a> Scraper<'a> {
     /// Through `kubectl port-forward`.
     pub(crate) fn forward(cluster: &'a Cluster) -> Self {
-        let forward = cluster.serve("port-forward", &["kubectl", "port-forward", "-n", "kube-system", "daemonset/oom-watcher", "8080:8080"]);
-        cluster.await_text("curl -sS http://localhost:8080/metrics");
+        let forward = cluster.serve("port-forward", &FORWARD.split(' ').collect::<Vec<_>>());
+        cluster.await_text("curl --no-progress-meter http://localhost:8080/metrics");
         Self { cluster, _forward: Some(forward) }
     }
 
     /// On the node's own network.
     pub(crate) fn direct(cluster: &'a Cluster) -> Self {
-        cluster.await_text("curl -sS http://localhost:8080/metrics");
+        cluster.await_text("curl --no-progress-meter http://localhost:8080/metrics");
         Self { cluster, _forward: None }
     }
 
     /// What is there now.
     pub(crate) fn metrics(&self) -> Vec<Sample> {
-        parse_exposition(&self.cluster.text("curl -sS http://localhost:8080/metrics"))
+        parse_exposition(&self.cluster.text("curl --no-progress-meter http://localhost:8080/metrics"))
     }
 
     /// `oom_kills_total` of a container of a pod in the namespace `shop`. Absent: there is no such series.

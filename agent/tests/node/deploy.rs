@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::agents::{self, STATE, Scraper, await_rollout, collector, deploy};
+use crate::agents::{self, CHART, FORWARD, MANIFEST, NON_ROOT, PRIVILEGED, STATE, Scraper, Way, await_rollout, collector, deploy};
 use crate::cluster::Cluster;
 use crate::needs_node;
 use crate::pods::{self, HOG, IDLE, container, pod};
@@ -19,6 +19,17 @@ const DOCUMENTED: [(&str, &str); 4] = [
     ("kubectl exec -n kube-system daemonset/oom-watcher -- ls /sys/kernel/tracing/events/oom/", "mark_victim"),
     ("kubectl exec -n kube-system daemonset/oom-watcher -- ls /sys/fs/cgroup/", "memory"),
 ];
+
+#[test]
+fn the_pages_name_the_commands_that_are_tested() {
+    let pages = [include_str!("../../../README.md"), include_str!("../../../docs/install.md")];
+    let documented = DOCUMENTED.map(|(command, _)| command).into_iter().chain([MANIFEST[0], MANIFEST[1], FORWARD, "curl http://localhost:8080/metrics"]);
+    for command in documented {
+        for page in pages {
+            assert!(page.lines().any(|line| line.split("  #").next().unwrap().trim_end() == command), "no line {command} in a page");
+        }
+    }
+}
 
 /// The record of the one kill in that container.
 fn record(collector: &Collector, pod: &str, container: Option<&str>) -> Record {
@@ -97,10 +108,10 @@ fn is_unprivileged_and_was_not_restarted(cluster: &Cluster) {
 }
 
 /// Deletes what was applied, and looks for what is left of it.
-pub(crate) fn deleting_leaves_nothing(cluster: &Cluster, manifest: &str) {
+pub(crate) fn deleting_leaves_nothing(cluster: &Cluster, [_, remove]: Way) {
     let uid = cluster.text("kubectl get pods -n kube-system -l app=oom-watcher -o 'jsonpath={.items[*].metadata.uid}'");
     assert!(fs::read_dir(cluster.path(STATE)).unwrap().count() > 0, "there is no state that could be left");
-    cluster.text(&format!("kubectl delete {manifest}"));
+    cluster.text(remove);
     let pods = "kubectl get pods -n kube-system -l app=oom-watcher -o name";
     cluster.eventually("end of the agent", || cluster.text(pods).is_empty().then_some(()));
     let left = |path: &str| fs::read_dir(cluster.path(path)).map(|entries| entries.map(|entry| entry.unwrap().path()).collect::<Vec<_>>());
@@ -118,7 +129,7 @@ pub(crate) fn deleting_leaves_nothing(cluster: &Cluster, manifest: &str) {
 fn the_manifest_as_documented_tells_of_every_kill_and_leaves_nothing() {
     needs_node!(cluster);
     let collector = collector(&cluster);
-    deploy(&cluster, "-f k8s/daemonset.yaml");
+    deploy(&cluster, MANIFEST);
     for (command, expected) in DOCUMENTED {
         let printed = cluster.text(command);
         assert!(printed.contains(expected), "{command}: {printed}");
@@ -134,23 +145,33 @@ fn the_manifest_as_documented_tells_of_every_kill_and_leaves_nothing() {
     let (peak, limit) = agents::peak(&cluster);
     eprintln!("the agent after 3,600 kills: resident {}, at most {}, its cgroup at most {} kB", agents::status(&cluster, "VmRSS"), agents::status(&cluster, "VmHWM"), peak >> 10);
     assert!(peak < limit / 4 * 3, "{peak} of {limit} bytes: too near to the limit");
-    deleting_leaves_nothing(&cluster, "-f k8s/daemonset.yaml");
+    deleting_leaves_nothing(&cluster, MANIFEST);
 }
 
 #[test]
 fn the_privileged_variant_tells_the_same() {
     needs_node!(cluster);
     let collector = collector(&cluster);
-    deploy(&cluster, "-k k8s/overlays/privileged");
+    deploy(&cluster, PRIVILEGED);
     every_kind_of_kill_is_told(&cluster, &collector, &Scraper::direct(&cluster));
-    deleting_leaves_nothing(&cluster, "-k k8s/overlays/privileged");
+    deleting_leaves_nothing(&cluster, PRIVILEGED);
+}
+
+#[test]
+fn the_chart_tells_the_same_and_leaves_nothing() {
+    needs_node!(cluster);
+    let collector = collector(&cluster);
+    deploy(&cluster, CHART);
+    every_kind_of_kill_is_told(&cluster, &collector, &Scraper::forward(&cluster));
+    is_unprivileged_and_was_not_restarted(&cluster);
+    deleting_leaves_nothing(&cluster, CHART);
 }
 
 #[test]
 fn an_agent_without_root_tells_the_same() {
     needs_node!(cluster);
     let collector = collector(&cluster);
-    deploy(&cluster, "-k k8s/overlays/non-root");
+    deploy(&cluster, NON_ROOT);
     assert_eq!(agents::status(&cluster, "Uid").split_whitespace().next(), Some("65532"));
     every_kind_of_kill_is_told(&cluster, &collector, &Scraper::forward(&cluster));
     is_unprivileged_and_was_not_restarted(&cluster);
@@ -159,5 +180,5 @@ fn an_agent_without_root_tells_the_same() {
     await_rollout(&cluster);
     let scraper = Scraper::forward(&cluster);
     assert_eq!(scraper.kills("guaranteed", "app"), Some(1.0));
-    deleting_leaves_nothing(&cluster, "-k k8s/overlays/non-root");
+    deleting_leaves_nothing(&cluster, NON_ROOT);
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use crate::agents::{Scraper, await_rollout, collector, deploy};
+use crate::agents::{MANIFEST, PINNED, Scraper, await_rollout, collector, deploy};
 use crate::cluster::Cluster;
 use crate::needs_node;
 use crate::pods::{self, HOG, container, pod};
@@ -57,18 +57,18 @@ fn update(cluster: &Cluster, collector: &Collector) -> Update {
 fn with_pins_a_rolling_update_loses_no_kill() {
     needs_node!(cluster);
     let collector = collector(&cluster);
-    deploy(&cluster, "-k k8s/overlays/pinned");
+    deploy(&cluster, PINNED);
     let update = update(&cluster, &collector);
     eprintln!("with pins: {} kills, {} counted, {} missed, {} records", update.kernel, update.counted, update.missed, update.records);
     assert_eq!((update.counted, update.missed, update.records as u64), (update.kernel as f64, 0.0, update.kernel));
-    crate::deploy::deleting_leaves_nothing(&cluster, "-k k8s/overlays/pinned");
+    crate::deploy::deleting_leaves_nothing(&cluster, PINNED);
 }
 
 #[test]
 fn without_pins_a_rolling_update_counts_what_it_missed() {
     needs_node!(cluster);
     let collector = collector(&cluster);
-    deploy(&cluster, "-f k8s/daemonset.yaml");
+    deploy(&cluster, MANIFEST);
     let update = update(&cluster, &collector);
     eprintln!("without pins: {} kills, {} counted, {} missed, {} records", update.kernel, update.counted, update.missed, update.records);
     assert_eq!(update.counted, update.kernel as f64);

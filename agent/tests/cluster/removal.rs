@@ -1,0 +1,75 @@
+//! An agent that ends leaves its state for the next one, unless its DaemonSet is gone for certain.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use crate::needs_cluster;
+use crate::servers::Cluster;
+use crate::start_with;
+use crate::support::agent::Agent;
+use crate::support::collector::Collector;
+use crate::support::eventually;
+
+const PATH: &str = "/apis/apps/v1/namespaces/kube-system/daemonsets/oom-watcher";
+
+/// The agent of a DaemonSet. It saves its state when it ends, if not before.
+fn agent(cluster: &Cluster, collector: &Collector, state: &Path) -> Agent {
+    let asked = cluster.asked().len();
+    let state = state.display().to_string();
+    let agent = start_with(cluster, collector, &[("OOM_WATCHER_DAEMONSET", "kube-system/oom-watcher")], &["--state-dir", &state]);
+    let is_answered = |(_, path, code): &(String, String, u64)| path == PATH && *code > 0;
+    eventually("answer about the DaemonSet", || cluster.asked().iter().skip(asked).any(is_answered).then_some(()));
+    agent
+}
+
+/// Waits until the API server allows the agent to ask, or does not: it learns of changed permissions a moment later.
+fn await_allowed(cluster: &Cluster, expected: bool) {
+    let what = json!({"namespace": "kube-system", "group": "apps", "resource": "daemonsets", "name": "oom-watcher", "verb": "get"});
+    let review = json!({"spec": {"user": "system:serviceaccount:kube-system:oom-watcher", "resourceAttributes": what}});
+    let is_allowed = || cluster.admin.post("/apis/authorization.k8s.io/v1/subjectaccessreviews", &review)["status"]["allowed"] == json!(true);
+    eventually("change of permissions", || (is_allowed() == expected).then_some(()));
+}
+
+fn make_daemonset(cluster: &Cluster) {
+    let labels = json!({"app": "oom-watcher"});
+    let template = json!({"metadata": {"labels": labels}, "spec": {"containers": [{"name": "oom-watcher", "image": "oom-watcher"}]}});
+    let spec = json!({"selector": {"matchLabels": labels}, "template": template});
+    cluster.admin.post(PATH.rsplit_once('/').unwrap().0, &json!({"metadata": {"name": "oom-watcher"}, "spec": spec}));
+}
+
+#[test]
+fn what_the_next_agent_needs_goes_only_if_none_comes() {
+    needs_cluster!(programs);
+    let (mut cluster, collector) = (Cluster::start(programs, false), Collector::start());
+    let state: PathBuf = cluster.folder().join("state");
+    let check = |cluster: &Cluster, mut agent: Agent, stays: bool, what: &str| {
+        assert_eq!(agent.stop(), Some(0), "{}", agent.log());
+        assert_eq!(state.join("state.json").exists(), stays, "{what}: {}", agent.log());
+        assert_eq!(agent.log().contains("state and pins are removed"), !stays, "{what}");
+        assert!(cluster.asked().iter().any(|(verb, path, _)| verb == "get" && path == PATH));
+    };
+
+    make_daemonset(&cluster);
+    check(&cluster, agent(&cluster, &collector, &state), true, "it is there");
+    let unreachable = agent(&cluster, &collector, &state);
+    cluster.stop_api();
+    check(&cluster, unreachable, true, "the API does not answer");
+    cluster.start_api();
+
+    // As `kubectl delete -f` may do it: the permission goes first.
+    let forbidden = agent(&cluster, &collector, &state);
+    let binding = "/apis/rbac.authorization.k8s.io/v1/namespaces/kube-system/rolebindings/oom-watcher";
+    cluster.admin.delete(binding);
+    await_allowed(&cluster, false);
+    check(&cluster, forbidden, false, "the permission is gone that was there");
+    let never_allowed = agent(&cluster, &collector, &state);
+    check(&cluster, never_allowed, true, "the permission was never there");
+    cluster.permit();
+    await_allowed(&cluster, true);
+
+    let removed = agent(&cluster, &collector, &state);
+    cluster.admin.delete(PATH);
+    eventually("end of the DaemonSet", || cluster.admin.find(PATH).is_none().then_some(()));
+    check(&cluster, removed, false, "it is gone");
+}
