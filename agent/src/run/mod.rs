@@ -252,7 +252,10 @@ fn leave_nothing(config: &Config, probe: Probe) {
     let state = config.state_directory.as_deref().map_or(Ok(()), state::remove);
     match pins.and(state) {
         Ok(()) => info!("no other agent follows: state and pins are removed"),
-        Err(error) => warn!(error = format!("{error:#}"), "state and pins stay on this node: remove them with `oom-watcher detach`, and the directory of the state"),
+        Err(error) => warn!(
+            error = format!("{error:#}"),
+            "state and pins stay on this node: remove them with `oom-watcher detach`, and the directory of the state"
+        ),
     }
 }
 

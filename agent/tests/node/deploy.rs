@@ -23,7 +23,8 @@ const DOCUMENTED: [(&str, &str); 4] = [
 #[test]
 fn the_pages_name_the_commands_that_are_tested() {
     let pages = [include_str!("../../../README.md"), include_str!("../../../docs/install.md")];
-    let documented = DOCUMENTED.map(|(command, _)| command).into_iter().chain([MANIFEST[0], MANIFEST[1], FORWARD, "curl http://localhost:8080/metrics"]);
+    let documented =
+        DOCUMENTED.map(|(command, _)| command).into_iter().chain([MANIFEST[0], MANIFEST[1], FORWARD, "curl http://localhost:8080/metrics"]);
     for command in documented {
         for page in pages {
             assert!(page.lines().any(|line| line.split("  #").next().unwrap().trim_end() == command), "no line {command} in a page");
@@ -143,7 +144,12 @@ fn the_manifest_as_documented_tells_of_every_kill_and_leaves_nothing() {
     cluster.eventually("all kills", || (total(&scraper.metrics(), "oom_kills_per_node_total") >= before + 3600.0).then_some(()));
     is_unprivileged_and_was_not_restarted(&cluster);
     let (peak, limit) = agents::peak(&cluster);
-    eprintln!("the agent after 3,600 kills: resident {}, at most {}, its cgroup at most {} kB", agents::status(&cluster, "VmRSS"), agents::status(&cluster, "VmHWM"), peak >> 10);
+    eprintln!(
+        "the agent after 3,600 kills: resident {}, at most {}, its cgroup at most {} kB",
+        agents::status(&cluster, "VmRSS"),
+        agents::status(&cluster, "VmHWM"),
+        peak >> 10
+    );
     assert!(peak < limit / 4 * 3, "{peak} of {limit} bytes: too near to the limit");
     deleting_leaves_nothing(&cluster, MANIFEST);
 }

@@ -169,7 +169,8 @@ fn processes_of_pods() -> Vec<i32> {
 /// The processes with that namespace of mounts.
 fn processes_in(namespace: &str) -> Vec<i32> {
     let Ok(wanted) = fs::read_link(namespace) else { return Vec::new() };
-    let is_in = |pid: &i32| fs::read_link(format!("/proc/{pid}/ns/mnt")).is_ok_and(|found| found.as_os_str().as_bytes() == wanted.as_os_str().as_bytes());
+    let is_in =
+        |pid: &i32| fs::read_link(format!("/proc/{pid}/ns/mnt")).is_ok_and(|found| found.as_os_str().as_bytes() == wanted.as_os_str().as_bytes());
     let all = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     all.filter(is_in).collect()
 }
