@@ -7,6 +7,7 @@ mod alerts;
 mod churn;
 mod client;
 mod kubelet;
+mod manifests;
 mod outage;
 mod servers;
 #[allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
