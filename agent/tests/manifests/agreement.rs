@@ -86,7 +86,7 @@ fn check_scrape(place: &str, spec: &Value, endpoints: &Value, ports: &[&str], la
 fn what_is_applied_beside_the_base_finds_it() {
     needs_programs!(renders);
     let files = ["servicemonitor", "podmonitor", "prometheusrule", "networkpolicy"].map(Objects::of_file);
-    for (render, mut objects) in renders.all().into_iter().filter(|(_, objects)| objects.workloads().next().is_some()) {
+    for (render, mut objects) in renders.all().iter().filter(|(_, objects)| objects.workloads().next().is_some()).cloned() {
         let namespace = if render.starts_with("chart-") { "monitoring" } else { "kube-system" };
         if namespace == "kube-system" {
             objects.0.extend(files.iter().flat_map(|file| file.0.clone()));

@@ -1,6 +1,6 @@
 //! The manifests of `k8s/` and `otel-collector/`, as kubectl and Helm render them: against Kubernetes's schemas, our own rules of security, and each other.
 //!
-//! Nothing of it needs a cluster, root or the network. `OOM_WATCHER_WRITE=1` writes again what is made of other files: k8s/base/daemonset.yaml, the chart's
+//! Nothing of it needs a cluster or the network, and one test root. `OOM_WATCHER_WRITE=1` writes again what is made of other files: k8s/base/daemonset.yaml, the chart's
 //! rules, and what its examples give.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
@@ -8,8 +8,10 @@
 mod agreement;
 mod base;
 mod chart;
+mod collector;
 mod copies;
 mod differences;
+mod hand_over;
 mod overlays;
 mod pod;
 mod renders;
@@ -26,8 +28,8 @@ const OVERLAYS: [&str; 6] = ["collector", "non-root", "old-kernel", "openshift",
 /// What renders, or the test is skipped.
 macro_rules! needs_programs {
     ($renders:ident) => {
-        let $renders = match $crate::support::programs::Programs::find() {
-            Ok(programs) => $crate::renders::Renders::new(programs),
+        let $renders = match $crate::renders::Renders::find() {
+            Ok(renders) => renders,
             Err(why) => $crate::support::skip!("{why}"),
         };
     };

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -18,6 +19,7 @@ pub(crate) const OPENSHIFT: [&str; 2] = ["--api-versions", "security.openshift.i
 /// The programs that render, and everything that they render here.
 pub(crate) struct Renders {
     programs: Programs,
+    all: OnceLock<Vec<(String, Objects)>>,
 }
 
 /// Objects, in the order of the render.
@@ -25,8 +27,10 @@ pub(crate) struct Renders {
 pub(crate) struct Objects(pub(crate) Vec<Value>);
 
 impl Renders {
-    pub(crate) fn new(programs: Programs) -> Self {
-        Self { programs }
+    /// The same for all tests; or why there are no programs.
+    pub(crate) fn find() -> Result<&'static Self, &'static String> {
+        static RENDERS: OnceLock<Result<Renders, String>> = OnceLock::new();
+        RENDERS.get_or_init(|| Programs::find().map(|programs| Self { programs, all: OnceLock::new() })).as_ref()
     }
 
     pub(crate) fn program(&self, name: &str) -> Command {
@@ -69,7 +73,11 @@ impl Renders {
     }
 
     /// Everything that somebody may apply, with a name for it.
-    pub(crate) fn all(&self) -> Vec<(String, Objects)> {
+    pub(crate) fn all(&self) -> &[(String, Objects)] {
+        self.all.get_or_init(|| self.render_all())
+    }
+
+    fn render_all(&self) -> Vec<(String, Objects)> {
         let overlays = OVERLAYS.map(|name| (name.to_owned(), self.overlay(name)));
         let examples = examples().into_iter().map(|name| (format!("chart-{name}"), Objects::parse(&self.example(&name))));
         let files = ["servicemonitor", "podmonitor", "prometheusrule", "networkpolicy"].map(|name| (name.to_owned(), Objects::of_file(name)));

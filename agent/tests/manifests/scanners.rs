@@ -72,7 +72,7 @@ fn what_checkov_finds_in_the_manifests_is_on_purpose() {
         let documents: Vec<_> = objects.0.iter().map(|object| serde_yaml::to_string(object).unwrap()).collect();
         fs::write(folder.path().join(format!("{name}.yaml")), documents.join("---\n")).unwrap();
     }
-    check(&findings(&renders, "kubernetes", folder.path()), |render| render != DOCKERFILE);
+    check(&findings(renders, "kubernetes", folder.path()), |render| render != DOCKERFILE);
 }
 
 #[test]
@@ -86,5 +86,5 @@ fn what_is_found_in_the_dockerfile_is_on_purpose() {
     run(renders.program("hadolint").arg("--no-color").arg(&dockerfile)).unwrap();
     let folder = folder();
     fs::copy(&dockerfile, folder.path().join(DOCKERFILE)).unwrap();
-    check(&findings(&renders, "dockerfile", folder.path()), |render| render == DOCKERFILE);
+    check(&findings(renders, "dockerfile", folder.path()), |render| render == DOCKERFILE);
 }

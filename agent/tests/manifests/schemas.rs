@@ -39,10 +39,10 @@ fn every_version_of_kubernetes_knows_every_field() {
     let folder = tempfile::tempdir().unwrap();
     // Most of a render is in others too.
     let mut seen = BTreeSet::new();
-    let all = renders.all().into_iter().flat_map(|(_, objects)| objects.0).filter(|object| seen.insert(object.to_string()));
+    let all = renders.all().iter().flat_map(|(_, objects)| objects.0.clone()).filter(|object| seen.insert(object.to_string()));
     let all: Vec<_> = all.collect();
     assert!(OF_OTHERS.iter().all(|kind| all.iter().any(|object| object["kind"] == *kind)), "a kind of others that nothing has");
-    assert_eq!(mistakes(&renders, folder.path(), &all), [""; 0]);
+    assert_eq!(mistakes(renders, folder.path(), &all), [""; 0]);
 }
 
 #[test]
@@ -52,8 +52,8 @@ fn a_field_that_only_some_versions_know_is_told() {
     let mut daemon_set = Objects::of_file("daemonset").get("DaemonSet", "oom-watcher").clone();
     // From 1.30 on: so it cannot be in a manifest for 1.29.
     daemon_set["spec"]["template"]["spec"]["securityContext"]["appArmorProfile"] = json!({"type": "RuntimeDefault"});
-    let found = mistakes(&renders, folder.path(), &[daemon_set.clone()]);
+    let found = mistakes(renders, folder.path(), &[daemon_set.clone()]);
     assert!(found.len() == 1 && found[0].contains("against version 1.29") && found[0].contains("appArmorProfile"), "{found:?}");
     daemon_set["kind"] = "DaemonSett".into();
-    assert_eq!(mistakes(&renders, folder.path(), &[daemon_set.clone()]).len(), VERSIONS.count(), "{}", id(&daemon_set));
+    assert_eq!(mistakes(renders, folder.path(), &[daemon_set.clone()]).len(), VERSIONS.count(), "{}", id(&daemon_set));
 }
