@@ -38,7 +38,8 @@ fn the_rules_of_the_chart_are_those_of_the_manifest() {
     let manifest = fs::read_to_string(root().join("k8s/prometheusrule.yaml")).unwrap();
     let (_, spec) = manifest.split_once("\nspec:\n").unwrap();
     let lines: Vec<_> = spec.lines().map(|line| line.strip_prefix("  ").unwrap_or(line)).collect();
-    check(&chart().join("files/rules.yaml"), &(lines.join("\n") + "\n"));
+    let head = "# A copy of the spec of k8s/prometheusrule.yaml, which is the one to change.";
+    check(&chart().join("files/rules.yaml"), &format!("{head}\n{}\n", lines.join("\n")));
 }
 
 #[test]
