@@ -7,6 +7,7 @@ mod alerts;
 mod churn;
 mod client;
 mod kubelet;
+mod manifests;
 mod outage;
 mod removal;
 mod servers;

@@ -88,6 +88,8 @@ impl Cluster {
             format!("--etcd-servers=http://127.0.0.1:{}", self.etcd_port),
             format!("--secure-port={}", self.port),
             "--bind-address=127.0.0.1".to_owned(),
+            // As in every cluster whose own network and storage run in pods.
+            "--allow-privileged=true".to_owned(),
             "--advertise-address=127.0.0.1".to_owned(),
             "--endpoint-reconciler-type=none".to_owned(),
             "--service-cluster-ip-range=10.96.0.0/24".to_owned(),

@@ -49,6 +49,9 @@ labels:
 {{- if and .Values.privileged .Values.oldKernel -}}
 {{- fail "privileged and oldKernel are both true: a privileged agent has all capabilities already" -}}
 {{- end -}}
+{{- if and .Values.nonRoot .Values.oldKernel -}}
+{{- fail "nonRoot and oldKernel are both true: the agent's file permits CAP_BPF and CAP_PERFMON to a user who is not root, and no CAP_SYS_RESOURCE" -}}
+{{- end -}}
 {{- if and .Values.serviceMonitor.enabled .Values.podMonitor.enabled -}}
 {{- fail "serviceMonitor and podMonitor are both enabled: each kill would be there twice" -}}
 {{- end -}}

@@ -1,0 +1,98 @@
+//! The Helm chart by itself: what it refuses, and that Helm finds nothing wrong with it. What it gives is in copies.rs and overlays.rs.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::needs_programs;
+use crate::renders::{chart, examples, root, run};
+
+#[test]
+fn a_mistake_in_the_values_is_refused_with_its_place() {
+    needs_programs!(renders);
+    let check = |values: &str, expected: &[&str]| {
+        let error = renders.helm("oom-watcher", "kube-system", &["--set-json", values]).err().unwrap_or_else(|| panic!("{values} was taken"));
+        assert!(expected.iter().all(|part| error.contains(part)), "{values}: {error}");
+    };
+    check(r#"image={"tagg": "1"}"#, &["'/image'", "'tagg' not allowed"]);
+    check(r#"pinned=true"#, &["'pinned' not allowed"]);
+    check(r#"pin="yes""#, &["'/pin'", "got string, want boolean"]);
+    check(r#"port=80"#, &["'/port'", "minimum"]);
+    check(r#"image.digest="sha256:12""#, &["'/image/digest'", "does not match pattern"]);
+    check(r#"image.pullPolicy="Sometimes""#, &["'/image/pullPolicy'", "'Always', 'IfNotPresent', 'Never'"]);
+    check(r#"otlp.endpoint="collector:4317""#, &["'/otlp/endpoint'", "does not match pattern"]);
+    check(r#"env=[{"name": "A", "value": 1}]"#, &["'/env/0/value'", "got number, want string"]);
+    check(r#"env=[{"name": "A", "from": 1}]"#, &["'/env/0'", "'from' not allowed"]);
+    check(r#"resources.limit={}"#, &["'/resources'", "'limit' not allowed"]);
+    check(r#"tolerations=[{"operator": "exists"}]"#, &["'/tolerations/0/operator'"]);
+    check(r#"podLabels={"tier": 1}"#, &["'/podLabels/tier'", "got number, want string"]);
+    check(r#"serviceMonitor.interval="soon""#, &["'/serviceMonitor/interval'"]);
+    check(r#"extraManifests=[{"kind": "ConfigMap"}]"#, &["'/extraManifests/0'", "apiVersion"]);
+    check(r#"fullnameOverride="Kills""#, &["'/fullnameOverride'"]);
+    check(r#"privileged=true,nonRoot=true"#, &["privileged and nonRoot are both true"]);
+    check(r#"nonRoot=true,oldKernel=true"#, &["nonRoot and oldKernel are both true"]);
+    check(r#"privileged=true,oldKernel=true"#, &["privileged and oldKernel are both true"]);
+    check(r#"serviceMonitor.enabled=true,podMonitor.enabled=true"#, &["each kill would be there twice"]);
+}
+
+#[test]
+fn every_value_is_explained_and_has_its_place_in_the_schema() {
+    let schema: Value = serde_json::from_str(&fs::read_to_string(chart().join("values.schema.json")).unwrap()).unwrap();
+    let text = fs::read_to_string(chart().join("values.yaml")).unwrap();
+    let values: Value = serde_yaml::from_str(&text).unwrap();
+    let mut expected: Vec<_> = schema["properties"].as_object().unwrap().keys().filter(|key| *key != "global").collect();
+    let mut found: Vec<_> = values.as_object().unwrap().keys().collect();
+    expected.sort();
+    found.sort();
+    assert_eq!(found, expected);
+    // Each key has a comment above it, above the one that it goes with, or in it.
+    for section in text.split("\n\n").skip(1) {
+        assert!(section.lines().any(|line| line.trim_start().starts_with('#')), "{section}");
+    }
+    // Whatever is an object has its keys listed, or says what its values are.
+    let mut open = Vec::new();
+    look_for_open("", &schema, &mut open);
+    let of_others = ["config", "global", "extraManifests", "from", "nodeAffinity", "podAffinity", "podAntiAffinity", "valueFrom"];
+    open.retain(|place| !of_others.iter().any(|of| place.ends_with(&format!("/{of}")) || place.ends_with(&format!("/{of}/items"))));
+    assert!(open.is_empty(), "what is written there is not checked: {open:?}");
+}
+
+/// Objects of a schema that take any key.
+fn look_for_open(place: &str, schema: &Value, open: &mut Vec<String>) {
+    if schema["type"] == "object" && schema["additionalProperties"].is_null() {
+        open.push(place.to_owned());
+    }
+    match schema {
+        Value::Object(keys) => keys.iter().for_each(|(key, value)| look_for_open(&format!("{place}/{key}"), value, open)),
+        Value::Array(values) => values.iter().for_each(|value| look_for_open(place, value, open)),
+        _ => {}
+    }
+}
+
+#[test]
+fn helm_finds_nothing_wrong() {
+    needs_programs!(renders);
+    let said = run(renders.program("helm").args(["lint", "--strict"]).arg(chart())).unwrap();
+    assert!(said.contains("0 chart(s) failed") && !said.contains("[WARNING]") && !said.contains("[ERROR]"), "{said}");
+}
+
+#[test]
+fn the_agent_reads_what_the_examples_configure() {
+    let schema: Value = serde_json::from_str(&fs::read_to_string(root().join("docs/oom-watcher.schema.json")).unwrap()).unwrap();
+    let schema = jsonschema::validator_for(&schema).unwrap();
+    let configured: Vec<_> = examples()
+        .into_iter()
+        .filter(|name| {
+            let values: Value = serde_yaml::from_str(&fs::read_to_string(chart().join("examples").join(name).join("values.yaml")).unwrap()).unwrap();
+            assert!(values["config"].is_null() || schema.is_valid(&values["config"]), "{name}: {}", values["config"]);
+            !values["config"].is_null()
+        })
+        .collect();
+    assert_eq!(configured, ["everything", "openshift"]);
+}
+
+#[test]
+fn the_chart_is_of_the_version_of_the_agent() {
+    let chart: Value = serde_yaml::from_str(&fs::read_to_string(chart().join("Chart.yaml")).unwrap()).unwrap();
+    assert_eq!((&chart["version"], &chart["appVersion"]), (&env!("CARGO_PKG_VERSION").into(), &env!("CARGO_PKG_VERSION").into()));
+}

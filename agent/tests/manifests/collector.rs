@@ -1,0 +1,74 @@
+//! That the configurations of the Collectors fit each other, their manifests, and what oom-watcher is told. That the Collector takes them is not tested here.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::needs_programs;
+use crate::renders::{items, root, text};
+
+const COLLECTORS: [&str; 2] = ["agent", "gateway"];
+
+fn config(name: &str) -> Value {
+    serde_yaml::from_str(&fs::read_to_string(root().join(format!("otel-collector/{name}.yaml"))).unwrap()).unwrap()
+}
+
+/// What a variable has if nobody sets it: `${env:NAME:-default}`.
+fn default(value: &str) -> Option<&str> {
+    value.strip_prefix("${env:")?.strip_suffix('}')?.split_once(":-").map(|(_, default)| default)
+}
+
+#[test]
+fn every_part_of_a_pipeline_is_configured_and_every_part_that_is_configured_can_be_used() {
+    for name in COLLECTORS {
+        let config = config(name);
+        for part in ["receivers", "processors", "exporters"] {
+            let configured: BTreeSet<_> = config[part].as_object().unwrap().keys().map(String::as_str).collect();
+            let pipelines = config["service"]["pipelines"].as_object().unwrap();
+            assert_eq!(pipelines.keys().collect::<Vec<_>>(), ["logs", "metrics", "traces"], "{name}");
+            let mut used: BTreeSet<String> = BTreeSet::new();
+            for (signal, pipeline) in pipelines {
+                // A list in a variable is YAML too.
+                let list =
+                    pipeline[part].as_str().map_or(pipeline[part].clone(), |variable| serde_yaml::from_str(default(variable).unwrap()).unwrap());
+                used.extend(items(&list).iter().map(|id| text(id).to_owned()));
+                // What a signal can be sent to instead is called after it.
+                used.extend(
+                    configured.iter().filter(|id| id.ends_with(&format!("/{signal}")) && pipeline[part].is_string()).map(|id| (*id).to_owned()),
+                );
+                assert_eq!(pipeline["processors"][0], "memory_limiter", "{name}: it refuses before anything is done with what comes");
+            }
+            assert_eq!(used, configured.iter().map(|id| (*id).to_owned()).collect(), "{name}: {part}");
+        }
+        assert_eq!(config["service"]["extensions"], json!(["health_check"]), "{name}: what the probes ask");
+    }
+}
+
+#[test]
+fn what_is_sent_arrives() {
+    needs_programs!(renders);
+    let objects = renders.overlay("collector");
+    for (name, kind) in COLLECTORS.into_iter().zip(["DaemonSet", "Deployment"]) {
+        let (config, own) = (config(name), format!("otel-{name}"));
+        let pod = &objects.get(kind, &own)["spec"]["template"]["spec"];
+        let ports = items(&pod["containers"][0]["ports"]).iter().map(|port| (text(&port["name"]), port["containerPort"].clone()));
+        let listens = |endpoint: &Value| json!(text(endpoint).rsplit_once(':').unwrap().1.parse::<u16>().unwrap());
+        let protocols = &config["receivers"]["otlp"]["protocols"];
+        let expected = [("otlp-grpc", &protocols["grpc"]), ("otlp-http", &protocols["http"]), ("health", &config["extensions"]["health_check"])];
+        assert_eq!(ports.collect::<Vec<_>>(), expected.map(|(port, of)| (port, listens(&of["endpoint"]))), "{name}");
+        // The file that it is told to read is in the directory that is mounted, by the name that it has there.
+        assert_eq!(pod["containers"][0]["args"], json!([format!("--config=/conf/{name}.yaml")]));
+        let mounted = text(&pod["volumes"][0]["configMap"]["name"]);
+        let data = &objects.get("ConfigMap", mounted)["data"];
+        assert_eq!(serde_yaml::from_str::<Value>(text(&data[format!("{name}.yaml")])).unwrap(), config);
+        assert!(mounted.starts_with(&format!("{own}-")), "a change of it makes the pods anew");
+    }
+    // From oom-watcher to the node's Collector, from that to the gateway's Service.
+    let agent = &objects.get("DaemonSet", "otel-agent")["spec"]["template"]["spec"]["containers"][0]["ports"];
+    assert!(items(agent).iter().any(|port| port["hostPort"] == 4317 && port["containerPort"] == 4317), "{agent}");
+    let endpoint = config("agent")["exporters"]["otlp_grpc/gateway"]["endpoint"].clone();
+    let (service, port) = default(text(&endpoint)).unwrap().split_once(':').unwrap();
+    let ports = &objects.get("Service", service)["spec"]["ports"];
+    assert!(items(ports).iter().any(|of| of["port"] == json!(port.parse::<u16>().unwrap())), "{ports}");
+}

@@ -1,0 +1,37 @@
+//! The manifests of `k8s/` and `otel-collector/`, as kubectl and Helm render them: against Kubernetes's schemas, our own rules of security, and each other.
+//!
+//! Nothing of it needs a cluster or the network, and one test root. `OOM_WATCHER_WRITE=1` writes again what is made of other files: k8s/base/daemonset.yaml, the chart's
+//! rules, and what its examples give.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
+
+mod agreement;
+mod base;
+mod chart;
+mod collector;
+mod copies;
+mod differences;
+mod hand_over;
+mod overlays;
+mod pod;
+mod renders;
+mod rules;
+mod scanners;
+mod schemas;
+#[allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
+#[path = "../support/mod.rs"]
+mod support;
+
+/// The overlays: folders of `k8s/overlays`.
+const OVERLAYS: [&str; 6] = ["collector", "non-root", "old-kernel", "openshift", "pinned", "privileged"];
+
+/// What renders, or the test is skipped.
+macro_rules! needs_programs {
+    ($renders:ident) => {
+        let $renders = match $crate::renders::Renders::find() {
+            Ok(renders) => renders,
+            Err(why) => $crate::support::skip!("{why}"),
+        };
+    };
+}
+pub(crate) use needs_programs;
