@@ -91,7 +91,7 @@ fn it_runs_on_every_node_also_when_memory_is_tight() {
     assert_eq!(daemon_set["spec"]["updateStrategy"], json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "10%"}}));
     assert_eq!((&pod["priorityClassName"], &pod["tolerations"]), (&json!("system-node-critical"), &json!([{"operator": "Exists"}])));
     assert_eq!(pod["nodeSelector"], json!({"kubernetes.io/os": "linux"}));
-    assert_eq!(container["resources"], json!({"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "64Mi"}}));
+    assert_eq!(container["resources"], json!({"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}}));
     assert_eq!((&container["image"], &container["imagePullPolicy"]), (&json!("oom-watcher:latest"), &json!("IfNotPresent")));
     let probe = |path: &str, seconds: u8| json!({"httpGet": {"path": path, "port": "metrics"}, "periodSeconds": seconds, "timeoutSeconds": 5});
     assert_eq!((&container["livenessProbe"], &container["readinessProbe"]), (&probe("/healthz", 20), &probe("/readyz", 10)));
