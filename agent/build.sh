@@ -19,18 +19,22 @@ target=$name-unknown-linux-gnu
 
 # Where it is built is not told to the binary: neither the tree nor the folder of the crates, whose name depends on where they were got.
 cargo fetch --locked --quiet --target "$target"
-flags="-C target-feature=+crt-static --remap-path-prefix=$PWD=."
+flags=(-Ctarget-feature=+crt-static "--remap-path-prefix=$PWD=.")
 for folder in "${CARGO_HOME:-$HOME/.cargo}"/registry/src/*/; do
-    flags+=" --remap-path-prefix=${folder%/}=crates"
+    flags+=("--remap-path-prefix=${folder%/}=crates")
 done
 # As agent/build.rs has it for other binaries; whether a C library can start a static one that is packed, only who chooses that library knows: Debian's can.
-[ "$machine" != amd64 ] || flags+=" -C link-arg=-Wl,-z,pack-relative-relocs"
+[ "$machine" != amd64 ] || flags+=("-Clink-arg=-Wl,-z,pack-relative-relocs")
 if [ "$machine" != "$native" ]; then
-    flags+=" --sysroot=$(rust_sysroot "$machine" "$target")"
+    sysroot=$(rust_sysroot "$machine" "$target")
+    flags+=("--sysroot=$sysroot")
     linker=CARGO_TARGET_$(tr a-z- A-Z_ <<<"$target")_LINKER
     export "$linker=$name-linux-gnu-gcc"
 fi
 # What a caller compiles its own programs with is not for this one.
-unset CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_TARGET CARGO_TARGET_DIR RUSTC_WRAPPER RUSTC_WORKSPACE_WRAPPER
-RUSTFLAGS=$flags cargo build --locked --offline --quiet --release --bin oom-watcher --target "$target"
+unset CARGO_BUILD_TARGET CARGO_TARGET_DIR RUSTC_WRAPPER RUSTC_WORKSPACE_WRAPPER
+# Apart from each other, so that paths may have spaces.
+CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f' && echo "${flags[*]}")
+export CARGO_ENCODED_RUSTFLAGS
+cargo build --locked --offline --quiet --release --bin oom-watcher --target "$target"
 echo "target/$target/release/oom-watcher"

@@ -15,8 +15,13 @@ llvm=$(bpf_llvm)
 linker=$(bpf_linker "$llvm") || fail "there is no bpf-linker $bpf_linker_version for LLVM $llvm"
 
 # What a caller compiles its own programs with is not for these. RUSTC_BOOTSTRAP: the target is not a stable one. A target directory of its own: another compiler.
-unset CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_TARGET RUSTC_WRAPPER RUSTC_WORKSPACE_WRAPPER
-export RUSTC=$bpf_rustc RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Clinker=$linker -Cdebuginfo=2 -Clink-arg=--btf"
+unset CARGO_BUILD_TARGET RUSTC_WRAPPER RUSTC_WORKSPACE_WRAPPER
+export RUSTC=$bpf_rustc RUSTC_BOOTSTRAP=1
+# The debug information names files as in the tree, wherever that is: the same sources make the same object, and agents that were built apart know it as the same.
+flags=("-Clinker=$linker" -Cdebuginfo=2 -Clink-arg=--btf "--remap-path-prefix=$PWD=." "--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}/registry/src=crates")
+# So that paths may have spaces.
+CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f' && echo "${flags[*]}")
+export CARGO_ENCODED_RUSTFLAGS
 what=(--locked --quiet --package oom-watcher-probe --profile probe --target "$bpf_target" --target-dir target/ebpf)
 case ${1:-build} in
 build) cargo build "${what[@]}" ;;
