@@ -36,5 +36,5 @@ unset CARGO_BUILD_TARGET CARGO_TARGET_DIR RUSTC_WRAPPER RUSTC_WORKSPACE_WRAPPER
 # Apart from each other, so that paths may have spaces.
 CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f' && echo "${flags[*]}")
 export CARGO_ENCODED_RUSTFLAGS
-cargo build --locked --offline --quiet --release --bin oom-watcher --target "$target"
+cargo build --locked --quiet --release --bin oom-watcher --target "$target"
 echo "target/$target/release/oom-watcher"
