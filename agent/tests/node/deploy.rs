@@ -13,11 +13,12 @@ use crate::support::exposition::total;
 use crate::support::makers::make;
 
 /// The commands that README.md and docs/install.md give, word for word, and a part of what each prints.
-const DOCUMENTED: [(&str, &str); 4] = [
+const DOCUMENTED: [(&str, &str); 5] = [
     ("kubectl get daemonset -n kube-system oom-watcher", "oom-watcher   1         1         1       1            1"),
     ("kubectl logs -n kube-system -l app=oom-watcher", "ready"),
     ("kubectl exec -n kube-system daemonset/oom-watcher -- ls /sys/kernel/tracing/events/oom/", "mark_victim"),
     ("kubectl exec -n kube-system daemonset/oom-watcher -- ls /sys/fs/cgroup/", "memory"),
+    ("kubectl exec -n kube-system daemonset/oom-watcher -- oom-watcher check", "attach        pass"),
 ];
 
 #[test]
