@@ -17,7 +17,7 @@ use super::watch::{self, Settings};
 
 /// An answer that takes longer at the end is none. In less than the least that a pod is given to end.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How often it is tried to learn whether the agent may ask, and what is between two attempts: permissions may come a moment after the pod.
+/// After so many answers that it is not there, or not told, it is taken to be so. And what is between two attempts: permissions may come a moment after the pod.
 const ATTEMPTS: u32 = 3;
 const AGAIN: Duration = Duration::from_secs(30);
 
@@ -87,19 +87,26 @@ impl Own {
         Some(Self { name, kubeconfig: settings.kubeconfig.clone(), was_there: Arc::default() })
     }
 
-    /// Learns whether it may be asked for. Must be called inside a Tokio runtime.
+    /// Learns whether it is there and may be asked for. Must be called inside a Tokio runtime.
     pub async fn remember(self) {
-        for attempt in 1..=ATTEMPTS {
-            let answer = self.ask().await;
-            match answer {
+        let mut denials = 0;
+        loop {
+            match self.ask().await {
                 Answer::There => return self.was_there.store(true, Ordering::Relaxed),
-                _ if attempt < ATTEMPTS => tokio::time::sleep(AGAIN).await,
-                answer => warn!(
-                    daemonset = %self.name,
-                    reason = answer.to_string(),
-                    "the agent's DaemonSet is not known: state and pins will stay on this node when it is removed"
-                ),
+                // The API is away for as long as it is away.
+                Answer::Unknown(_) => {}
+                answer => {
+                    denials += 1;
+                    if denials == ATTEMPTS {
+                        return warn!(
+                            daemonset = %self.name,
+                            reason = answer.to_string(),
+                            "the agent's DaemonSet is not known: state and pins will stay on this node when it is removed"
+                        );
+                    }
+                }
             }
+            tokio::time::sleep(AGAIN).await;
         }
     }
 
@@ -129,13 +136,9 @@ impl Own {
 }
 
 impl Answer {
-    /// An agent that was never allowed to ask learns nothing from being denied it.
+    /// What was never there has another name, and an agent that was never allowed to ask learns nothing from being denied it.
     fn is_gone(&self, was_there: bool) -> bool {
-        match self {
-            Self::Gone => true,
-            Self::Denied => was_there,
-            Self::There | Self::Unknown(_) => false,
-        }
+        was_there && matches!(self, Self::Gone | Self::Denied)
     }
 }
 
@@ -143,7 +146,7 @@ impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::There => f.write_str("it is there"),
-            Self::Gone => f.write_str("there is none, or it is being deleted"),
+            Self::Gone => f.write_str("there is none of this name, or it is being deleted"),
             Self::Denied => f.write_str("the API does not tell (401 or 403): the Role of k8s/ allows that, get of this DaemonSet"),
             Self::Unknown(error) => write!(f, "{error:#}"),
         }
@@ -170,7 +173,7 @@ mod tests {
     #[test]
     fn no_agent_follows_only_if_that_is_certain() {
         let gone = |answer: Answer| [false, true].map(|was_there| answer.is_gone(was_there));
-        assert_eq!(gone(Answer::Gone), [true, true]);
+        assert_eq!(gone(Answer::Gone), [false, true], "one that never was is called otherwise");
         assert_eq!(gone(Answer::Denied), [false, true], "permissions that were there are gone with it");
         assert_eq!(gone(Answer::There), [false, false]);
         assert_eq!(gone(Answer::Unknown(anyhow::anyhow!("no route to host"))), [false, false]);

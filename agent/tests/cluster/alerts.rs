@@ -78,7 +78,7 @@ fn prometheus_sees_the_first_kill_of_a_container_that_is_known() {
     theirs.extend(scrapes(&naive, AFTER));
     let (increase, rate) = (format!("increase({KILLS}[5m]) > 0"), format!("rate({KILLS}[5m]) > 0"));
     check(&cluster, &[series(&ours, "killed")], &[(increase.clone(), true), (rate.clone(), true)]);
-    let born_late = format!("{KILLS} unless {KILLS} offset 5m");
+    let born_late = format!("({KILLS} unless last_over_time({KILLS}[1h] offset 5m)) > 0");
     check(&cluster, &[series(&theirs, "killed")], &[(increase, false), (rate, false), (born_late, true)]);
     // And nothing of what we say is malformed, or named as Prometheus would not.
     let page = cluster.folder().join("metrics");

@@ -50,6 +50,7 @@ fn what_the_next_agent_needs_goes_only_if_none_comes() {
         assert!(cluster.asked().iter().any(|(verb, path, _)| verb == "get" && path == PATH));
     };
 
+    check(&cluster, agent(&cluster, &collector, &state), true, "it never was there: it is called otherwise");
     make_daemonset(&cluster);
     check(&cluster, agent(&cluster, &collector, &state), true, "it is there");
     let unreachable = agent(&cluster, &collector, &state);

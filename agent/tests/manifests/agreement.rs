@@ -78,8 +78,10 @@ fn check_scrape(place: &str, spec: &Value, endpoints: &Value, ports: &[&str], la
     let [endpoint] = items(endpoints) else { panic!("{place}: {endpoints}") };
     assert!(ports.contains(&text(&endpoint["port"])), "{place}: no port {}", endpoint["port"]);
     assert_eq!(endpoint["honorLabels"], true, "{place}");
-    let node = serde_json::json!([{"sourceLabels": ["__meta_kubernetes_pod_node_name"], "targetLabel": "node"}]);
-    assert_eq!(endpoint["relabelings"], node, "{place}");
+    // Nothing of a pod's own is in the labels of its series: the next one goes on with them.
+    let by_node = |label: &str| serde_json::json!({"sourceLabels": ["__meta_kubernetes_pod_node_name"], "targetLabel": label});
+    let dropped = serde_json::json!({"action": "labeldrop", "regex": "pod|container|endpoint"});
+    assert_eq!(endpoint["relabelings"], serde_json::json!([by_node("node"), by_node("instance"), dropped]), "{place}");
 }
 
 #[test]
