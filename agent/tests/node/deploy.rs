@@ -90,9 +90,11 @@ fn every_kind_of_kill_is_told(cluster: &Cluster, collector: &Collector, scraper:
     }
     assert_eq!((scraper.kills("two", "log"), scraper.kills("init", "app")), (Some(0.0), Some(0.0)), "these were not killed");
 
-    // What Kubernetes itself says: of a container's first process that it was killed, of a child nothing at all.
-    let told = cluster.await_text("kubectl get pod -n shop guaranteed -o 'jsonpath={.status.containerStatuses[0].state.terminated.reason}' | grep .");
-    assert_eq!(told.trim(), "OOMKilled");
+    // What Kubernetes itself says: of a container's first process that it ended by SIGKILL, and "OOMKilled" if containerd has heard of that in time, which it has
+    // not always under load; of a child nothing at all.
+    let code =
+        cluster.await_text("kubectl get pod -n shop guaranteed -o 'jsonpath={.status.containerStatuses[0].state.terminated.exitCode}' | grep .");
+    assert_eq!(code.trim(), "137");
     let status: Value = serde_json::from_str(&pods::field(cluster, "child", ".status.containerStatuses[0]")).unwrap();
     assert!(status["state"]["running"].is_object(), "{status}");
     assert_eq!((&status["restartCount"], &status["lastState"]), (&json!(0), &json!({})));
