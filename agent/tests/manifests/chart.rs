@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::Value;
 
 use crate::needs_programs;
-use crate::renders::{chart, examples, root, run};
+use crate::renders::{OPENSHIFT, Objects, chart, examples, root, run, text};
 
 #[test]
 fn a_mistake_in_the_values_is_refused_with_its_place() {
@@ -33,6 +33,37 @@ fn a_mistake_in_the_values_is_refused_with_its_place() {
     check(r#"nonRoot=true,oldKernel=true"#, &["nonRoot and oldKernel are both true"]);
     check(r#"privileged=true,oldKernel=true"#, &["privileged and oldKernel are both true"]);
     check(r#"serviceMonitor.enabled=true,podMonitor.enabled=true"#, &["each kill would be there twice"]);
+    // What begins with a digit is no name of a Service.
+    check(r#"fullnameOverride="123""#, &["'/fullnameOverride'", "does not match pattern"]);
+}
+
+#[test]
+fn a_name_is_a_text_whatever_it_looks_like() {
+    needs_programs!(renders);
+    let set = [
+        "--set",
+        "serviceMonitor.enabled=true,networkPolicy.enabled=true,nonRoot=true,pin=true",
+        "--set-json",
+        r#"config={"log": {"format": "json"}}"#,
+    ];
+    // As YAML 1.1 has it, which Kubernetes reads.
+    for name in ["on", "null", "true", "yes"] {
+        let own = format!("fullnameOverride={name},priorityClassName={name},image.repository=1,image.tag=30");
+        let said = renders.helm(name, "123", &[&set[..], &OPENSHIFT, &["--set-string", &own]].concat()).unwrap();
+        for line in said.lines().filter(|line| !line.trim_start().starts_with('#')) {
+            let bare = line.split([' ', ',', '[', ']', '{', '}']).find(|word| [name, "123", "1:30"].contains(word));
+            assert!(bare.is_none() || line.ends_with(": true") && bare == Some("true") || line.contains("Only: true"), "{name}: {line}");
+        }
+        let (objects, name) = (Objects::parse(&said), Value::from(name));
+        let labels = &objects.get("DaemonSet", text(&name))["spec"]["template"]["metadata"]["labels"];
+        assert_eq!((&labels["app"], &labels["app.kubernetes.io/instance"]), (&name, &name));
+    }
+    for release in ["1", "0x1f", "1.2"] {
+        let error = renders.helm(release, "kube-system", &[]).unwrap_err();
+        assert!(error.contains("begins with a digit") && error.contains("set fullnameOverride"), "{error}");
+        let objects = Objects::parse(&renders.helm(release, "kube-system", &["--set", "fullnameOverride=kills"]).unwrap());
+        assert_eq!(objects.get("Service", "kills")["metadata"]["labels"]["app.kubernetes.io/instance"], release);
+    }
 }
 
 #[test]

@@ -1,0 +1,23 @@
+{{/* What is refused although each value by itself is good: what cannot be both, and what the pod says otherwise. */}}
+
+{{- define "oom-watcher.check" -}}
+{{- if and .Values.privileged .Values.nonRoot -}}
+{{- fail "privileged and nonRoot are both true: a privileged agent is root" -}}
+{{- end -}}
+{{- if and .Values.privileged .Values.oldKernel -}}
+{{- fail "privileged and oldKernel are both true: a privileged agent has all capabilities already" -}}
+{{- end -}}
+{{- if and .Values.nonRoot .Values.oldKernel -}}
+{{- fail "nonRoot and oldKernel are both true: the agent's file permits CAP_BPF and CAP_PERFMON to a user who is not root, and no CAP_SYS_RESOURCE" -}}
+{{- end -}}
+{{- if and .Values.serviceMonitor.enabled .Values.podMonitor.enabled -}}
+{{- fail "serviceMonitor and podMonitor are both enabled: each kill would be there twice" -}}
+{{- end -}}
+{{- if and (include "oom-watcher.openshift" .) .Values.privileged -}}
+{{- fail "privileged is true: the SecurityContextConstraints of this chart do not allow that on OpenShift, where it is not needed" -}}
+{{- end -}}
+{{- $name := include "oom-watcher.fullname" . -}}
+{{- if regexMatch "^[0-9]" $name -}}
+{{- fail (printf "the name %s, made of the release's, begins with a digit, which a Service may not: set fullnameOverride to one that begins with a letter" $name) -}}
+{{- end -}}
+{{- end -}}
