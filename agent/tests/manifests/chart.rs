@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use serde::Deserialize;
 use serde_json::Value;
 
 use crate::needs_programs;
@@ -35,6 +36,11 @@ fn a_mistake_in_the_values_is_refused_with_its_place() {
     check(r#"serviceMonitor.enabled=true,podMonitor.enabled=true"#, &["each kill would be there twice"]);
     // What begins with a digit is no name of a Service.
     check(r#"fullnameOverride="123""#, &["'/fullnameOverride'", "does not match pattern"]);
+    check(r#"podAnnotations={"checksum/config": "1"}"#, &["podAnnotations has checksum/config", "leave it out"]);
+    for place in ["podLabels", "serviceMonitor.labels", "podMonitor.labels", "prometheusRule.labels"] {
+        check(&format!(r#"{place}={{"app": "shop"}}"#), &[&format!("{place} has the label app: leave it out")]);
+        check(&format!(r#"{place}={{"app.kubernetes.io/name": "shop"}}"#), &[&format!("{place} has the label app.kubernetes.io/name: leave it out")]);
+    }
 }
 
 #[test]
@@ -64,6 +70,32 @@ fn a_name_is_a_text_whatever_it_looks_like() {
         let objects = Objects::parse(&renders.helm(release, "kube-system", &["--set", "fullnameOverride=kills"]).unwrap());
         assert_eq!(objects.get("Service", "kills")["metadata"]["labels"]["app.kubernetes.io/instance"], release);
     }
+}
+
+#[test]
+fn what_repeats_a_label_of_ours_is_there_once() {
+    needs_programs!(renders);
+    let labels = r#"{"app.kubernetes.io/instance": "own", "app": "oom-watcher", "release": "prometheus"}"#;
+    let check = |values: &str, kind: &str, place: &str| {
+        let said = renders.helm("oom-watcher", "kube-system", &["--set-json", values]).unwrap();
+        for document in serde_yaml::Deserializer::from_str(&said) {
+            // It refuses what is there twice; a `Value` of JSON would take the last one.
+            serde_yaml::Value::deserialize(document).unwrap_or_else(|error| panic!("{values}: {error}"));
+        }
+        let objects = Objects::parse(&said);
+        let found = objects.get(kind, "oom-watcher").pointer(place).unwrap();
+        assert_eq!(
+            (&found["app.kubernetes.io/instance"], &found["app"], &found["release"]),
+            (&"own".into(), &"oom-watcher".into(), &"prometheus".into())
+        );
+    };
+    check(&format!("serviceMonitor.enabled=true,serviceMonitor.labels={labels}"), "ServiceMonitor", "/metadata/labels");
+    check(&format!("podMonitor.enabled=true,podMonitor.labels={labels}"), "PodMonitor", "/metadata/labels");
+    check(&format!("prometheusRule.enabled=true,prometheusRule.labels={labels}"), "PrometheusRule", "/metadata/labels");
+    check(&format!("podLabels={labels}"), "DaemonSet", "/spec/template/metadata/labels");
+    let annotations = labels.replace("app.kubernetes.io/instance", "kubectl.kubernetes.io/default-container");
+    let said = renders.helm("oom-watcher", "kube-system", &["--set-json", &format!("podAnnotations={annotations}")]).unwrap();
+    assert_eq!(said.matches("kubectl.kubernetes.io/default-container").count(), 1, "{said}");
 }
 
 #[test]

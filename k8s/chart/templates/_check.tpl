@@ -20,4 +20,21 @@
 {{- if regexMatch "^[0-9]" $name -}}
 {{- fail (printf "the name %s, made of the release's, begins with a digit, which a Service may not: set fullnameOverride to one that begins with a letter" $name) -}}
 {{- end -}}
+{{- include "oom-watcher.check-labels" . -}}
+{{- end -}}
+
+{{/* The Service, the monitors and the alerts find the agent by these two. */}}
+{{- define "oom-watcher.check-labels" -}}
+{{- $fixed := dict "app" (include "oom-watcher.fullname" .) "app.kubernetes.io/name" "oom-watcher" -}}
+{{- $all := dict "podLabels" .Values.podLabels "serviceMonitor.labels" .Values.serviceMonitor.labels "podMonitor.labels" .Values.podMonitor.labels "prometheusRule.labels" .Values.prometheusRule.labels -}}
+{{- range $place, $labels := $all -}}
+{{- range $key, $value := $fixed -}}
+{{- if ne (get ($labels | default dict) $key | default $value) $value -}}
+{{- fail (printf "%s has the label %s: leave it out, the agent is found by it as %s" $place $key $value) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if hasKey .Values.podAnnotations "checksum/config" -}}
+{{- fail "podAnnotations has checksum/config: leave it out, a change of config makes the pods anew by it" -}}
+{{- end -}}
 {{- end -}}

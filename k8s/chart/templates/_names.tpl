@@ -33,6 +33,15 @@ labels:
   {{- include "oom-watcher.labels" . | nindent 2 }}
 {{- end -}}
 
+{{/* The same with labels of the user's: (list $ LABELS). Each key once, or strict readers refuse the object. */}}
+{{- define "oom-watcher.metadata-with" -}}
+{{- $context := index . 0 -}}
+name: {{ include "oom-watcher.fullname" $context | quote }}
+namespace: {{ $context.Release.Namespace | quote }}
+labels:
+  {{- mergeOverwrite (include "oom-watcher.labels" $context | fromYaml) (index . 1 | default dict) | toYaml | nindent 2 }}
+{{- end -}}
+
 {{- define "oom-watcher.image" -}}
 {{- with .Values.image -}}
 {{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag }}{{ end }}
