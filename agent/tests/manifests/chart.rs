@@ -3,10 +3,10 @@
 use std::fs;
 
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::needs_programs;
-use crate::renders::{OPENSHIFT, Objects, chart, examples, root, run, text};
+use crate::renders::{OPENSHIFT, Objects, chart, examples, items, root, run, text};
 
 #[test]
 fn a_mistake_in_the_values_is_refused_with_its_place() {
@@ -36,6 +36,12 @@ fn a_mistake_in_the_values_is_refused_with_its_place() {
     check(r#"serviceMonitor.enabled=true,podMonitor.enabled=true"#, &["each kill would be there twice"]);
     // What begins with a digit is no name of a Service.
     check(r#"fullnameOverride="123""#, &["'/fullnameOverride'", "does not match pattern"]);
+    check(r#"extraVolumes=[{"name": "a"}]"#, &["'/extraVolumes/0'", "minProperties"]);
+    check(r#"extraVolumes=[{"name": "state", "emptyDir": {}}]"#, &["extraVolumes[0] is called state", "another name"]);
+    check(r#"extraVolumes=[{"name": "a", "emptyDir": {}}, {"name": "a", "emptyDir": {}}]"#, &["extraVolumes[1] is called a"]);
+    check(r#"extraVolumeMounts=[{"name": "a", "mountPath": "etc"}]"#, &["'/extraVolumeMounts/0/mountPath'"]);
+    check(r#"extraVolumeMounts=[{"name": "a", "path": "/etc"}]"#, &["'/extraVolumeMounts/0'", "'path' not allowed"]);
+    check(r#"terminationGracePeriodSeconds="30s""#, &["'/terminationGracePeriodSeconds'", "got string, want integer"]);
     check(r#"podAnnotations={"checksum/config": "1"}"#, &["podAnnotations has checksum/config", "leave it out"]);
     for place in ["podLabels", "serviceMonitor.labels", "podMonitor.labels", "prometheusRule.labels"] {
         check(&format!(r#"{place}={{"app": "shop"}}"#), &[&format!("{place} has the label app: leave it out")]);
@@ -99,6 +105,21 @@ fn what_repeats_a_label_of_ours_is_there_once() {
 }
 
 #[test]
+fn what_is_set_for_the_pod_is_in_it() {
+    needs_programs!(renders);
+    let volumes = json!([{"name": "ca", "secret": {"secretName": "ca"}}, {"name": "socket", "hostPath": {"path": "/run/otel", "type": "Directory"}}]);
+    let mounts = json!([{"name": "ca", "mountPath": "/etc/otlp", "readOnly": true}, {"name": "socket", "mountPath": "/run/otel"}]);
+    let values = format!("extraVolumes={volumes},extraVolumeMounts={mounts},terminationGracePeriodSeconds=90");
+    let objects = renders.release(&[&["--set-json", &values], &OPENSHIFT[..]].concat());
+    let pod = &objects.get("DaemonSet", "oom-watcher")["spec"]["template"]["spec"];
+    assert!(items(&pod["volumes"]).ends_with(items(&volumes)), "{}", pod["volumes"]);
+    assert!(items(&pod["containers"][0]["volumeMounts"]).ends_with(items(&mounts)), "{}", pod["containers"][0]["volumeMounts"]);
+    assert_eq!(pod["terminationGracePeriodSeconds"], 90);
+    // OpenShift admits the types of volumes that are listed alone.
+    assert_eq!(objects.get("SecurityContextConstraints", "oom-watcher")["volumes"], json!(["hostPath", "projected", "secret"]));
+}
+
+#[test]
 fn every_value_is_explained_and_has_its_place_in_the_schema() {
     let schema: Value = serde_json::from_str(&fs::read_to_string(chart().join("values.schema.json")).unwrap()).unwrap();
     let text = fs::read_to_string(chart().join("values.yaml")).unwrap();
@@ -115,7 +136,7 @@ fn every_value_is_explained_and_has_its_place_in_the_schema() {
     // Whatever is an object has its keys listed, or says what its values are.
     let mut open = Vec::new();
     look_for_open("", &schema, &mut open);
-    let of_others = ["config", "global", "extraManifests", "from", "nodeAffinity", "podAffinity", "podAntiAffinity", "valueFrom"];
+    let of_others = ["config", "global", "extraManifests", "from", "nodeAffinity", "podAffinity", "podAntiAffinity", "valueFrom", "extraVolumes"];
     open.retain(|place| !of_others.iter().any(|of| place.ends_with(&format!("/{of}")) || place.ends_with(&format!("/{of}/items"))));
     assert!(open.is_empty(), "what is written there is not checked: {open:?}");
 }

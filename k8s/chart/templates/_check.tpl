@@ -20,7 +20,18 @@
 {{- if regexMatch "^[0-9]" $name -}}
 {{- fail (printf "the name %s, made of the release's, begins with a digit, which a Service may not: set fullnameOverride to one that begins with a letter" $name) -}}
 {{- end -}}
+{{- include "oom-watcher.check-volumes" . -}}
 {{- include "oom-watcher.check-labels" . -}}
+{{- end -}}
+
+{{- define "oom-watcher.check-volumes" -}}
+{{- $seen := dict "cgroup" true "tracing" true "state" true "pins" true "proc" true "sys" true "debug" true "config" true -}}
+{{- range $index, $volume := .Values.extraVolumes -}}
+{{- if hasKey $seen $volume.name -}}
+{{- fail (printf "extraVolumes[%d] is called %s, as another volume of the pod: give it another name" $index $volume.name) -}}
+{{- end -}}
+{{- $_ := set $seen $volume.name true -}}
+{{- end -}}
 {{- end -}}
 
 {{/* The Service, the monitors and the alerts find the agent by these two. */}}
