@@ -36,6 +36,7 @@ fn a_mistake_in_the_values_is_refused_with_its_place() {
     check(r#"serviceMonitor.enabled=true,podMonitor.enabled=true"#, &["each kill would be there twice"]);
     // What begins with a digit is no name of a Service.
     check(r#"fullnameOverride="123""#, &["'/fullnameOverride'", "does not match pattern"]);
+    check(r#"extraManifests=[1]"#, &["'/extraManifests/0'", "want string or object"]);
     check(r#"extraVolumes=[{"name": "a"}]"#, &["'/extraVolumes/0'", "minProperties"]);
     check(r#"extraVolumes=[{"name": "state", "emptyDir": {}}]"#, &["extraVolumes[0] is called state", "another name"]);
     check(r#"extraVolumes=[{"name": "a", "emptyDir": {}}, {"name": "a", "emptyDir": {}}]"#, &["extraVolumes[1] is called a"]);
@@ -117,6 +118,20 @@ fn what_is_set_for_the_pod_is_in_it() {
     assert_eq!(pod["terminationGracePeriodSeconds"], 90);
     // OpenShift admits the types of volumes that are listed alone.
     assert_eq!(objects.get("SecurityContextConstraints", "oom-watcher")["volumes"], json!(["hostPath", "projected", "secret"]));
+}
+
+#[test]
+fn more_objects_may_be_texts() {
+    needs_programs!(renders);
+    let long = "a".repeat(300);
+    let manifest =
+        format!("kind: ConfigMap\nmetadata: {{name: more}}\ndata: {{a: {{{{ printf \"%s %s of {long}\" .Release.Name \"b c d\" | quote }}}}}}\n");
+    let objects = renders.release(&[
+        "--set-json",
+        &format!("extraManifests={}", json!([manifest, {"apiVersion": "v1", "kind": "A", "metadata": {"name": "{{ .Release.Name }}"}}])),
+    ]);
+    assert_eq!(objects.get("ConfigMap", "more")["data"]["a"], format!("oom-watcher b c d of {long}"));
+    objects.get("A", "oom-watcher");
 }
 
 #[test]
