@@ -51,6 +51,47 @@ fn a_mistake_in_the_values_is_refused_with_its_place() {
 }
 
 #[test]
+fn a_setting_that_the_pod_has_otherwise_is_refused_with_what_to_use() {
+    needs_programs!(renders);
+    let check = |values: &str, place: &str, instead: &str| {
+        let error = renders.helm("oom-watcher", "kube-system", &["--set-json", values]).err().unwrap_or_else(|| panic!("{values} was taken"));
+        assert!(error.contains(&format!("{place}: ")) && error.contains(instead), "{values}: {error}");
+    };
+    check(r#"config={"listen": "0.0.0.0:9100"}"#, "config.listen is set", "use port");
+    check(r#"config={"node_name": "a"}"#, "config.node_name is set", "the name of its node");
+    check(r#"config={"state": {"directory": "none"}}"#, "config.state.directory is set", "/run/oom-watcher");
+    check(r#"config={"probe": {"arguments": true, "pin_directory": "none"}}"#, "config.probe.pin_directory is set", "use pin");
+    check(r#"config={"kubernetes": {"daemonset": "a/b"}}"#, "config.kubernetes.daemonset is set", "its own DaemonSet");
+    let instead = [
+        ("NODE_NAME", "the name of its node"),
+        ("METRICS_PORT", "use port"),
+        ("OTEL_EXPORTER_PROMETHEUS_PORT", "use port"),
+        ("POD_NAMESPACE", "leave it out"),
+        ("OOM_WATCHER_DAEMONSET", "its own DaemonSet"),
+        ("OOM_WATCHER_PIN_DIR", "use pin"),
+        ("OOM_WATCHER_STATE_DIR", "/run/oom-watcher"),
+        ("HOST_IP", "the address of its node"),
+    ];
+    for (name, instead) in instead {
+        check(
+            &format!(r#"env=[{{"name": "RUST_LOG", "value": "info"}}, {{"name": "{name}", "value": "1"}}]"#),
+            &format!("env[1] is {name}"),
+            instead,
+        );
+    }
+    let endpoint = r#"[{"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": "http://a:4317"}]"#;
+    check(&format!(r#"otlp.endpoint="http://b:4317",env={endpoint}"#), "env[0] is OTEL_EXPORTER_OTLP_ENDPOINT", "use one of the two");
+    let twice = r#"env=[{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]"#;
+    let error = renders.helm("oom-watcher", "kube-system", &["--set-json", twice]).unwrap_err();
+    assert!(error.contains("env[1] is A, which is there before"), "{error}");
+    // By itself it is no mistake, and neither is what is beside the settings that are refused.
+    renders.release(&["--set-json", &format!("env={endpoint}")]);
+    renders.release(&["--set-json", r#"config={"state": {}, "probe": {"arguments": true}, "kubernetes": {"enabled": false}}"#]);
+    // What a template would take for a map is the agent's to refuse.
+    renders.release(&["--set-json", r#"config={"state": 5, "probe": null}"#]);
+}
+
+#[test]
 fn a_name_is_a_text_whatever_it_looks_like() {
     needs_programs!(renders);
     let set = [
