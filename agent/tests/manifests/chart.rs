@@ -1,6 +1,7 @@
 //! The Helm chart by itself: what it refuses, and that Helm finds nothing wrong with it. What it gives is in copies.rs and overlays.rs.
 
 use std::fs;
+use std::process::Command;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -36,6 +37,8 @@ fn a_mistake_in_the_values_is_refused_with_its_place() {
     check(r#"serviceMonitor.enabled=true,podMonitor.enabled=true"#, &["each kill would be there twice"]);
     // What begins with a digit is no name of a Service.
     check(r#"fullnameOverride="123""#, &["'/fullnameOverride'", "does not match pattern"]);
+    check(r#"image.repository="registry.example/oom-watcher:1""#, &["'/image/repository'", "does not match pattern"]);
+    check(r#"image.repository="oom watcher""#, &["'/image/repository'", "does not match pattern"]);
     check(r#"extraManifests=[1]"#, &["'/extraManifests/0'", "want string or object"]);
     check(r#"extraVolumes=[{"name": "a"}]"#, &["'/extraVolumes/0'", "minProperties"]);
     check(r#"extraVolumes=[{"name": "state", "emptyDir": {}}]"#, &["extraVolumes[0] is called state", "another name"]);
@@ -89,6 +92,27 @@ fn a_setting_that_the_pod_has_otherwise_is_refused_with_what_to_use() {
     renders.release(&["--set-json", r#"config={"state": {}, "probe": {"arguments": true}, "kubernetes": {"enabled": false}}"#]);
     // What a template would take for a map is the agent's to refuse.
     renders.release(&["--set-json", r#"config={"state": 5, "probe": null}"#]);
+}
+
+#[test]
+fn null_is_refused_where_there_is_no_default_without_it() {
+    needs_programs!(renders);
+    let check = |value: &str, place: &str, missing: &str| {
+        let error =
+            renders.helm("oom-watcher", "kube-system", &["--set", &format!("{value}=null")]).err().unwrap_or_else(|| panic!("{value} was taken"));
+        assert!(error.contains(&format!("at '{place}': missing property '{missing}'")), "{value}: {error}");
+    };
+    let needed = ["image", "otlp", "port", "pin", "nonRoot", "oldKernel", "privileged", "maxUnavailable", "terminationGracePeriodSeconds"];
+    let objects = ["podLabels", "podAnnotations", "serviceMonitor", "podMonitor", "prometheusRule", "networkPolicy"];
+    needed.into_iter().chain(objects).for_each(|value| check(value, "", value));
+    ["repository", "tag", "pullPolicy"].into_iter().for_each(|value| check(&format!("image.{value}"), "/image", value));
+    ["serviceMonitor", "podMonitor"].into_iter().for_each(|of| check(&format!("{of}.interval"), &format!("/{of}"), "interval"));
+    // For all others it is the same as nothing.
+    let others = ["fullnameOverride", "image.digest", "imagePullSecrets", "otlp.endpoint", "env", "config", "seLinuxOptions", "extraVolumes"];
+    let of_pod = ["extraVolumeMounts", "resources", "priorityClassName", "tolerations", "nodeSelector", "affinity", "extraManifests"];
+    for value in others.into_iter().chain(of_pod) {
+        renders.release(&["--set", &format!("{value}=null,serviceMonitor.labels=null")]);
+    }
 }
 
 #[test]
@@ -173,6 +197,30 @@ fn more_objects_may_be_texts() {
     ]);
     assert_eq!(objects.get("ConfigMap", "more")["data"]["a"], format!("oom-watcher b c d of {long}"));
     objects.get("A", "oom-watcher");
+}
+
+#[test]
+fn the_notes_say_what_has_no_effect() {
+    needs_programs!(renders);
+    // `helm template` leaves them out. In a file of another name they are a template like any other.
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("oom-watcher");
+    run(Command::new("cp").arg("-r").args([&chart(), &copy])).unwrap();
+    let notes = fs::read_to_string(copy.join("templates/NOTES.txt")).unwrap();
+    fs::write(
+        copy.join("templates/notes.yaml"),
+        format!("notes: |\n  {{{{- define \"notes\" }}}}{notes}{{{{ end }}}}\n  {{{{- include \"notes\" . | nindent 2 }}}}\n"),
+    )
+    .unwrap();
+    let notes = |values: &str| {
+        let command = &mut renders.program("helm");
+        command.args(["template", "oom-watcher"]).arg(&copy).args(["--namespace", "kube-system", "--kube-version", "1.35", "--set", values]);
+        let objects = Objects::parse(&run(command.args(["--show-only", "templates/notes.yaml"])).unwrap());
+        text(&objects.0[0]["notes"]).to_owned()
+    };
+    let said = "The NetworkPolicy has no effect";
+    assert!(notes("privileged=true,networkPolicy.enabled=true").contains(said));
+    assert!(!notes("networkPolicy.enabled=true").contains(said) && !notes("privileged=true").contains(said));
 }
 
 #[test]
