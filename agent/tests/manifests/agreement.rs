@@ -105,6 +105,7 @@ fn a_release_of_another_name_is_of_one_piece_too() {
     let release = |release: &str, arguments: &[&str]| Objects::parse(&renders.helm(release, "monitoring", arguments).unwrap());
     check("shop", &release("shop", &arguments), "shop-oom-watcher", "monitoring");
     check("my-oom-watcher-2", &release("my-oom-watcher-2", &arguments), "my-oom-watcher-2", "monitoring");
+    check("a.b", &release("a.b", &arguments), "a-b-oom-watcher", "monitoring");
     arguments.extend(["--set", "fullnameOverride=kills"]);
     check("kills", &release("shop", &arguments), "kills", "monitoring");
     arguments.extend(["--set", "serviceMonitor.enabled=false,podMonitor.enabled=true"]);

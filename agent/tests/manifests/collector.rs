@@ -46,6 +46,13 @@ fn every_part_of_a_pipeline_is_configured_and_every_part_that_is_configured_can_
 }
 
 #[test]
+fn a_kill_can_be_read_in_the_log_of_a_gateway_that_knows_no_back_end() {
+    let config = config("gateway");
+    assert_eq!(default(text(&config["service"]["pipelines"]["logs"]["exporters"])), Some("[debug]"));
+    assert_eq!(config["exporters"]["debug"], json!({"verbosity": "detailed"}), "less tells how many records came, and no more");
+}
+
+#[test]
 fn what_is_sent_arrives() {
     needs_programs!(renders);
     let objects = renders.overlay("collector");
