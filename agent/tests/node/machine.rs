@@ -61,7 +61,7 @@ impl Machine {
 
     /// Runs a command line in it, in the folder of the project, as the administrator of the cluster; and what came of it.
     fn run(&self, line: &str) -> Output {
-        // Who enters other mounts is at their root.
+        // Who enters is at its root.
         let line = format!("cd '{}/..' || exit\n{line}", env!("CARGO_MANIFEST_DIR"));
         Command::new("nsenter").args(self.enter(&["sh", "-c", &line])).output().unwrap()
     }
@@ -121,8 +121,9 @@ impl Machine {
         let holder = self.holder.id();
         let path = format!("PATH={}:{}", self.programs.folders(), std::env::var("PATH").unwrap());
         let kubeconfig = format!("KUBECONFIG={}", self.folder.path().join("admin.kubeconfig").display());
-        let fixed = [format!("--net=/proc/{holder}/ns/net"), format!("--mount=/proc/{holder}/ns/mnt"), "env".to_owned(), path, kubeconfig];
-        fixed.into_iter().chain(command.iter().map(|&part| part.to_owned())).collect()
+        // The root too: these tests may be in a chroot, and who enters other mounts is at the root of all.
+        let entered = [("net", "ns/net"), ("mount", "ns/mnt"), ("root", "root")].map(|(what, file)| format!("--{what}=/proc/{holder}/{file}"));
+        entered.into_iter().chain(["env".to_owned(), path, kubeconfig]).chain(command.iter().map(|&part| part.to_owned())).collect()
     }
 }
 
