@@ -122,7 +122,8 @@ impl Machine {
         let path = format!("PATH={}:{}", self.programs.folders(), std::env::var("PATH").unwrap());
         let kubeconfig = format!("KUBECONFIG={}", self.folder.path().join("admin.kubeconfig").display());
         // The root too: these tests may be in a chroot, and who enters other mounts is at the root of all.
-        let entered = [("net", "ns/net"), ("mount", "ns/mnt"), ("root", "root")].map(|(what, file)| format!("--{what}=/proc/{holder}/{file}"));
+        let entered =
+            [("net", "ns/net"), ("mount", "ns/mnt"), ("root", "root"), ("wd", "root")].map(|(what, file)| format!("--{what}=/proc/{holder}/{file}"));
         entered.into_iter().chain(["env".to_owned(), path, kubeconfig]).chain(command.iter().map(|&part| part.to_owned())).collect()
     }
 }
