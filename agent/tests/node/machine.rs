@@ -16,7 +16,10 @@ const PODS: &str = "kubepods";
 
 /// `$0` is busybox. Where pods find the API server is an address of the node too, so nothing has to route to it. The kubelet wants three settings of the kernel
 /// and would make them for the whole machine: it is shown these values instead.
+///
+/// The root that this process has becomes that of all mounts: in a chroot it is not, and runc places what it mounts by their paths from there.
 const PREPARE: &str = r#"set -e
+[ . -ef / ] || { pivot_root . . && umount -l . && cd /; }
 for empty in /var/lib /var/log /run; do mount -t tmpfs -o mode=755 tmpfs $empty; done
 for value in vm/overcommit_memory=1 kernel/panic=10 kernel/panic_on_oops=1; do
     shown=/run/${value%%=*}; mkdir -p ${shown%/*}; echo ${value#*=} >$shown; mount --bind $shown /proc/sys/${value%%=*}
@@ -46,7 +49,9 @@ impl Machine {
         }
         let folder = tempfile::tempdir().unwrap();
         let busybox = programs.path("busybox").display().to_string();
-        let arguments = ["--net", "--mount", "--propagation=private", "sh", "-c", PREPARE, &busybox].map(str::to_owned);
+        // Entering its own mounts has it begin at the root of all, in the folder that was the root before.
+        let at_the_root = ["nsenter", "--mount=/proc/self/ns/mnt", "--wd=/", "sh", "-c", PREPARE, &busybox];
+        let arguments: Vec<_> = ["--net", "--mount", "--propagation=private"].into_iter().chain(at_the_root).map(str::to_owned).collect();
         let holder = Server::start(Path::new("unshare"), &arguments, &folder.path().join("machine.log"));
         let machine = Self { holder, folder, programs };
         eventually("a machine for the node", || machine.path("/run/prepared").exists().then_some(()));
@@ -61,7 +66,7 @@ impl Machine {
 
     /// Runs a command line in it, in the folder of the project, as the administrator of the cluster; and what came of it.
     fn run(&self, line: &str) -> Output {
-        // Who enters is at its root.
+        // Who enters other mounts is at their root.
         let line = format!("cd '{}/..' || exit\n{line}", env!("CARGO_MANIFEST_DIR"));
         Command::new("nsenter").args(self.enter(&["sh", "-c", &line])).output().unwrap()
     }
