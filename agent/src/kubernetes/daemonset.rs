@@ -42,6 +42,7 @@ enum Answer {
 /// The agent's own. Cloning it shares what was learned.
 #[derive(Clone, Debug)]
 pub struct Own {
+    node: String,
     name: Name,
     kubeconfig: Option<PathBuf>,
     was_there: Arc<AtomicBool>,
@@ -84,11 +85,13 @@ impl Own {
     /// `None`: the configuration names none.
     pub fn new(settings: &Settings) -> Option<Self> {
         let name = settings.daemonset.clone()?;
-        Some(Self { name, kubeconfig: settings.kubeconfig.clone(), was_there: Arc::default() })
+        Some(Self { node: settings.node.clone(), name, kubeconfig: settings.kubeconfig.clone(), was_there: Arc::default() })
     }
 
     /// Learns whether it is there and may be asked for. Must be called inside a Tokio runtime.
     pub async fn remember(self) {
+        // Agents that are started together ask one after the other, and go on so.
+        tokio::time::sleep(watch::spread(&self.node)).await;
         let mut denials = 0;
         loop {
             match self.ask().await {

@@ -229,7 +229,7 @@ fn trouble(status: u16) -> Option<Trouble> {
 }
 
 /// The same for one node each time, and another for another node.
-fn spread(node: &str) -> Duration {
+pub(super) fn spread(node: &str) -> Duration {
     let mut hasher = DefaultHasher::new();
     node.hash(&mut hasher);
     Duration::from_millis(hasher.finish() % u64::try_from(SPREAD.as_millis()).unwrap_or(1))
