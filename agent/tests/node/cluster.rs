@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::machine::{ADDRESS, Machine};
 use crate::support::agent::NODE;
 use crate::support::programs::{Programs, Server};
-use crate::support::{eventually, eventually_within, pki};
+use crate::support::{eventually, eventually_within, pki, try_within};
 
 /// What a cold start of the slowest of them may take.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -163,16 +163,7 @@ impl Cluster {
     /// What a command prints, once it succeeds.
     #[track_caller]
     pub(crate) fn await_text(&self, line: &str) -> String {
-        let mut said = String::new();
-        let begin = std::time::Instant::now();
-        while begin.elapsed() < PATIENCE {
-            match self.try_text(line) {
-                Ok(text) => return text,
-                Err(error) => said = error,
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        panic!("{line}: {said}\n{}", self.logs())
+        try_within(PATIENCE, || self.try_text(line)).unwrap_or_else(|said| panic!("{line}: {said}\n{}", self.logs()))
     }
 
     /// Applies objects that are given as a text.

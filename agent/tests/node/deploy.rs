@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::agents::{self, CHART, FORWARD, MANIFEST, NON_ROOT, PRIVILEGED, STATE, Scraper, Way, await_rollout, collector, deploy};
+use crate::agents::{self, CHART, FORWARD, MANIFEST, NON_ROOT, PINNED, PRIVILEGED, STATE, Scraper, Way, await_rollout, collector, deploy};
 use crate::cluster::Cluster;
 use crate::needs_node;
 use crate::pods::{self, HOG, IDLE, container, pod};
@@ -112,15 +112,17 @@ fn is_unprivileged_and_was_not_restarted(cluster: &Cluster) {
 }
 
 /// Deletes what was applied, and looks for what is left of it.
-pub(crate) fn deleting_leaves_nothing(cluster: &Cluster, [_, remove]: Way) {
+pub(crate) fn deleting_leaves_nothing(cluster: &Cluster, way: Way) {
     let uid = cluster.text("kubectl get pods -n kube-system -l app=oom-watcher -o 'jsonpath={.items[*].metadata.uid}'");
     assert!(fs::read_dir(cluster.path(STATE)).unwrap().count() > 0, "there is no state that could be left");
-    cluster.text(remove);
+    let left = |path: &str| fs::read_dir(cluster.path(path)).map(|entries| entries.map(|entry| entry.unwrap().path()).collect::<Vec<_>>());
+    let pins = || left("/sys/fs/bpf/oom-watcher").unwrap_or_default();
+    assert_eq!(!pins().is_empty(), [PINNED, CHART].contains(&way), "{:?}", pins());
+    cluster.text(way[1]);
     let pods = "kubectl get pods -n kube-system -l app=oom-watcher -o name";
     cluster.eventually("end of the agent", || cluster.text(pods).is_empty().then_some(()));
-    let left = |path: &str| fs::read_dir(cluster.path(path)).map(|entries| entries.map(|entry| entry.unwrap().path()).collect::<Vec<_>>());
     assert!(left(STATE).unwrap().is_empty(), "{:?}", left(STATE));
-    assert!(left("/sys/fs/bpf/oom-watcher").unwrap_or_default().is_empty(), "{:?}", left("/sys/fs/bpf/oom-watcher"));
+    assert!(pins().is_empty(), "{:?}", pins());
     let cgroups = format!("find /sys/fs/cgroup -name '*{uid}*'");
     cluster.eventually("end of its cgroups", || cluster.text(&cgroups).is_empty().then_some(()));
     for kind in ["all", "serviceaccount", "role", "rolebinding", "clusterrole", "clusterrolebinding", "configmap"] {

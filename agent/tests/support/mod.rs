@@ -78,12 +78,16 @@ pub(crate) fn eventually<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
 
 /// The same for what may take longer than anything else.
 pub(crate) fn eventually_within<T>(patience: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    try_within(patience, || look().ok_or(())).unwrap_or_else(|()| panic!("within {patience:?} there was no {what}"))
+}
+
+/// The same for what may fail for a while: the last error, if it does not succeed.
+pub(crate) fn try_within<T, E>(patience: Duration, mut attempt: impl FnMut() -> Result<T, E>) -> Result<T, E> {
     let begin = Instant::now();
     loop {
-        if let Some(found) = look() {
-            return found;
+        match attempt() {
+            Err(_) if begin.elapsed() < patience => thread::sleep(pause()),
+            result => return result,
         }
-        assert!(begin.elapsed() < patience, "within {patience:?} there was no {what}");
-        thread::sleep(pause());
     }
 }
