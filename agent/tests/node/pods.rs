@@ -51,9 +51,9 @@ pub(crate) fn cgroup(cluster: &Cluster, name: &str) -> PathBuf {
     places.find(|place| place.exists()).unwrap_or_else(|| panic!("no cgroup of pod {name}"))
 }
 
-/// How many processes the kernel has killed in the cgroup of a container, as its own counter says.
+/// How many processes the kernel has killed in the cgroup of a pod's container `app`, as its own counter says.
 pub(crate) fn counted_by_the_kernel(cluster: &Cluster, name: &str) -> u64 {
-    let id = field(cluster, name, ".status.containerStatuses[0].containerID");
+    let id = field(cluster, name, r#".status.containerStatuses[?(@.name=="app")].containerID"#);
     let container = cgroup(cluster, name).join(id.trim_start_matches("containerd://"));
     let counters = ["memory.events", "memory.oom_control"].map(|file| fs::read_to_string(container.join(file)).unwrap_or_default()).concat();
     counters.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok()).unwrap_or_else(|| panic!("no oom_kill in {counters}"))

@@ -2,10 +2,12 @@
 
 use std::collections::HashSet;
 
+use serde_json::json;
+
 use crate::agents::{MANIFEST, PINNED, Scraper, await_rollout, collector, deploy};
 use crate::cluster::Cluster;
 use crate::needs_node;
-use crate::pods::{self, HOG, container, pod};
+use crate::pods::{self, HOG, IDLE, container, pod};
 use crate::support::collector::Collector;
 use crate::support::exposition::{Sample, total};
 
@@ -23,8 +25,13 @@ struct Update {
 
 /// Replaces the agent's pod while a container's children are killed, one after the other.
 fn update(cluster: &Cluster, collector: &Collector) -> Update {
-    let repeat = format!("while [ ! -e /tmp/stop ]; do {HOG}; done; sleep 3600");
-    pods::apply(cluster, &[pod("loop", &[container("app", &repeat, "32Mi")])]);
+    // The kills are ended through another container: the kernel kills what enters this one, too.
+    let repeat = format!("while [ ! -e /shared/stop ]; do {HOG}; done; touch /shared/ended; {IDLE}");
+    let mut containers = [container("app", &repeat, "32Mi"), container("beside", IDLE, "32Mi")];
+    containers.iter_mut().for_each(|container| container["volumeMounts"] = json!([{"name": "shared", "mountPath": "/shared"}]));
+    let mut killed = pod("loop", &containers);
+    killed["spec"]["volumes"] = json!([{"name": "shared", "emptyDir": {}}]);
+    pods::apply(cluster, &[killed]);
     pods::await_ready(cluster, "loop");
     let before = Scraper::forward(cluster);
     cluster.eventually("a few kills", || before.kills("loop", "app").filter(|kills| *kills >= 3.0));
@@ -35,13 +42,10 @@ fn update(cluster: &Cluster, collector: &Collector) -> Update {
     // It goes on after the update, too.
     let then = pods::counted_by_the_kernel(cluster, "loop");
     cluster.eventually("more kills", || (pods::counted_by_the_kernel(cluster, "loop") >= then + 3).then_some(()));
-    cluster.text("kubectl exec -n shop loop -- touch /tmp/stop");
-    let mut last = None;
-    let kernel = cluster.eventually("end of the kills", || {
-        let now = pods::counted_by_the_kernel(cluster, "loop");
-        let ps = cluster.text("kubectl exec -n shop loop -- ps");
-        (last.replace(now) == Some(now) && !ps.contains(HOG)).then_some(now)
-    });
+    cluster.text("kubectl exec -n shop loop -c beside -- touch /shared/stop");
+    let ended = || cluster.text("kubectl exec -n shop loop -c beside -- ls /shared").contains("ended").then_some(());
+    cluster.eventually("end of the kills", ended);
+    let kernel = pods::counted_by_the_kernel(cluster, "loop");
     let expected = kernel as f64;
     cluster.eventually("all kills", || scraper.kills("loop", "app").filter(|kills| *kills >= expected));
     let samples = scraper.metrics();
