@@ -222,7 +222,7 @@ impl Account {
     }
 
     /// Goes on with a saved account of this boot whose probe was detached for another one: nothing was missed between the two. `old` is what it had counted
-    /// in the end, `new` what the other one counts now; a kill while both were attached is in both.
+    /// in the end, `new` what the other one had counted before; a kill while both were attached is in both, see [`seen_by_both`](Self::seen_by_both).
     pub fn hand_over(&mut self, old: ProbeCounts, new: ProbeCounts) {
         self.resume(old, true);
         self.counted(old);
@@ -273,6 +273,11 @@ impl Account {
         for level in kill.cgroups.iter().map(|cgroup| cgroup.id) {
             self.note(level, |known| known.subtree.seen = known.subtree.seen.saturating_add(1));
         }
+    }
+
+    /// Notes that a kill which another probe has counted is among those that this one counts: it explains no more of the kernel's count.
+    pub fn seen_by_both(&mut self) {
+        self.node = self.node.map(|node| node.saturating_sub(1));
     }
 
     fn note(&mut self, cgroup: Option<u64>, count: impl FnOnce(&mut Known)) {

@@ -82,14 +82,15 @@ fn check(found: &Findings, missed: &[(u64, bool, u64, u64, Missed)], away: u64, 
 
 #[test]
 fn a_probe_that_is_replaced_hands_over_and_what_both_saw_counts_once() {
-    // Five kills; the last two were seen by both probes, and one more by nobody.
+    // Six kills: the fourth and the fifth were seen by both probes, the sixth by the new one alone, and one more by nobody.
     let mut account = Account::first(&Observed { node: Some(100), ..Observed::default() });
     account.counted(probe(3, 0, 0));
-    account.hand_over(probe(5, 0, 0), probe(2, 0, 0));
-    let look = |node| Observed { node: Some(node), probe: probe(2, 0, 0), cgroups: Some(Cgroups::default()) };
+    account.hand_over(probe(5, 0, 0), probe(0, 0, 0));
+    (0..2).for_each(|_| account.seen_by_both());
+    let look = |node| Observed { node: Some(node), probe: probe(3, 0, 0), cgroups: Some(Cgroups::default()) };
     let missed = |account: &mut Account, node| (0..3).map(|_| account.check(look(node)).without_owner.unexplained).sum::<u64>();
-    assert_eq!(missed(&mut account, 105), 0);
-    assert_eq!(missed(&mut account, 106), 1);
+    assert_eq!(missed(&mut account, 106), 0);
+    assert_eq!(missed(&mut account, 107), 1);
 }
 
 #[test]

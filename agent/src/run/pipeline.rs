@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tracing::{info_span, warn};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
-use super::account::Ledger;
+use super::account::{Attached, Ledger, Whose};
 use super::held::Held;
 use super::waiting::{Waiting, Waits};
 use super::{Failure, lock};
@@ -32,7 +32,7 @@ use crate::record::series::Table;
 use crate::record::span;
 use crate::source::cgroup_table::CgroupTable;
 use crate::source::node::Node;
-use crate::source::probe::{CounterMap, Counters, Probe, Told};
+use crate::source::probe::{CounterMap, Counters, Pinned, Probe, Told};
 use crate::source::state::Store;
 use crate::stats::Stats;
 
@@ -82,7 +82,8 @@ impl Pipeline {
         let hierarchy = self.cgroups_of_node.hierarchy();
         let mut ledger = Ledger::load(&self.node, probe.boot_id(), Store::new(config.state_directory.clone()), hierarchy);
         let detached: Vec<_> = probe.leftovers().iter().map(|(ring, counted)| (*ring, self.counts(counted))).collect();
-        let attached = (probe.ring(), self.counts(&probe.counters().read()));
+        let is_new = !matches!(probe.pinned(), Pinned::TakenOver);
+        let attached = Attached { ring: probe.ring(), counted: self.counts(&probe.counters().read()), is_new };
         ledger.attached(attached, &detached, &self.stats, &self.table, SystemTime::now());
         self.ledger = Some(ledger);
     }
@@ -273,9 +274,10 @@ impl Pipeline {
     fn settle(&mut self, waits: Waits) {
         match waits.told {
             Told::Kill(Ok(kill), place) if !self.cgroups_of_node.has(&kill) => {
-                self.stats.other_nodes.add(1);
+                let is_new = !self.has_come_before(&kill);
+                self.stats.other_nodes.add(u64::from(is_new));
                 if let Some(ledger) = &mut self.ledger {
-                    ledger.seen(&kill, place.ring, false);
+                    ledger.seen(&kill, place.ring, if is_new { Whose::Others } else { Whose::Known });
                 }
                 self.held.add(place, None);
             }
@@ -283,7 +285,7 @@ impl Pipeline {
                 let is_new = !self.has_come_before(&kill);
                 let counted = self.ledger.as_ref().is_some_and(|ledger| ledger.has_counted(place.ring, kill.sequence));
                 if let Some(ledger) = self.ledger.as_mut().filter(|_| !counted) {
-                    ledger.seen(&kill, place.ring, is_new);
+                    ledger.seen(&kill, place.ring, if is_new { Whose::Own } else { Whose::Known });
                 }
                 self.stats.kills.add(u64::from(is_new && !counted && !waits.counted));
                 let record = if is_new { self.tell(&kill, !counted) } else { None };
