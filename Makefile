@@ -20,7 +20,7 @@ build: probe ## build target/release/oom-watcher, the eBPF programs inside
 demo: build ## a real OOM kill in a cgroup of its own, followed to the outputs (as root)
 	target/release/oom-watcher selftest --show
 
-test: build ## all tests that this machine can run; says which it cannot
+test: probe ## all tests that this machine can run; says which it cannot
 	@.ci/setup test
 	@.ci/test
 
