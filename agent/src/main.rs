@@ -170,16 +170,19 @@ fn load(flags: &Flags) -> Result<Loaded, Error> {
     config::load(flags, &config::from_process).map_err(Error::Configuration)
 }
 
-fn runtime() -> io::Result<tokio::runtime::Runtime> {
+/// It ends with the process and not before: the threads of OpenTelemetry's SDK panic if they look for a timer while it is shut down. Nor is a name resolution
+/// that hangs waited for then.
+fn runtime() -> io::Result<&'static tokio::runtime::Runtime> {
     // One thread carries kills, scrapes and export: each of them takes microseconds or waits. The blocking pool encodes scrapes and resolves names.
-    tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(4).build()
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(4).build()?;
+    Ok(Box::leak(Box::new(runtime)))
 }
 
 fn run(flags: &Flags) -> Result<ExitCode, Error> {
     let Loaded { config, warnings, .. } = load(flags)?;
     let log = config.log.clone();
     let runtime = runtime()?;
-    let done = runtime.block_on(async {
+    runtime.block_on(async {
         // Before anything that takes time: a signal during start must end the agent properly too.
         let mut signals = Signals::listen()?;
         let listener = run::bind(&config)?;
@@ -194,10 +197,7 @@ fn run(flags: &Flags) -> Result<ExitCode, Error> {
         let (first, second) = signals.split();
         agent.watch(privileged, |_| {}, first.recv(), second.recv()).await?;
         Ok(ExitCode::SUCCESS)
-    });
-    // Not to wait for a name resolution that hangs.
-    runtime.shutdown_background();
-    done
+    })
 }
 
 /// SIGTERM and SIGINT: the first ends the agent properly, the second at once.
@@ -239,7 +239,6 @@ fn check(flags: &Flags) -> Result<ExitCode, Error> {
     let loaded = load(flags)?;
     let runtime = runtime()?;
     let findings = preflight::judge(&runtime.block_on(preflight::look(&loaded.config)));
-    runtime.shutdown_background();
     let mut out = io::stdout().lock();
     for warning in &loaded.warnings {
         writeln!(out, "{:<13} {:<9} {}: {}", "configuration", Verdict::Degraded, warning.name, warning.text)?;
@@ -261,9 +260,7 @@ fn self_test(flags: &Flags, show: bool) -> Result<ExitCode, Error> {
     diagnostics::start(&config::Log { filter: "error".to_owned(), ..loaded.config.log.clone() }, None, &Arc::default())
         .map_err(anyhow::Error::from)?;
     let runtime = runtime()?;
-    let done = runtime.block_on(selftest::run(loaded.config, show, &mut io::stdout()));
-    runtime.shutdown_background();
-    done.map_err(|error| match error.downcast::<Failure>() {
+    runtime.block_on(selftest::run(loaded.config, show, &mut io::stdout())).map_err(|error| match error.downcast::<Failure>() {
         Ok(failure) => failure.into(),
         Err(error) => Error::Failed(error),
     })?;

@@ -56,14 +56,18 @@ fn a_second_sigterm_ends_the_agent_though_its_collector_hangs() {
     fs::write(&file, "shutdown_grace: 10m\n").unwrap();
     // The agent may be somebody else.
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
-    let environment = [&collector.environment()[..], &[("OTEL_EXPORTER_OTLP_TIMEOUT", "600000")]].concat();
+    let environment = [&collector.environment()[..], &[("OTEL_EXPORTER_OTLP_TIMEOUT", "600000"), ("OTEL_METRIC_EXPORT_INTERVAL", "100")]].concat();
     let mut agent = Agent::start(&environment, &["--config", file.path().to_str().unwrap()]);
     make("one");
-    collector.await_requests(1);
+    // A log record, a span, data points.
+    collector.await_requests(3);
+    // So the thread that exports these sees all of the end.
+    agent.let_its_other_threads_go_first();
     // Signals of one kind that come too close together are one to the process: so more than two, until it has ended.
     let status = eventually("end of the agent", || {
         agent.signal(libc::SIGTERM);
         agent.ended()
     });
     assert_eq!(status.code(), Some(1), "not everything was sent: {}", agent.log());
+    assert!(!agent.log().contains("runtime dropped"), "a thread was left without its runtime, where it may panic: {}", agent.log());
 }

@@ -145,6 +145,23 @@ impl Agent {
         }
     }
 
+    /// From now on its first thread runs only while no other one has anything to do.
+    pub(crate) fn let_its_other_threads_go_first(&self) {
+        // SAFETY: all zeros is a set of no CPUs, and a priority of 0; both outlive the calls, which are for processes and threads of our own.
+        unsafe {
+            let (mut allowed, mut cpus): (libc::cpu_set_t, libc::cpu_set_t) = std::mem::zeroed();
+            assert_eq!(libc::sched_getaffinity(0, size_of_val(&allowed), &raw mut allowed), 0);
+            let one = (0..libc::CPU_SETSIZE as usize).find(|cpu| libc::CPU_ISSET(*cpu, &allowed)).unwrap();
+            libc::CPU_SET(one, &mut cpus);
+            for thread in std::fs::read_dir(format!("/proc/{}/task", self.pid())).unwrap() {
+                let id = thread.unwrap().file_name().to_str().unwrap().parse().unwrap();
+                assert_eq!(libc::sched_setaffinity(id, size_of_val(&cpus), &raw const cpus), 0);
+            }
+            let priority: libc::sched_param = std::mem::zeroed();
+            assert_eq!(libc::sched_setscheduler(self.pid().cast_signed(), libc::SCHED_IDLE, &raw const priority), 0);
+        }
+    }
+
     /// How it ended, if it has.
     pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
