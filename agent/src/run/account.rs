@@ -101,7 +101,7 @@ impl Ledger {
         let Some(Loaded { state, this_boot }) = self.loaded.take() else {
             let observed = Observed { probe, ..self.read(true) };
             stats.kernel_kills.set(observed.node);
-            (self.account, self.settled) = (Some(Account::first(&observed)), Some(now));
+            (self.account, self.settled, self.begun) = (Some(Account::first(&observed)), Some(now), probe.confirmed);
             return;
         };
         stats.restore(&state.counted);
