@@ -69,5 +69,6 @@ fn a_second_sigterm_ends_the_agent_though_its_collector_hangs() {
         agent.ended()
     });
     assert_eq!(status.code(), Some(1), "not everything was sent: {}", agent.log());
-    assert!(!agent.log().contains("runtime dropped"), "a thread was left without its runtime, where it may panic: {}", agent.log());
+    // Nobody has answered, and no time was up: only a thread that is left without its runtime, where it may panic, hears of a failure.
+    assert!(!agent.log().contains("export fails"), "{}", agent.log());
 }
