@@ -106,6 +106,12 @@ pub struct Export {
     pub lost_shutdown: Count,
     /// Items waiting now.
     pub queued: Level,
+    /// Their bytes.
+    pub queued_bytes: Level,
+    /// Bytes of the files in which they are kept; 0 without a spool.
+    pub spooled_bytes: Level,
+    /// Attempts to write these that failed.
+    pub spool_failures: Count,
 }
 
 /// Kills that nobody saw, by whether the kernel's counters tell whose they were.

@@ -31,6 +31,7 @@ pub const VARIABLES: &[Variable] = &[
     general("NODE_NAME", "the host's name", "the name of this node, the label `node` of every series"),
     general("METRICS_PORT", "8080", "the port of /metrics"),
     general("OOM_WATCHER_STATE_DIR", "/run/oom-watcher", "where the state is kept that outlives the agent; none: nowhere"),
+    general("OOM_WATCHER_SPOOL_DIR", "none", "where what waits for the collector is kept too, so that it outlives the agent"),
     general(
         "KUBERNETES_SERVICE_HOST",
         "none: not in a pod",
@@ -44,7 +45,7 @@ pub const VARIABLES: &[Variable] = &[
     general(
         "OOM_WATCHER_DAEMONSET",
         "none",
-        "NAMESPACE/NAME of the agent's own DaemonSet: if that is gone when the agent ends, state and pins are removed from the node",
+        "NAMESPACE/NAME of the agent's own DaemonSet: if that is gone when the agent ends, state, pins and spool are removed from the node",
     ),
     general("RUST_LOG", "info", "which of the agent's own messages are written"),
     general("OOM_WATCHER_PIN_DIR", "/sys/fs/bpf/oom-watcher", "where in bpffs the probe outlives the agent, or none"),

@@ -57,6 +57,7 @@ const KEYS: &[(&str, Kind)] = &[
     ("kubernetes.pod_logs", Kind::Text),
     ("kubernetes.daemonset", Kind::Text),
     ("state.directory", Kind::Text),
+    ("export.spool_directory", Kind::Text),
     ("shutdown_grace", Kind::Text),
 ];
 
@@ -219,7 +220,7 @@ mod tests {
 
     #[test]
     fn a_malformed_file_is_refused_with_its_place() {
-        let keys = "node_name, node_cgroup, listen, log, probe, series, kubernetes, state, shutdown_grace";
+        let keys = "node_name, node_cgroup, listen, log, probe, series, kubernetes, state, export, shutdown_grace";
         #[rustfmt::skip]
         let rows: &[(&str, &str)] = &[
             ("", ""),

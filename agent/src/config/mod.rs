@@ -133,7 +133,7 @@ fn load_on(host_name: Option<String>, flags: &Flags, env: &dyn Fn(&str) -> Optio
         shutdown_grace: r
             .resolve("shutdown_grace", [file.get("shutdown_grace")], value::Span(Duration::from_secs(10)), |text| value::duration(text, "1s", "10m"))
             .0,
-        otlp: otlp::resolve(r, &node),
+        otlp: otlp::resolve(r, &file, &node),
         node,
     };
     environment::warn_unsupported(r);

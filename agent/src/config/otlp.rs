@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::certificate::{self, Pem};
+use super::file::File;
 use super::pairs;
 use super::problem::Refused;
 use super::resolver::{Candidate, Origin, Resolver};
@@ -17,8 +18,10 @@ const DEFAULT_INTERVAL: Span = Span(Duration::from_secs(60));
 const DEFAULT_ITEMS: usize = 2048;
 const DEFAULT_BATCH: usize = 512;
 const MAX_ITEMS: usize = 65_536;
+/// A record of a kill has 2 to 3 KiB: more than the default number of items is rarely as large.
+const MAX_BYTES: usize = 16 << 20;
 
-pub(super) fn resolve(r: &mut Resolver<'_>, node: &str) -> Otlp {
+pub(super) fn resolve(r: &mut Resolver<'_>, file: &File, node: &str) -> Otlp {
     let disabled = disabled(r);
     let mut missing = Vec::new();
     let mut endpoint = |signal| {
@@ -39,7 +42,9 @@ pub(super) fn resolve(r: &mut Resolver<'_>, node: &str) -> Otlp {
     let interval = [r.variable("OTEL_METRIC_EXPORT_INTERVAL")];
     let metric_interval = r.resolve("otlp.metric_interval", interval, DEFAULT_INTERVAL, |text| value::milliseconds(text, 100..=3_600_000)).0;
     refuse_delta(r);
-    Otlp { logs, traces, metrics, metric_interval, queue: queue(r), resource: resource::resolve(r, node) }
+    let candidates = [r.variable("OOM_WATCHER_SPOOL_DIR"), file.get("export.spool_directory")];
+    let spool = r.resolve("export.spool_directory", candidates, value::Directory(None), value::directory).0;
+    Otlp { logs, traces, metrics, metric_interval, queue: queue(r), spool, resource: resource::resolve(r, node) }
 }
 
 fn disabled(r: &mut Resolver<'_>) -> bool {
@@ -203,5 +208,5 @@ fn queue(r: &mut Resolver<'_>) -> QueueLimits {
     let items = r.resolve("otlp.queue.items", items, DEFAULT_ITEMS, |text| value::number(text, 1..=MAX_ITEMS));
     let batch = [r.variable("OTEL_BLRP_MAX_EXPORT_BATCH_SIZE")];
     let batch = r.resolve("otlp.queue.batch", batch, DEFAULT_BATCH.min(items), |text| value::number(text, 1..=items));
-    QueueLimits { items, batch }
+    QueueLimits { items, bytes: MAX_BYTES, batch }
 }

@@ -98,6 +98,7 @@ const VALUES: &[(&str, Values, Values)] = &[
     ("kubernetes.daemonset", &[&["kube-system/oom-watcher", "a/b.c-9", "none", r#""""#]],
         &[NO_TEXT, &["oom-watcher", "a/", "/a", "a/b/c", "A/b", "a/B", "a.b/c", "a/-b", "a/b.", r#""a/b\n""#, "None", r#""none ""#]]),
     ("state.directory", &[DIRECTORIES], &[NO_TEXT, NO_DIRECTORIES]),
+    ("export.spool_directory", &[DIRECTORIES], &[NO_TEXT, NO_DIRECTORIES]),
     ("shutdown_grace", &[&["10s", "0010m"]], &[NO_TEXT, NO_DURATIONS]),
 ];
 
@@ -156,7 +157,7 @@ fn the_schema_and_the_reader_agree_on_the_form_of_a_file() {
         "log:\n",
         "log: ~\n",
         "log: {}\n",
-        "log:\nprobe:\nseries:\nkubernetes:\nstate:\n",
+        "log:\nprobe:\nseries:\nkubernetes:\nstate:\nexport:\n",
         "log: {filter: info, format: json}\n",
     ] {
         check(&validator, text, true);

@@ -181,6 +181,21 @@ fn register_exports(meter: &Meter, attributes: &Attributes, stats: &Arc<Stats>) 
             observe(stats.export(signal).queued.get(), &[("signal", signal.as_str())]);
         }
     });
+    number(meter, schema::EXPORT_QUEUE_BYTES, attributes, stats, |stats, observe| {
+        for signal in QUEUED {
+            observe(stats.export(signal).queued_bytes.get(), &[("signal", signal.as_str())]);
+        }
+    });
+    number(meter, schema::EXPORT_SPOOL_BYTES, attributes, stats, |stats, observe| {
+        for signal in QUEUED {
+            observe(stats.export(signal).spooled_bytes.get(), &[("signal", signal.as_str())]);
+        }
+    });
+    number(meter, schema::EXPORT_SPOOL_FAILURES, attributes, stats, |stats, observe| {
+        for signal in QUEUED {
+            observe(stats.export(signal).spool_failures.get(), &[("signal", signal.as_str())]);
+        }
+    });
     number(meter, schema::EXPORT_LOST, attributes, stats, |stats, observe| {
         for signal in QUEUED {
             let Export { lost_queue_full, lost_rejected, lost_shutdown, .. } = stats.export(signal);

@@ -5,3 +5,4 @@ pub mod otlp;
 pub mod prometheus;
 pub mod queue;
 pub mod settings;
+pub mod spool;

@@ -1,5 +1,6 @@
 //! Where OTLP goes and how, checked and complete: plain data that `config` fills in and `otlp` obeys.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use opentelemetry::KeyValue;
@@ -17,6 +18,8 @@ pub struct Otlp {
     pub metric_interval: Duration,
     /// Bounds of the queues of log records and spans.
     pub queue: QueueLimits,
+    /// A folder in which what waits is kept too, so that it outlives the agent. Absent if it need not.
+    pub spool: Option<PathBuf>,
     /// Attributes of the resource: the agent, never a victim.
     pub resource: Vec<KeyValue>,
 }
@@ -26,6 +29,8 @@ pub struct Otlp {
 pub struct QueueLimits {
     /// Items that may wait. When full, the oldest are kept and new ones are lost, and counted.
     pub items: usize,
+    /// Their bytes in all.
+    pub bytes: usize,
     /// Items in one request at the most.
     pub batch: usize,
 }

@@ -1,4 +1,4 @@
-//! Whether the DaemonSet that the agent belongs to is still there: an agent that is told to end leaves its state and pins for the next one, unless none comes.
+//! Whether the DaemonSet that the agent belongs to is still there: an agent that is told to end leaves its state, pins and spool for the next one, unless none comes.
 //!
 //! Asked when the agent has begun, so that it is known whether it may ask; and when it ends. RBAC: get of that one DaemonSet.
 

@@ -15,6 +15,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use anyhow::Context as _;
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
@@ -23,7 +24,7 @@ use tracing::{debug, info, warn};
 
 use crate::config::Config;
 use crate::export::instruments::{self, Build, Keys};
-use crate::export::otlp::Otlp;
+use crate::export::otlp::{self, Otlp};
 use crate::export::prometheus::{self, Bridge, Health};
 use crate::kubernetes;
 use crate::kubernetes::daemonset;
@@ -250,11 +251,12 @@ fn leave_nothing(config: &Config, probe: Probe) {
     drop(probe);
     let pins = config.probe.pins.as_deref().map_or(Ok(Vec::new()), pins::remove_all);
     let state = config.state_directory.as_deref().map_or(Ok(()), state::remove);
-    match pins.and(state) {
-        Ok(()) => info!("no other agent follows: state and pins are removed"),
+    let spool = otlp::remove_spool(&config.otlp).context("removing the spool");
+    match pins.and(state).and(spool) {
+        Ok(()) => info!("no other agent follows: state, pins and spool are removed"),
         Err(error) => warn!(
             error = format!("{error:#}"),
-            "state and pins stay on this node: remove them with `oom-watcher detach`, and the directory of the state"
+            "state, pins or spool stay on this node: remove them with `oom-watcher detach`, and the directories of state and spool"
         ),
     }
 }

@@ -56,7 +56,7 @@ pub async fn run(mut config: Config, show: bool, out: &mut impl Write) -> Result
     // Beside: the directory of the outermost cgroup is writable to nobody, so root makes others in it with CAP_DAC_OVERRIDE alone.
     let privileged = Privileged::beside().context("starting the thread that attaches the probe")?;
     // An agent may run beside it, whose kills these are too.
-    (config.probe.pins, config.state_directory) = (None, None);
+    (config.probe.pins, config.state_directory, config.otlp.spool) = (None, None, None);
     let receiver = match (&config.otlp.logs, &config.otlp.traces) {
         (None, None) => {
             let receiver = Receiver::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).context("starting a receiver on loopback")?;

@@ -16,11 +16,17 @@ const PATH: &str = "/apis/apps/v1/namespaces/kube-system/daemonsets/oom-watcher"
 /// The agent of a DaemonSet. It saves its state when it ends, if not before.
 fn agent(cluster: &Cluster, collector: &Collector, state: &Path) -> Agent {
     let asked = cluster.asked().len();
-    let state = state.display().to_string();
-    let agent = start_with(cluster, collector, &[("OOM_WATCHER_DAEMONSET", "kube-system/oom-watcher")], &["--state-dir", &state]);
+    let [state, spool] = [state.to_owned(), spool(state)].map(|folder| folder.display().to_string());
+    let variables = [("OOM_WATCHER_DAEMONSET", "kube-system/oom-watcher"), ("OOM_WATCHER_SPOOL_DIR", spool.as_str())];
+    let agent = start_with(cluster, collector, &variables, &["--state-dir", &state]);
     let is_answered = |(_, path, code): &(String, String, u64)| path == PATH && *code > 0;
     eventually("answer about the DaemonSet", || cluster.asked().iter().skip(asked).any(is_answered).then_some(()));
     agent
+}
+
+/// The spool of an agent with that state.
+fn spool(state: &Path) -> PathBuf {
+    state.with_file_name("spool")
 }
 
 /// Waits until the API server allows the agent to ask, or does not: it learns of changed permissions a moment later.
@@ -45,8 +51,8 @@ fn what_the_next_agent_needs_goes_only_if_none_comes() {
     let state: PathBuf = cluster.folder().join("state");
     let check = |cluster: &Cluster, mut agent: Agent, stays: bool, what: &str| {
         assert_eq!(agent.stop(), Some(0), "{}", agent.log());
-        assert_eq!(state.join("state.json").exists(), stays, "{what}: {}", agent.log());
-        assert_eq!(agent.log().contains("state and pins are removed"), !stays, "{what}");
+        assert_eq!((state.join("state.json").exists(), spool(&state).exists()), (stays, stays), "{what}: {}", agent.log());
+        assert_eq!(agent.log().contains("state, pins and spool are removed"), !stays, "{what}");
         assert!(cluster.asked().iter().any(|(verb, path, _)| verb == "get" && path == PATH));
     };
 

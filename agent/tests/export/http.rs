@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use oom_watcher::export::otlp::{Otlp, reach};
 use oom_watcher::export::settings::{Endpoint, Protocol};
 use oom_watcher::stats::{Signal, Stats};
-use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
+use opentelemetry_proto::tonic::collector::logs::v1::{ExportLogsPartialSuccess, ExportLogsServiceRequest, ExportLogsServiceResponse};
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use prost::Message;
 use tokio::sync::mpsc;
@@ -30,22 +30,27 @@ struct Received {
 
 /// Answers the first requests with `statuses`, all others with 200.
 async fn serve(statuses: &[u16]) -> (SocketAddr, mpsc::UnboundedReceiver<Received>) {
+    serve_with(statuses.iter().map(|status| (*status, Bytes::new())).collect()).await
+}
+
+async fn serve_with(mut answers: Vec<(u16, Bytes)>) -> (SocketAddr, mpsc::UnboundedReceiver<Received>) {
     let listener = tokio::net::TcpListener::bind(ANY).await.unwrap();
     let address = listener.local_addr().unwrap();
     let (tell, told) = mpsc::unbounded_channel();
-    let statuses = Arc::new(std::sync::Mutex::new(statuses.iter().rev().copied().collect::<Vec<_>>()));
+    answers.reverse();
+    let answers = Arc::new(std::sync::Mutex::new(answers));
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let (tell, statuses) = (tell.clone(), statuses.clone());
+            let (tell, answers) = (tell.clone(), answers.clone());
             let service = service_fn(move |request: Request<Incoming>| {
-                let (tell, statuses) = (tell.clone(), statuses.clone());
+                let (tell, answers) = (tell.clone(), answers.clone());
                 async move {
                     let (head, body) = request.into_parts();
                     let body = body.collect().await.unwrap().to_bytes();
-                    let status = statuses.lock().unwrap().pop().unwrap_or(200);
+                    let (status, answer) = answers.lock().unwrap().pop().unwrap_or((200, Bytes::new()));
                     let _ = tell.send(Received { path: head.uri.path().to_owned(), headers: head.headers, body });
                     let response = Response::builder().status(StatusCode::from_u16(status).unwrap());
-                    Ok::<_, Infallible>(response.body(Full::new(Bytes::new())).unwrap())
+                    Ok::<_, Infallible>(response.body(Full::new(answer)).unwrap())
                 }
             });
             tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
@@ -60,6 +65,24 @@ async fn next(told: &mut mpsc::UnboundedReceiver<Received>) -> Received {
 
 fn http(address: SocketAddr, path: &str) -> Endpoint {
     endpoint(Protocol::HttpProtobuf, format!("http://{address}{path}"))
+}
+
+#[tokio::test]
+async fn what_a_collector_leaves_out_is_counted_as_lost() {
+    let partial = ExportLogsPartialSuccess { rejected_log_records: 2, error_message: "too old".to_owned() };
+    let answer = ExportLogsServiceResponse { partial_success: Some(partial) }.encode_to_vec();
+    // Success is success, also from a proxy that answers with something else.
+    let (address, mut told) = serve_with(vec![(200, answer.into()), (200, Bytes::from_static(b"OK"))]).await;
+    let (otlp, stats) = start(&settings(&http(address, "/v1/logs")));
+    (1..=3).for_each(|number| {
+        otlp.log(log_record(number));
+    });
+    next(&mut told).await;
+    until("taken", || stats.logs.queued.get() == 0).await;
+    otlp.log(log_record(4));
+    next(&mut told).await;
+    otlp.shutdown(deadline()).await;
+    assert_eq!((stats.logs.lost_rejected.get(), stats.logs.sent.get(), stats.logs.failures.get()), (2, 2, 0));
 }
 
 #[tokio::test]

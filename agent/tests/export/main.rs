@@ -6,4 +6,5 @@ mod metrics;
 mod otlp;
 mod page;
 mod setup;
+mod spool;
 mod tls;

@@ -104,7 +104,10 @@ async fn nothing_is_lost_while_the_collector_is_away() {
 #[tokio::test]
 async fn a_full_queue_keeps_the_oldest_records() {
     let address = free_address();
-    let (otlp, stats) = start(&oom_watcher::export::settings::Otlp { queue: QueueLimits { items: 5, batch: 2 }, ..settings(&grpc(address)) });
+    let (otlp, stats) = start(&oom_watcher::export::settings::Otlp {
+        queue: QueueLimits { items: 5, batch: 2, ..settings(&grpc(address)).queue },
+        ..settings(&grpc(address))
+    });
     (0..8).for_each(|number| {
         otlp.log(log_record(number));
     });
@@ -283,7 +286,7 @@ async fn reach_says_what_is_wrong() {
     assert_eq!(receiver.records(), []);
 }
 
-fn span(name: &'static str) -> SpanData {
+pub(crate) fn span(name: &'static str) -> SpanData {
     SpanData {
         span_context: span_context(),
         parent_span_id: SpanId::INVALID,

@@ -33,7 +33,8 @@ pub(crate) fn settings(endpoint: &Endpoint) -> settings::Otlp {
         traces: Some(endpoint.clone()),
         metrics: Some(endpoint.clone()),
         metric_interval: Duration::from_secs(3600),
-        queue: QueueLimits { items: 1000, batch: 100 },
+        queue: QueueLimits { items: 1000, bytes: 16 << 20, batch: 100 },
+        spool: None,
         resource: vec![KeyValue::new("service.name", "oom-watcher")],
     }
 }

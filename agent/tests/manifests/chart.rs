@@ -64,6 +64,7 @@ fn a_setting_that_the_pod_has_otherwise_is_refused_with_what_to_use() {
     check(r#"config={"node_name": "a"}"#, "config.node_name is set", "the name of its node");
     check(r#"config={"state": {"directory": "none"}}"#, "config.state.directory is set", "/run/oom-watcher");
     check(r#"config={"probe": {"arguments": true, "pin_directory": "none"}}"#, "config.probe.pin_directory is set", "use pin");
+    check(r#"config={"export": {"spool_directory": "/data"}}"#, "config.export.spool_directory is set", "use spool");
     check(r#"config={"kubernetes": {"daemonset": "a/b"}}"#, "config.kubernetes.daemonset is set", "its own DaemonSet");
     let instead = [
         ("NODE_NAME", "the name of its node"),
@@ -72,6 +73,7 @@ fn a_setting_that_the_pod_has_otherwise_is_refused_with_what_to_use() {
         ("POD_NAMESPACE", "leave it out"),
         ("OOM_WATCHER_DAEMONSET", "its own DaemonSet"),
         ("OOM_WATCHER_PIN_DIR", "use pin"),
+        ("OOM_WATCHER_SPOOL_DIR", "use spool"),
         ("OOM_WATCHER_STATE_DIR", "/run/oom-watcher"),
         ("HOST_IP", "the address of its node"),
     ];
@@ -102,7 +104,7 @@ fn null_is_refused_where_there_is_no_default_without_it() {
             renders.helm("oom-watcher", "kube-system", &["--set", &format!("{value}=null")]).err().unwrap_or_else(|| panic!("{value} was taken"));
         assert!(error.contains(&format!("at '{place}': missing property '{missing}'")), "{value}: {error}");
     };
-    let needed = ["image", "otlp", "port", "pin", "nonRoot", "oldKernel", "privileged", "maxUnavailable", "terminationGracePeriodSeconds"];
+    let needed = ["image", "otlp", "port", "pin", "spool", "nonRoot", "oldKernel", "privileged", "maxUnavailable", "terminationGracePeriodSeconds"];
     let objects = ["podLabels", "podAnnotations", "serviceMonitor", "podMonitor", "prometheusRule", "networkPolicy"];
     needed.into_iter().chain(objects).for_each(|value| check(value, "", value));
     ["repository", "tag", "pullPolicy"].into_iter().for_each(|value| check(&format!("image.{value}"), "/image", value));

@@ -23,7 +23,7 @@ mod schemas;
 mod support;
 
 /// The overlays: folders of `k8s/overlays`.
-const OVERLAYS: [&str; 6] = ["collector", "non-root", "old-kernel", "openshift", "pinned", "privileged"];
+const OVERLAYS: [&str; 7] = ["collector", "non-root", "old-kernel", "openshift", "pinned", "privileged", "spool"];
 
 /// What renders, or the test is skipped.
 macro_rules! needs_programs {

@@ -97,6 +97,20 @@ fn pinned_has_its_own_directory_of_the_bpf_file_system() {
 }
 
 #[test]
+fn spool_has_a_directory_of_the_node() {
+    needs_programs!(renders);
+    check(
+        &renders.overlay("spool"),
+        &renders.base(),
+        &[
+            (AGENT, r#"env [OOM_WATCHER_SPOOL_DIR]: none -> {"name":"OOM_WATCHER_SPOOL_DIR","value":"/var/lib/oom-watcher"}"#),
+            (AGENT, r#"volumeMounts [spool]: none -> {"mountPath":"/var/lib/oom-watcher","name":"spool"}"#),
+            (POD, r#"volumes [spool]: none -> {"hostPath":{"path":"/var/lib/oom-watcher","type":"DirectoryOrCreate"},"name":"spool"}"#),
+        ],
+    );
+}
+
+#[test]
 fn old_kernel_is_one_more_capability() {
     needs_programs!(renders);
     let added = r#"securityContext capabilities add: ["BPF","PERFMON"] -> ["BPF","PERFMON","SYS_RESOURCE"]"#;
@@ -157,6 +171,7 @@ fn the_values_of_the_chart_are_the_overlays() {
         ("openshift", OPENSHIFT),
         ("pinned", set("pin=true")),
         ("privileged", set("privileged=true")),
+        ("spool", set("spool=true")),
     ];
     let overlays = overlays.map(|(name, arguments)| (renders.overlay(name), renders.release(&arguments)));
     for (kustomize, helm) in [base].into_iter().chain(overlays) {

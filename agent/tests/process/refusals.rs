@@ -14,7 +14,7 @@ struct Row {
 
 const NOTHING: Row = Row { variables: &[], flags: &[], file: None, says: &[] };
 const PORT: &str = "expected a port from 1 to 65535";
-const KEYS: &str = "one of node_name, node_cgroup, listen, log, probe, series, kubernetes, state, shutdown_grace";
+const KEYS: &str = "one of node_name, node_cgroup, listen, log, probe, series, kubernetes, state, export, shutdown_grace";
 
 fn rows() -> Vec<Row> {
     vec![

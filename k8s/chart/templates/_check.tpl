@@ -33,6 +33,7 @@
   "node_name" "leave it out, the pod gets the name of its node"
   "state.directory" "leave it out, the state is in /run/oom-watcher of the node, which is mounted there"
   "probe.pin_directory" "use pin"
+  "export.spool_directory" "use spool"
   "kubernetes.daemonset" "leave it out, the pod knows its own DaemonSet" -}}
 {{- $config := .Values.config | default dict -}}
 {{- range $key, $what := $instead -}}
@@ -57,6 +58,7 @@
   "POD_NAMESPACE" "leave it out, the pod gets its own"
   "OOM_WATCHER_DAEMONSET" "leave it out, the pod knows its own DaemonSet"
   "OOM_WATCHER_PIN_DIR" "use pin"
+  "OOM_WATCHER_SPOOL_DIR" "use spool"
   "OOM_WATCHER_STATE_DIR" "leave it out, the state is in /run/oom-watcher of the node, which is mounted there"
   "HOST_IP" "leave it out, the pod gets the address of its node" -}}
 {{- if .Values.otlp.endpoint -}}

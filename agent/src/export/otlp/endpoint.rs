@@ -1,6 +1,6 @@
-//! One destination: the exporter that speaks to it, one attempt at sending, and the question whether it can be reached at all.
+//! One destination: the connection to it, the exporter of data points that uses that, and the question whether it can be reached at all.
 //!
-//! Everything comes from the settings. The exporters also read the `OTEL_EXPORTER_OTLP_*` variables by themselves: what that adds is overridden, but for
+//! Everything comes from the settings. The exporter also reads the `OTEL_EXPORTER_OTLP_*` variables by itself: what that adds is overridden, but for
 //! `…_COMPRESSION=gzip`, which no setting can take back.
 
 use std::future::Future;
@@ -14,16 +14,15 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use opentelemetry_http::hyper::HyperClient;
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
-use opentelemetry_otlp::{Compression, LogExporter, MetricExporter, RetryPolicy, SpanExporter, WithExportConfig, WithHttpConfig, WithTonicConfig};
+use opentelemetry_otlp::{Compression, MetricExporter, RetryPolicy, WithExportConfig, WithHttpConfig, WithTonicConfig};
 use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
-use opentelemetry_sdk::logs::{LogBatch, LogExporter as _};
 use opentelemetry_sdk::metrics::Temporality;
 use opentelemetry_sdk::metrics::data::ResourceMetrics;
 use opentelemetry_sdk::metrics::exporter::PushMetricExporter;
-use opentelemetry_sdk::trace::SpanExporter as _;
 use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 
+use super::client::{Client, PERMANENT_CODES, PERMANENT_STATUSES};
 use super::tls;
 use crate::export::queue::Failure;
 use crate::export::settings::{Endpoint, Protocol};
@@ -37,13 +36,7 @@ const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// How long the test may take.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Who we say we are.
-const AGENT: &str = concat!("oom-watcher/", env!("CARGO_PKG_VERSION"));
-
-/// gRPC codes and HTTP statuses with which a collector says that the same request will never do. Not among them: missing or wrong credentials
-/// (somebody will mend them) and all that speaks of the collector's own state. `Unimplemented` and 404 come from a collector without a pipeline for the
-/// signal.
-const PERMANENT_CODES: [&str; 2] = ["InvalidArgument", "Unimplemented"];
-const PERMANENT_STATUSES: [&str; 9] = ["400", "404", "405", "406", "411", "414", "415", "422", "501"];
+pub(super) const AGENT: &str = concat!("oom-watcher/", env!("CARGO_PKG_VERSION"));
 
 /// Says whether a collector takes requests of `signal` there, by sending one with nothing in it. Must be called inside a Tokio runtime.
 ///
@@ -51,19 +44,14 @@ const PERMANENT_STATUSES: [&str; 9] = ["400", "404", "405", "406", "411", "414",
 /// What is wrong, with all its causes.
 pub async fn reach(signal: Signal, endpoint: &Endpoint) -> Result<(), String> {
     let transport = Transport::new(endpoint).map_err(|error| format!("{error:#}"))?;
+    let setup = |error: anyhow::Error| format!("{error:#}");
     let result = match signal {
-        Signal::Logs => match Outlet::logs(endpoint, &transport) {
-            Ok(outlet) => outlet.attempt(outlet.exporter.export(LogBatch::new(&[]))).await,
-            Err(error) => return Err(format!("{error:#}")),
-        },
-        Signal::Traces => match Outlet::spans(endpoint, &transport) {
-            Ok(outlet) => outlet.attempt(outlet.exporter.export(Vec::new())).await,
-            Err(error) => return Err(format!("{error:#}")),
-        },
-        Signal::Metrics => match Outlet::metrics(endpoint, &transport) {
-            Ok(outlet) => outlet.attempt(outlet.exporter.export(&ResourceMetrics::default())).await,
-            Err(error) => return Err(format!("{error:#}")),
-        },
+        Signal::Logs => Client::new(endpoint, &transport).map_err(setup)?.logs(Default::default()).await.map(drop),
+        Signal::Traces => Client::new(endpoint, &transport).map_err(setup)?.spans(Default::default()).await.map(drop),
+        Signal::Metrics => {
+            let outlet = Outlet::metrics(endpoint, &transport).map_err(setup)?;
+            outlet.attempt(outlet.exporter.export(&ResourceMetrics::default())).await
+        }
     };
     result.map_err(|failure| format!("{}{}", failure.cause, hint(endpoint, &failure.cause)))
 }
@@ -90,7 +78,7 @@ pub(super) enum Transport {
     Http(Box<HttpTransport>),
 }
 
-type HttpTransport = HyperClient<HttpsConnector<HttpConnector>>;
+pub(super) type HttpTransport = HyperClient<HttpsConnector<HttpConnector>>;
 
 impl Transport {
     /// Must be called inside a Tokio runtime.
@@ -131,9 +119,9 @@ impl Transport {
     }
 }
 
-/// One signal's exporter.
-pub(super) struct Outlet<E> {
-    pub(super) exporter: E,
+/// The exporter of data points.
+pub(super) struct Outlet {
+    pub(super) exporter: MetricExporter,
     timeout: Duration,
     network_error: NetworkError,
 }
@@ -141,39 +129,15 @@ pub(super) struct Outlet<E> {
 /// Why the last HTTP request did not reach the collector: the exporter says "network error" only.
 type NetworkError = Arc<Mutex<Option<String>>>;
 
-impl Outlet<LogExporter> {
-    pub(super) fn logs(endpoint: &Endpoint, transport: &Transport) -> anyhow::Result<Self> {
-        Self::new(endpoint, |error| match transport {
-            Transport::Grpc(channel) => Ok(grpc(LogExporter::builder().with_tonic(), endpoint, channel)?.build()?),
-            Transport::Http(client) => Ok(http(LogExporter::builder().with_http(), endpoint, client, error)?.build()?),
-        })
-    }
-}
-
-impl Outlet<SpanExporter> {
-    pub(super) fn spans(endpoint: &Endpoint, transport: &Transport) -> anyhow::Result<Self> {
-        Self::new(endpoint, |error| match transport {
-            Transport::Grpc(channel) => Ok(grpc(SpanExporter::builder().with_tonic(), endpoint, channel)?.build()?),
-            Transport::Http(client) => Ok(http(SpanExporter::builder().with_http(), endpoint, client, error)?.build()?),
-        })
-    }
-}
-
-impl Outlet<MetricExporter> {
+impl Outlet {
     /// Cumulative, whatever the environment says: a delta that is lost is lost for good.
     pub(super) fn metrics(endpoint: &Endpoint, transport: &Transport) -> anyhow::Result<Self> {
         let builder = || MetricExporter::builder().with_temporality(Temporality::Cumulative);
-        Self::new(endpoint, |error| match transport {
-            Transport::Grpc(channel) => Ok(grpc(builder().with_tonic(), endpoint, channel)?.build()?),
-            Transport::Http(client) => Ok(http(builder().with_http(), endpoint, client, error)?.build()?),
-        })
-    }
-}
-
-impl<E> Outlet<E> {
-    fn new(endpoint: &Endpoint, exporter: impl FnOnce(NetworkError) -> anyhow::Result<E>) -> anyhow::Result<Self> {
         let network_error = NetworkError::default();
-        let exporter = exporter(network_error.clone())?;
+        let exporter = match transport {
+            Transport::Grpc(channel) => grpc(builder().with_tonic(), endpoint, channel)?.build()?,
+            Transport::Http(client) => http(builder().with_http(), endpoint, client, network_error.clone())?.build()?,
+        };
         Ok(Self { exporter, timeout: endpoint.timeout, network_error })
     }
 
@@ -183,7 +147,7 @@ impl<E> Outlet<E> {
     /// Why it failed.
     pub(super) async fn attempt(&self, request: impl Future<Output = OTelSdkResult>) -> Result<(), Failure> {
         let Ok(answer) = tokio::time::timeout(self.timeout, request).await else {
-            return Err(Failure { permanent: false, cause: format!("no answer within {:?}", self.timeout) });
+            return Err(Failure { cause: format!("no answer within {:?}", self.timeout), ..Failure::default() });
         };
         answer.map_err(|error| {
             let text = match error {
@@ -191,7 +155,8 @@ impl<E> Outlet<E> {
                 other => other.to_string(),
             };
             let network_error = self.network_error.lock().unwrap_or_else(PoisonError::into_inner).take();
-            Failure { permanent: is_permanent(&text), cause: network_error.unwrap_or_else(|| without_client(&text).to_owned()) }
+            let cause = network_error.unwrap_or_else(|| without_client(&text).to_owned());
+            Failure { permanent: is_permanent(&text), cause, ..Failure::default() }
         })
     }
 }
@@ -202,8 +167,8 @@ fn is_permanent(error: &str) -> bool {
         let (_, rest) = error.split_once(mark)?;
         rest.split(|c: char| !c.is_ascii_alphanumeric()).next()
     };
-    let code = word_after("gRPC code: ").is_some_and(|code| PERMANENT_CODES.contains(&code));
-    code || word_after("status code: ").is_some_and(|status| PERMANENT_STATUSES.contains(&status))
+    let code = word_after("gRPC code: ").is_some_and(|word| PERMANENT_CODES.iter().any(|code| format!("{code:?}") == word));
+    code || word_after("status code: ").is_some_and(|word| word.parse().is_ok_and(|status| PERMANENT_STATUSES.contains(&status)))
 }
 
 /// "gRPC code: …": the rest is of interest to the exporter's authors.
@@ -238,11 +203,11 @@ fn http<B: WithExportConfig + WithHttpConfig>(
         .with_protocol(opentelemetry_otlp::Protocol::HttpBinary)
         .with_timeout(endpoint.timeout)
         .with_retry_policy(RetryPolicy::disabled())
-        .with_http_client(Client { client: client.clone(), headers, network_error });
+        .with_http_client(Sender { client: client.clone(), headers, network_error });
     Ok(if endpoint.gzip { builder.with_compression(Compression::Gzip) } else { builder })
 }
 
-fn headers(endpoint: &Endpoint) -> anyhow::Result<HeaderMap> {
+pub(super) fn headers(endpoint: &Endpoint) -> anyhow::Result<HeaderMap> {
     let mut headers = HeaderMap::new();
     for (name, value) in &endpoint.headers {
         let key = HeaderName::from_str(name).map_err(|_| anyhow!("{name:?} cannot be the name of a header"))?;
@@ -256,14 +221,14 @@ fn headers(endpoint: &Endpoint) -> anyhow::Result<HeaderMap> {
 
 /// Sends with our headers only, and keeps what went wrong.
 #[derive(Debug)]
-struct Client {
+struct Sender {
     client: HttpTransport,
     headers: HeaderMap,
     network_error: NetworkError,
 }
 
 #[tonic::async_trait]
-impl HttpClient for Client {
+impl HttpClient for Sender {
     async fn send_bytes(&self, mut request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         let made = std::mem::replace(request.headers_mut(), self.headers.clone());
         for name in [CONTENT_TYPE, CONTENT_ENCODING] {
@@ -278,7 +243,7 @@ impl HttpClient for Client {
 }
 
 /// An error and all its causes, but nothing twice: the libraries repeat themselves.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

@@ -7,7 +7,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use opentelemetry_otlp::MetricExporter;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 use opentelemetry_sdk::metrics::data::{AggregatedMetrics, MetricData, ResourceMetrics};
@@ -37,7 +36,7 @@ impl Drop for Provider {
 
 /// A provider whose data points leave every `interval`, once `register` has added the instruments. Must be called inside a Tokio runtime.
 pub(super) fn provider(
-    outlet: Outlet<MetricExporter>,
+    outlet: Outlet,
     interval: Duration,
     resource: Resource,
     owners: usize,
@@ -73,7 +72,7 @@ pub(super) async fn shutdown(mut provider: Provider, deadline: Instant) {
 }
 
 struct Counting {
-    outlet: Outlet<MetricExporter>,
+    outlet: Outlet,
     runtime: Handle,
     outage: Outage,
     stats: Arc<Stats>,

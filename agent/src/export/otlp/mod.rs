@@ -2,31 +2,38 @@
 //!
 //! The only place that knows gRPC. What it cannot deliver it keeps, then counts as lost; it never holds up a kill.
 
+mod client;
+mod encode;
 mod endpoint;
 mod metrics;
 mod receiver;
 mod tls;
 
+use std::fs;
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context as _;
 use opentelemetry::logs::{AnyValue, LogRecord as _, Logger, LoggerProvider, Severity};
 use opentelemetry::{Array, Context, InstrumentationScope, Value};
+use opentelemetry_proto::transform::common::tonic::ResourceAttributesWithSchema;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
-use opentelemetry_sdk::logs::{LogBatch, LogExporter as _, LogProcessor, SdkLogRecord, SdkLogger, SdkLoggerProvider};
+use opentelemetry_sdk::logs::{LogProcessor, SdkLogRecord, SdkLogger, SdkLoggerProvider};
 use opentelemetry_sdk::metrics::SdkMeterProvider;
-use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, Span, SpanData, SpanExporter as _, SpanProcessor};
+use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, Span, SpanData, SpanProcessor};
 use tokio::sync::Notify;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tracing::warn;
 
+use self::client::Client;
 pub use self::endpoint::reach;
 use self::endpoint::{Outlet, Transport};
 pub use self::receiver::{Answer, Received, Receiver};
-use super::queue::Queue;
+use super::queue::{Queue, Working};
 use super::settings::{self, Endpoint};
+use super::spool::{self, Left, Spool};
 use crate::record::log_record::LogRecord;
 use crate::record::{schema, span};
 use crate::stats::{Signal, Stats};
@@ -37,23 +44,19 @@ pub struct Otlp {
     logs: Option<Logs>,
     spans: Option<Spans>,
     metrics: Option<metrics::Provider>,
+    resource: Arc<ResourceAttributesWithSchema>,
 }
 
 #[derive(Debug)]
 struct Logs {
     logger: SdkLogger,
-    queue: Arc<Queue<Emitted>>,
-    worker: JoinHandle<()>,
+    working: Working,
 }
-
-/// A record and its scope, shared: a repeated request does not copy it.
-type Emitted = Arc<(SdkLogRecord, InstrumentationScope)>;
 
 #[derive(Debug)]
 struct Spans {
     provider: SdkTracerProvider,
-    queue: Arc<Queue<SpanData>>,
-    worker: JoinHandle<()>,
+    working: Working,
 }
 
 impl Otlp {
@@ -63,16 +66,17 @@ impl Otlp {
     /// provider of data points, if they go anywhere. Must be called inside a Tokio runtime.
     ///
     /// # Errors
-    /// A malformed address or header, unusable certificates.
+    /// A malformed address or header, unusable certificates, a spool that another agent uses.
     pub fn start(settings: &settings::Otlp, stats: &Arc<Stats>, owners: usize, register: impl FnOnce(&SdkMeterProvider)) -> anyhow::Result<Self> {
         let resource = Resource::builder_empty().with_attributes(settings.resource.clone()).build();
+        let encoded = Arc::new(ResourceAttributesWithSchema::from(&resource));
         let mut transports = Transports::default();
         let logs = match &settings.logs {
-            Some(endpoint) => Some(Self::logs(endpoint, settings, stats, &resource, &mut transports).context("setting up the export of logs")?),
+            Some(endpoint) => Some(Self::logs(endpoint, settings, stats, &encoded, &mut transports).context("setting up the export of logs")?),
             None => None,
         };
         let spans = match &settings.traces {
-            Some(endpoint) => Some(Self::spans(endpoint, settings, stats, &resource, &mut transports).context("setting up the export of traces")?),
+            Some(endpoint) => Some(Self::spans(endpoint, settings, stats, &encoded, &mut transports).context("setting up the export of traces")?),
             None => None,
         };
         let metrics = match &settings.metrics {
@@ -83,14 +87,14 @@ impl Otlp {
             }
             None => None,
         };
-        Ok(Self { logs, spans, metrics })
+        Ok(Self { logs, spans, metrics, resource: encoded })
     }
 
     /// Queues the log record of a kill. Never waits. Gives its number, by which [`settled`](Self::settled) tells that it is safe; `None` if it goes nowhere
     /// or was lost at once.
     pub fn log(&self, record: LogRecord) -> Option<u64> {
         let logs = self.logs.as_ref()?;
-        let before = logs.queue.accepted();
+        let before = logs.working.queue().accepted();
         let mut log = logs.logger.create_log_record();
         log.set_event_name(schema::EVENT_NAME);
         log.set_timestamp(record.time);
@@ -103,24 +107,24 @@ impl Otlp {
             log.set_trace_context(record.context.trace_id(), record.context.span_id(), Some(record.context.trace_flags()));
         }
         logs.logger.emit(log);
-        let number = logs.queue.accepted();
+        let number = logs.working.queue().accepted();
         (number > before).then_some(number)
     }
 
     /// The number of the last log record that needs no more care: the collector has it, or its loss is counted. 0 if none has.
     pub fn settled(&self) -> u64 {
-        self.logs.as_ref().map_or(0, |logs| logs.queue.settled())
+        self.logs.as_ref().map_or(0, |logs| logs.working.queue().settled())
     }
 
     /// Tells that [`settled`](Self::settled) has grown.
     pub fn settling(&self) -> Arc<Notify> {
-        self.logs.as_ref().map_or_else(Arc::default, |logs| logs.queue.settling())
+        self.logs.as_ref().map_or_else(Arc::default, |logs| logs.working.queue().settling())
     }
 
     /// Queues a finished span. Never waits.
     pub fn span(&self, span: SpanData) {
         if let Some(spans) = &self.spans {
-            spans.queue.push(span);
+            spans.working.queue().push(encode::span(span, &self.resource));
         }
     }
 
@@ -135,16 +139,16 @@ impl Otlp {
     /// Sends what waits and the last data points, all signals at once and no longer than `deadline`; what is left is lost, and counted. Gives the number of
     /// the last log record that the collector has.
     pub async fn shutdown(self, deadline: Instant) -> u64 {
-        let Self { logs, spans, metrics } = self;
+        let Self { logs, spans, metrics, .. } = self;
         let logs = async {
             match logs {
-                Some(Logs { queue, worker, .. }) => queue.shutdown(worker, deadline).await,
+                Some(Logs { working, .. }) => working.shutdown(deadline).await,
                 None => 0,
             }
         };
         let spans = async {
-            if let Some(Spans { queue, worker, .. }) = spans {
-                queue.shutdown(worker, deadline).await;
+            if let Some(Spans { working, .. }) = spans {
+                working.shutdown(deadline).await;
             }
         };
         let metrics = async {
@@ -159,45 +163,70 @@ impl Otlp {
         endpoint: &Endpoint,
         settings: &settings::Otlp,
         stats: &Arc<Stats>,
-        resource: &Resource,
+        resource: &Arc<ResourceAttributesWithSchema>,
         transports: &mut Transports,
     ) -> anyhow::Result<Logs> {
-        let mut outlet = Outlet::logs(endpoint, &transports.of(endpoint)?)?;
-        outlet.exporter.set_resource(resource);
-        let outlet = Arc::new(outlet);
-        let (queue, worker) = Queue::start(Signal::Logs, settings.queue, stats, move |items: Vec<Emitted>| {
-            let outlet = outlet.clone();
-            async move {
-                let records: Vec<_> = items.iter().map(|item| (&item.0, &item.1)).collect();
-                outlet.attempt(outlet.exporter.export(LogBatch::new(&records))).await
-            }
+        let client = Client::new(endpoint, &transports.of(endpoint)?)?;
+        let working = Working::start(Signal::Logs, settings.queue, stats, spool_of(settings, Signal::Logs)?, move |items| {
+            let client = client.clone();
+            async move { client.logs(encode::logs(&items)).await }
         });
-        let provider = SdkLoggerProvider::builder().with_resource(resource.clone()).with_log_processor(ToQueue(queue.clone())).build();
-        Ok(Logs { logger: provider.logger_with_scope(span::scope()), queue, worker })
+        let to_queue = ToQueue { queue: working.queue().clone(), resource: resource.clone() };
+        let provider = SdkLoggerProvider::builder().with_resource(Resource::builder_empty().build()).with_log_processor(to_queue).build();
+        Ok(Logs { logger: provider.logger_with_scope(span::scope()), working })
     }
 
     fn spans(
         endpoint: &Endpoint,
         settings: &settings::Otlp,
         stats: &Arc<Stats>,
-        resource: &Resource,
+        resource: &Arc<ResourceAttributesWithSchema>,
         transports: &mut Transports,
     ) -> anyhow::Result<Spans> {
-        let mut outlet = Outlet::spans(endpoint, &transports.of(endpoint)?)?;
-        outlet.exporter.set_resource(resource);
-        let outlet = Arc::new(outlet);
-        let (queue, worker) = Queue::start(Signal::Traces, settings.queue, stats, move |items: Vec<SpanData>| {
-            let outlet = outlet.clone();
-            async move { outlet.attempt(outlet.exporter.export(items)).await }
+        let client = Client::new(endpoint, &transports.of(endpoint)?)?;
+        let working = Working::start(Signal::Traces, settings.queue, stats, spool_of(settings, Signal::Traces)?, move |items| {
+            let client = client.clone();
+            async move { client.spans(encode::spans(&items)).await }
         });
+        let to_queue = ToQueue { queue: working.queue().clone(), resource: resource.clone() };
         // In code, or OTEL_TRACES_SAMPLER could leave log records that point to spans nobody has.
         let provider = SdkTracerProvider::builder()
             .with_sampler(Sampler::AlwaysOn)
-            .with_resource(resource.clone())
-            .with_span_processor(ToQueue(queue.clone()))
+            .with_resource(Resource::builder_empty().build())
+            .with_span_processor(to_queue)
             .build();
-        Ok(Spans { provider, queue, worker })
+        Ok(Spans { provider, working })
     }
+}
+
+/// The spool of a signal, if there is to be one and its folder can be had: without it what waits is in memory alone, as the agent then says.
+///
+/// # Errors
+/// Another agent has it: each would send what the other one does.
+fn spool_of(settings: &settings::Otlp, signal: Signal) -> anyhow::Result<Option<(Spool, Left)>> {
+    let Some(folder) = settings.spool.as_ref().map(|folder| folder.join(signal.as_str())) else { return Ok(None) };
+    match Spool::open(&folder) {
+        Ok(spool) => Ok(Some(spool)),
+        Err(error) if error.kind() == ErrorKind::ResourceBusy => Err(error)
+            .with_context(|| format!("using the spool in {}: end that agent, or set OOM_WATCHER_SPOOL_DIR to another directory", folder.display())),
+        Err(error) => {
+            warn!(%error, folder = %folder.display(), "no spool there: what waits for the collector is lost if the agent ends");
+            Ok(None)
+        }
+    }
+}
+
+/// Removes what is kept in the spool: no agent follows.
+///
+/// # Errors
+/// Something of it cannot be removed.
+pub fn remove_spool(settings: &settings::Otlp) -> io::Result<()> {
+    let Some(folder) = &settings.spool else { return Ok(()) };
+    for signal in [Signal::Logs, Signal::Traces] {
+        spool::remove(&folder.join(signal.as_str()))?;
+    }
+    let _ = fs::remove_dir(folder);
+    Ok(())
 }
 
 /// One connection for all signals that go to the same place in the same way.
@@ -221,11 +250,14 @@ impl Transports {
 
 /// Hands what the SDK made to a queue. Flushing and shutting down are the queue's own business.
 #[derive(Debug)]
-struct ToQueue<T>(Arc<Queue<T>>);
+struct ToQueue {
+    queue: Arc<Queue>,
+    resource: Arc<ResourceAttributesWithSchema>,
+}
 
-impl LogProcessor for ToQueue<Emitted> {
+impl LogProcessor for ToQueue {
     fn emit(&self, record: &mut SdkLogRecord, scope: &InstrumentationScope) {
-        self.0.push(Arc::new((record.clone(), scope.clone())));
+        self.queue.push(encode::log(record, scope, &self.resource));
     }
 
     fn force_flush(&self) -> OTelSdkResult {
@@ -237,11 +269,11 @@ impl LogProcessor for ToQueue<Emitted> {
     }
 }
 
-impl SpanProcessor for ToQueue<SpanData> {
+impl SpanProcessor for ToQueue {
     fn on_start(&self, _: &mut Span, _: &Context) {}
 
     fn on_end(&self, span: SpanData) {
-        self.0.push(span);
+        self.queue.push(encode::span(span, &self.resource));
     }
 
     fn force_flush(&self) -> OTelSdkResult {

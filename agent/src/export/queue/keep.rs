@@ -1,0 +1,66 @@
+//! The task that keeps on disk what waits.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::Queue;
+use crate::export::spool::Spool;
+
+/// How long after a failure it is tried again to write to the disk.
+pub(super) const SAVE_RETRY: Duration = Duration::from_secs(5);
+
+/// Keeps on disk what waits, and no longer what does not.
+pub(super) async fn keep(queue: Arc<Queue>, mut spool: Spool) {
+    let mut closed = queue.closed.subscribe();
+    let (mut noted, mut fails) = (0, false);
+    loop {
+        // Before the look: what comes after it wakes this.
+        let ends = *closed.borrow_and_update();
+        let (done, items) = queue.unsaved();
+        if items.is_empty() && done == noted {
+            if ends {
+                return;
+            }
+            tokio::select! {
+                () = queue.unsaved.notified() => {}
+                _ = closed.changed() => {}
+            }
+            continue;
+        }
+
+        let last = items.last().map(|item| item.number);
+        let write = move || {
+            let written = if done == noted { Ok(()) } else { spool.done(done) };
+            let kept = spool.append(items.iter().map(|item| (item.number, item.bytes.as_ref())));
+            (written.and(kept), spool)
+        };
+        // Only if it panicked.
+        let Ok((written, returned)) = tokio::task::spawn_blocking(write).await else { return };
+        spool = returned;
+        queue.export().spooled_bytes.set(spool.size());
+        match written {
+            Ok(()) => {
+                noted = done;
+                queue.saved(last);
+                if std::mem::take(&mut fails) {
+                    info!(signal = queue.signal.as_str(), "the spool can be written again");
+                }
+            }
+            Err(error) => {
+                queue.export().spool_failures.add(1);
+                if !std::mem::replace(&mut fails, true) {
+                    warn!(signal = queue.signal.as_str(), %error, "the spool cannot be written: what waits for the collector is lost if the agent ends");
+                }
+                if ends {
+                    return;
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(SAVE_RETRY) => {}
+                    _ = closed.changed() => {}
+                }
+            }
+        }
+    }
+}
