@@ -97,6 +97,11 @@ const SCOPES: [Scope; 6] = [Scope::Container, Scope::Pod, Scope::Kubepods, Scope
 
 fn register_owners(meter: &Meter, attributes: &Attributes, table: &Arc<Mutex<Table>>) {
     per_owner(meter, schema::KILLS, attributes, table, |counts, observe| observe(counts.kills, None));
+    per_owner(meter, schema::SURVIVED_KILLS, attributes, table, |counts, observe| {
+        if counts.survived > 0 {
+            observe(counts.survived, None);
+        }
+    });
     per_owner(meter, schema::INCIDENTS, attributes, table, |counts, observe| {
         for (scope, count) in &counts.incidents {
             observe(*count, Some(("scope", scope.as_str())));

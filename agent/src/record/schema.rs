@@ -77,6 +77,8 @@ macro_rules! metrics {
 metrics! {
     KILLS = Counter "oom_kills", "oom_kills_total", Some("{kill}"), OWNER,
         "Processes that the kernel's OOM killer killed";
+    SURVIVED_KILLS = Counter "oom_survived_kills", "oom_survived_kills_total", Some("{kill}"), OWNER,
+        "Kills that their container survived, so that Kubernetes shows nothing of them; absent before the first";
     KILLS_PER_NODE = Counter "oom_kills_per_node", "oom_kills_per_node_total", Some("{kill}"), NODE,
         "Processes that the kernel's OOM killer killed on the node, whoever owned them";
     MEMORY_USAGE = Gauge "oom_memory_usage", "oom_memory_usage_bytes", Some("By"), &["container", "memory_type", "namespace", "node", "pod"],

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use super::attributes::container_survived;
 use crate::kill::{Incident, Kill, Owner, Scope};
 pub use counts::Counts;
 
@@ -117,7 +118,8 @@ impl Table {
     ///
     /// An owner that got no room is tried again at its next kill. What was counted on the overflow stays there.
     pub fn record(&mut self, kill: &Kill, owner: &Owner, incident: &Incident) {
-        self.counts(Labels::of(owner), kill.time).add(kill, incident);
+        let survived = container_survived(kill, owner) == Some(true);
+        self.counts(Labels::of(owner), kill.time).add(kill, incident, survived);
     }
 
     /// Counts kills that nobody saw and that were `found` in the kernel's counters. Nothing else is known of them: memory, limit, incidents and the time of

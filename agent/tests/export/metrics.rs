@@ -79,6 +79,8 @@ fn the_page_has_the_names_and_labels_of_the_contract() {
     for line in [
         format!("oom_kills_total{{{web}}} 2"),
         format!("oom_kills_total{{{unit}}} 1"),
+        // The second one was not the container's first process.
+        format!("oom_survived_kills_total{{{web}}} 1"),
         r#"oom_kills_per_node_total{node="node-a"} 10"#.to_owned(),
         r#"oom_memory_usage_bytes{container="app",memory_type="anon_rss",namespace="default",node="node-a",pod="web-1"} 1000"#.to_owned(),
         r#"oom_memory_usage_bytes{container="app",memory_type="swap",namespace="default",node="node-a",pod="web-1"} 0"#.to_owned(),
@@ -109,6 +111,7 @@ fn the_page_has_the_names_and_labels_of_the_contract() {
     ] {
         assert!(text.lines().any(|shown| shown == line), "{line}\nis not in\n{text}");
     }
+    assert!(!text.contains(&format!("oom_survived_kills_total{{{unit}")), "no container: {text}");
     // The kernel did not tell the page tables.
     assert!(!text.contains("pgtables"), "{text}");
     for extra in ["otel_scope", "target_info", "overflow=\"true\""] {

@@ -111,7 +111,8 @@ pub(crate) fn kill(pid: u32) -> Kill {
     let victim = Victim {
         pid,
         tid: pid,
-        namespace_pid: None,
+        // The first process of its container, if it is number 1.
+        namespace_pid: Some(pid),
         in_host_pid_namespace: false,
         command: "python3".to_owned(),
         user_id: None,

@@ -13,6 +13,9 @@ use crate::kill::{Incident, Kill, KillId, Memory, Scope};
 pub struct Counts {
     /// Processes killed.
     pub kills: u64,
+    /// Of these, the ones that their container survived, as far as it can be told.
+    #[serde(default)]
+    pub survived: u64,
     /// Decisions of the OOM killer by whose limit was hit. One with several victims counts for the owner of the first.
     pub incidents: BTreeMap<Scope, u64>,
     /// What the largest victim of the last incident used.
@@ -29,11 +32,21 @@ pub struct Counts {
 impl Counts {
     /// Without kills so far, born at `time`.
     pub(super) fn new(time: SystemTime) -> Self {
-        Self { kills: 0, incidents: BTreeMap::new(), memory: Memory::default(), limit: None, last_kill: None, last_told: time, last_incident: None }
+        Self {
+            kills: 0,
+            survived: 0,
+            incidents: BTreeMap::new(),
+            memory: Memory::default(),
+            limit: None,
+            last_kill: None,
+            last_told: time,
+            last_incident: None,
+        }
     }
 
-    pub(super) fn add(&mut self, kill: &Kill, incident: &Incident) {
+    pub(super) fn add(&mut self, kill: &Kill, incident: &Incident, survived: bool) {
         self.kills = self.kills.saturating_add(1);
+        self.survived = self.survived.saturating_add(u64::from(survived));
         if kill.id == incident.id {
             let decisions = self.incidents.entry(incident.scope).or_default();
             *decisions = decisions.saturating_add(1);
@@ -74,6 +87,7 @@ impl Counts {
     /// Adds the counts of another owner, as the overflow does.
     pub(super) fn merge(&mut self, other: &Self) {
         self.kills = self.kills.saturating_add(other.kills);
+        self.survived = self.survived.saturating_add(other.survived);
         for (scope, more) in &other.incidents {
             let decisions = self.incidents.entry(*scope).or_default();
             *decisions = decisions.saturating_add(*more);
