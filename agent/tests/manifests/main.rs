@@ -10,6 +10,7 @@ mod base;
 mod chart;
 mod collector;
 mod copies;
+mod dashboards;
 mod differences;
 mod hand_over;
 mod overlays;
