@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::client::Client;
 use crate::support::agent::NODE;
 use crate::support::pki::{self, kubeconfig};
-use crate::support::programs::{Programs, Server};
+use crate::support::programs::{Programs, Server, free_ports};
 use crate::support::{eventually, machine};
 
 /// What the audit log tells of: what the agent asks for.
@@ -215,10 +215,4 @@ fn path(object: &Value) -> String {
         _ => String::new(),
     };
     format!("{group}{namespace}/{}s/{name}", kind.to_lowercase())
-}
-
-/// Free at this moment: who takes one of them before the server does makes the test fail.
-fn free_ports<const N: usize>() -> [u16; N] {
-    let listeners = [(); N].map(|()| TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap().port())
 }

@@ -1,4 +1,5 @@
-//! That the configurations of the Collectors fit each other, their manifests, and what oom-watcher is told. That the Collector takes them is not tested here.
+//! That the configurations of the Collectors fit each other, their manifests, and what oom-watcher is told. That the Collector takes them is tested by the ring
+//! "collector".
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,9 +15,26 @@ fn config(name: &str) -> Value {
     serde_yaml::from_str(&fs::read_to_string(root().join(format!("otel-collector/{name}.yaml"))).unwrap()).unwrap()
 }
 
-/// What a variable has if nobody sets it: `${env:NAME:-default}`.
-fn default(value: &str) -> Option<&str> {
-    value.strip_prefix("${env:")?.strip_suffix('}')?.split_once(":-").map(|(_, default)| default)
+/// The text with each variable as it is if nobody sets it: `${env:NAME:-default}`.
+fn with_defaults(text: &str) -> String {
+    match text.split_once("${env:").and_then(|(before, rest)| Some((before, rest.split_once('}')?))) {
+        Some((before, (variable, after))) => {
+            let (_, default) = variable.split_once(":-").unwrap_or_else(|| panic!("{text}: a variable without a default"));
+            format!("{before}{default}{}", with_defaults(after))
+        }
+        None => text.to_owned(),
+    }
+}
+
+/// What all that may be set is if it is not.
+fn unset(value: &Value) -> Value {
+    match value {
+        // A list in a variable is YAML too.
+        Value::String(text) if text.contains("${env:") => serde_yaml::from_str(&with_defaults(text)).unwrap(),
+        Value::Array(values) => values.iter().map(unset).collect(),
+        Value::Object(values) => values.iter().map(|(key, value)| (key.clone(), unset(value))).collect(),
+        other => other.clone(),
+    }
 }
 
 #[test]
@@ -29,10 +47,7 @@ fn every_part_of_a_pipeline_is_configured_and_every_part_that_is_configured_can_
             assert_eq!(pipelines.keys().collect::<Vec<_>>(), ["logs", "metrics", "traces"], "{name}");
             let mut used: BTreeSet<String> = BTreeSet::new();
             for (signal, pipeline) in pipelines {
-                // A list in a variable is YAML too.
-                let list =
-                    pipeline[part].as_str().map_or(pipeline[part].clone(), |variable| serde_yaml::from_str(default(variable).unwrap()).unwrap());
-                used.extend(items(&list).iter().map(|id| text(id).to_owned()));
+                used.extend(items(&unset(&pipeline[part])).iter().map(|id| text(id).to_owned()));
                 // What a signal can be sent to instead is called after it.
                 used.extend(
                     configured.iter().filter(|id| id.ends_with(&format!("/{signal}")) && pipeline[part].is_string()).map(|id| (*id).to_owned()),
@@ -41,14 +56,18 @@ fn every_part_of_a_pipeline_is_configured_and_every_part_that_is_configured_can_
             }
             assert_eq!(used, configured.iter().map(|id| (*id).to_owned()).collect(), "{name}: {part}");
         }
-        assert_eq!(config["service"]["extensions"], json!(["health_check"]), "{name}: what the probes ask");
+        assert_eq!(config["service"]["extensions"], json!(["health_check", "file_storage"]), "{name}: what the probes ask, and where queues are");
+        for (exporter, settings) in config["exporters"].as_object().unwrap().iter().filter(|(exporter, _)| *exporter != "debug") {
+            assert_eq!(settings["sending_queue"]["storage"], "file_storage", "{name}: what waits in {exporter} outlives the Collector");
+            assert_eq!(settings["retry_on_failure"]["max_elapsed_time"], "0s", "{name}: {exporter} goes on trying");
+        }
     }
 }
 
 #[test]
 fn a_kill_can_be_read_in_the_log_of_a_gateway_that_knows_no_back_end() {
     let config = config("gateway");
-    assert_eq!(default(text(&config["service"]["pipelines"]["logs"]["exporters"])), Some("[debug]"));
+    assert_eq!(unset(&config["service"]["pipelines"]["logs"]["exporters"]), json!(["debug"]));
     assert_eq!(config["exporters"]["debug"], json!({"verbosity": "detailed"}), "less tells how many records came, and no more");
 }
 
@@ -60,7 +79,7 @@ fn what_is_sent_arrives() {
         let (config, own) = (config(name), format!("otel-{name}"));
         let pod = &objects.get(kind, &own)["spec"]["template"]["spec"];
         let ports = items(&pod["containers"][0]["ports"]).iter().map(|port| (text(&port["name"]), port["containerPort"].clone()));
-        let listens = |endpoint: &Value| json!(text(endpoint).rsplit_once(':').unwrap().1.parse::<u16>().unwrap());
+        let listens = |endpoint: &Value| json!(text(&unset(endpoint)).strip_prefix("0.0.0.0:").unwrap().parse::<u16>().unwrap());
         let protocols = &config["receivers"]["otlp"]["protocols"];
         let expected = [("otlp-grpc", &protocols["grpc"]), ("otlp-http", &protocols["http"]), ("health", &config["extensions"]["health_check"])];
         assert_eq!(ports.collect::<Vec<_>>(), expected.map(|(port, of)| (port, listens(&of["endpoint"]))), "{name}");
@@ -70,12 +89,15 @@ fn what_is_sent_arrives() {
         let data = &objects.get("ConfigMap", mounted)["data"];
         assert_eq!(serde_yaml::from_str::<Value>(text(&data[format!("{name}.yaml")])).unwrap(), config);
         assert!(mounted.starts_with(&format!("{own}-")), "a change of it makes the pods anew");
+        let queue = unset(&config["extensions"]["file_storage"]["directory"]);
+        let mount = items(&pod["containers"][0]["volumeMounts"]).iter().find(|mount| mount["mountPath"] == queue).unwrap();
+        assert!(items(&pod["volumes"]).iter().any(|volume| volume["name"] == mount["name"] && volume["emptyDir"].is_object()), "{name}");
     }
     // From oom-watcher to the node's Collector, from that to the gateway's Service.
     let agent = &objects.get("DaemonSet", "otel-agent")["spec"]["template"]["spec"]["containers"][0]["ports"];
     assert!(items(agent).iter().any(|port| port["hostPort"] == 4317 && port["containerPort"] == 4317), "{agent}");
-    let endpoint = config("agent")["exporters"]["otlp_grpc/gateway"]["endpoint"].clone();
-    let (service, port) = default(text(&endpoint)).unwrap().split_once(':').unwrap();
+    let endpoint = unset(&config("agent")["exporters"]["otlp_grpc/gateway"]["endpoint"]);
+    let (service, port) = text(&endpoint).split_once(':').unwrap();
     let ports = &objects.get("Service", service)["spec"]["ports"];
     assert!(items(ports).iter().any(|of| of["port"] == json!(port.parse::<u16>().unwrap())), "{ports}");
 }

@@ -72,7 +72,7 @@ fn each_query_asks_for_series_that_there_are_of_a_source_that_can_be_chosen() {
 }
 
 #[test]
-fn a_kill_leads_to_its_workload() {
+fn a_kill_leads_to_its_workload_and_its_record_to_its_trace() {
     let dashboards = dashboards();
     let uids: BTreeSet<_> = dashboards.iter().map(|dashboard| text(&dashboard["uid"])).collect();
     let links: Vec<_> = dashboards
@@ -92,4 +92,10 @@ fn a_kill_leads_to_its_workload() {
         let target = link.strip_prefix("/d/").unwrap().split('?').next().unwrap();
         assert!(uids.contains(target), "{link}");
     }
+    // Grafana makes the link of a record by the data source.
+    let sources: Value =
+        serde_yaml::from_str(&fs::read_to_string(crate::renders::root().join("otel-collector/stack/grafana/datasources.yaml")).unwrap()).unwrap();
+    let of = |name: &str| items(&sources["datasources"]).iter().find(|source| source["uid"] == name).unwrap()["jsonData"].clone();
+    assert_eq!(of("loki")["derivedFields"][0]["datasourceUid"], "traces");
+    assert_eq!(of("traces")["tracesToLogsV2"]["datasourceUid"], "loki");
 }

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
 
 mod agreement;
+mod alertmanager;
 mod base;
 mod chart;
 mod collector;

@@ -110,6 +110,11 @@ impl Agent {
         body.to_owned()
     }
 
+    /// Where `/metrics` is.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.metrics_address
+    }
+
     /// What it logged so far.
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()

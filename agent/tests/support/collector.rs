@@ -3,8 +3,9 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use oom_watcher::export::otlp::{Answer, Received, Receiver};
+use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
-use opentelemetry_proto::tonic::logs::v1::LogRecord;
+use opentelemetry_proto::tonic::logs::v1::{LogRecord, ResourceLogs};
 
 use crate::support::patience;
 
@@ -32,6 +33,24 @@ impl Collector {
     /// On a slow machine an answer may take longer than the default of 10 s; the request would be repeated, and its records be there twice.
     pub(crate) fn environment(&self) -> [(&str, &str); 3] {
         [("OTEL_EXPORTER_OTLP_ENDPOINT", &self.endpoint), ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"), ("OTEL_EXPORTER_OTLP_TIMEOUT", "60000")]
+    }
+
+    /// Where it takes OTLP over gRPC: host and port.
+    pub(crate) fn address(&self) -> String {
+        self.receiver.address().to_string()
+    }
+
+    /// What `look` says of everything received so far.
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&Received) -> T) -> T {
+        look(&self.receiver.received())
+    }
+
+    /// The attributes of the resource that a record came with.
+    pub(crate) fn resource_of(&self, record: &Record) -> Vec<KeyValue> {
+        let received = self.receiver.received();
+        let mut resources = received.logs.iter().flat_map(|request| &request.resource_logs);
+        let is_its = |logs: &&ResourceLogs| logs.scope_logs.iter().any(|scope| scope.log_records.contains(&record.0));
+        resources.find(is_its).and_then(|logs| logs.resource.clone()).unwrap_or_default().attributes
     }
 
     /// From now on takes requests and never answers them.
@@ -98,6 +117,11 @@ fn of_cgroups<'a>(received: &'a Received, path: &'a impl Fn(&str) -> bool) -> im
 pub(crate) struct Record(LogRecord);
 
 impl Record {
+    /// All of them.
+    pub(crate) fn attributes(&self) -> &[KeyValue] {
+        &self.0.attributes
+    }
+
     /// An attribute that is a text; `None` if it is absent or something else.
     pub(crate) fn text(&self, key: &str) -> Option<&str> {
         text(&self.0, key)

@@ -6,9 +6,11 @@ pub(crate) mod collector;
 pub(crate) mod exposition;
 pub(crate) mod machine;
 pub(crate) mod makers;
+pub(crate) mod otelcol;
 pub(crate) mod pki;
 pub(crate) mod programs;
 pub(crate) mod restricted;
+pub(crate) mod spooled;
 pub(crate) mod told;
 
 use std::io::Write;

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -12,8 +13,17 @@ pub(crate) struct Programs(Vec<(String, PathBuf)>);
 impl Programs {
     /// Where they are, or why they are not there.
     pub(crate) fn find() -> Result<Self, String> {
+        Self::find_with(&[])
+    }
+
+    /// The same with the back ends of the ring "stack".
+    pub(crate) fn find_stack() -> Result<Self, String> {
+        Self::find_with(&["--stack"])
+    }
+
+    fn find_with(which: &[&str]) -> Result<Self, String> {
         let get = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/servers/get");
-        let output = Command::new(&get).arg("--paths").output().map_err(|error| format!("{}: {error}", get.display()))?;
+        let output = Command::new(&get).arg("--paths").args(which).output().map_err(|error| format!("{}: {error}", get.display()))?;
         if !output.status.success() {
             return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
         }
@@ -34,15 +44,31 @@ impl Programs {
     }
 }
 
+/// Free at this moment: who takes one of them before the server does makes the test fail.
+pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
+    let listeners = [(); N].map(|()| TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().port())
+}
+
 /// A child that ends with this process, and before that with its owner.
 pub(crate) struct Server(Child);
 
 impl Server {
     /// Starts the program; what it says goes to the end of `log`.
     pub(crate) fn start(program: &Path, arguments: &[String], log: &Path) -> Self {
+        Self::start_with(program, arguments, &[], log)
+    }
+
+    /// The same with more in its environment.
+    pub(crate) fn start_with(program: &Path, arguments: &[String], environment: &[(&str, String)], log: &Path) -> Self {
         let log = File::options().create(true).append(true).open(log).unwrap();
         let mut command = Command::new(program);
-        command.args(arguments).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        command
+            .args(arguments)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log);
         // SAFETY: prctl(2) allocates nothing and takes no lock.
         unsafe {
             command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {

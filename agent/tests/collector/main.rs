@@ -1,0 +1,26 @@
+//! Ring "collector": the real OpenTelemetry Collector, built from `otel-collector/builder.yaml`, with the configurations of `otel-collector/`, between the agent with
+//! real kills and a receiver in this process that stands for all back ends. Those themselves are in the ring "stack".
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
+
+mod outages;
+mod parts;
+#[allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
+#[path = "../support/mod.rs"]
+mod support;
+mod way;
+
+/// The programs, or the test is skipped; real kills are made by one test at a time.
+macro_rules! needs_collector {
+    ($programs:ident) => {
+        let _one = $crate::support::one_at_a_time();
+        if let Err(why) = $crate::support::cgroups() {
+            $crate::support::skip!("{why}");
+        }
+        let $programs = match $crate::support::programs::Programs::find() {
+            Ok(programs) => programs,
+            Err(why) => $crate::support::skip!("{why}"),
+        };
+    };
+}
+pub(crate) use needs_collector;

@@ -1,0 +1,97 @@
+//! The way of a kill through both Collectors: that nothing it says is lost, and that what Prometheus gets is what a scrape has.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use oom_watcher::export::otlp::Received;
+use oom_watcher::record::schema::METRICS;
+use opentelemetry_proto::tonic::common::v1::KeyValue;
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::metrics::v1::number_data_point;
+
+use crate::needs_collector;
+use crate::support::agent::{Agent, NODE};
+use crate::support::collector::Collector;
+use crate::support::makers::{Made, make_and_hold};
+use crate::support::otelcol::Otelcol;
+use crate::support::{patience, try_within};
+
+/// Whether a path is below the root of that run of oom-maker.
+pub(crate) fn within(made: &Made) -> impl Fn(&str) -> bool + use<> {
+    let root = format!("/{}/", made.cgroups[0].path.split('/').nth(1).unwrap());
+    move |path| path.starts_with(&root)
+}
+
+fn keys(attributes: &[KeyValue]) -> BTreeSet<&str> {
+    attributes.iter().map(|attribute| attribute.key.as_str()).collect()
+}
+
+#[test]
+fn a_kill_goes_through_both_with_all_that_it_says() {
+    needs_collector!(programs);
+    let back_end = Collector::start();
+    let gateway = Otelcol::gateway(&programs, &back_end.address());
+    let node = Otelcol::agent(&programs, &gateway.address());
+    let direct = Collector::start();
+    let environment = [node.environment()];
+    let agent = Agent::start(&environment.each_ref().map(|(name, value)| (*name, value.as_str())), &[]);
+    let beside = Agent::start(&direct.environment(), &[]);
+    let made = make_and_hold("burst 2 --names kubernetes");
+    let expected = direct.await_records(2, within(&made.made));
+    let records = back_end.await_records(2, within(&made.made));
+    drop((agent, beside));
+    for record in &records {
+        let same =
+            expected.iter().find(|other| other.text("log.record.uid").is_some() && other.number("process.pid") == record.number("process.pid"));
+        let direct = same.unwrap();
+        // The victim's identity is on the resource now, beside the agent's own; all else is where it was.
+        let moved: BTreeSet<_> = keys(direct.attributes()).difference(&keys(record.attributes())).copied().collect();
+        assert_eq!(moved, BTreeSet::from(["container.id", "k8s.pod.uid"]));
+        let resource = back_end.resource_of(record);
+        for key in moved {
+            assert_eq!(resource.iter().find(|attribute| attribute.key == key), direct.attributes().iter().find(|attribute| attribute.key == key));
+        }
+        assert!(keys(&resource).is_superset(&BTreeSet::from(["service.name", "k8s.node.name", "service.instance.id"])), "{resource:?}");
+        // Its span is in the trace that it names.
+        back_end.await_span_end(record);
+    }
+}
+
+/// The labels of each series, by its name; empty ones are none.
+type Series = BTreeSet<(String, BTreeMap<String, String>)>;
+
+/// What the data points of the last export are in Prometheus: those of numbers.
+fn received(received: &Received) -> Series {
+    let mut series = Series::new();
+    for (metric, point) in received.data_points() {
+        // Those of others (the SDK's) have no place here.
+        let Some(known) = METRICS.iter().find(|known| known.name == metric.name) else { continue };
+        assert!(matches!(point.value, Some(number_data_point::Value::AsInt(_) | number_data_point::Value::AsDouble(_))));
+        let labels = point.attributes.iter().map(|attribute| {
+            let Some(Value::StringValue(text)) = attribute.value.as_ref().and_then(|value| value.value.clone()) else { panic!("{attribute:?}") };
+            (attribute.key.clone(), text)
+        });
+        series.insert((known.prometheus.to_owned(), labels.collect()));
+    }
+    series
+}
+
+#[test]
+fn what_prometheus_gets_over_otlp_has_the_names_and_labels_of_a_scrape() {
+    needs_collector!(programs);
+    let back_end = Collector::start();
+    let gateway = Otelcol::gateway(&programs, &back_end.address());
+    let (name, endpoint) = gateway.environment();
+    let agent = Agent::start(&[(name, &endpoint), ("OTEL_METRIC_EXPORT_INTERVAL", "100")], &[]);
+    let _made = make_and_hold("burst 2 --names kubernetes");
+    // A scrape and an export are not of one moment, so it is looked at more than once.
+    let compared = try_within(patience(), || {
+        let samples = agent.metrics().into_iter().filter(|sample| METRICS.iter().any(|metric| metric.prometheus == sample.name));
+        let scraped: Series =
+            samples.map(|sample| (sample.name, sample.labels.into_iter().filter(|(_, value)| !value.is_empty()).collect())).collect();
+        let received = back_end.look(received);
+        if scraped == received { Ok(scraped) } else { Err((&scraped - &received, &received - &scraped)) }
+    });
+    let series = compared.unwrap_or_else(|(scraped, received)| panic!("scraped alone: {scraped:#?}\nreceived alone: {received:#?}"));
+    let is_kill = |labels: &BTreeMap<String, String>| labels["node"] == NODE && labels.contains_key("container");
+    assert!(series.iter().any(|(name, labels)| name == "oom_kills_total" && is_kill(labels)), "{series:#?}");
+}

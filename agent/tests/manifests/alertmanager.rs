@@ -1,0 +1,26 @@
+//! The example of an Alertmanager, by its own program: who gets what. What silences what is tested by the ring "stack".
+
+use crate::needs_programs;
+use crate::renders::{root, run};
+
+#[test]
+fn each_alert_goes_to_whom_it_is_for() {
+    needs_programs!(renders);
+    let config = root().join("otel-collector/stack/alertmanager.yaml");
+    let said = run(renders.program("amtool").arg("check-config").arg(&config)).unwrap();
+    assert!(said.contains("SUCCESS") && said.contains("4 inhibit rules"), "{said}");
+    for (receiver, labels) in [
+        ("chat", ["alertname=ContainerOOMKilled", "severity=warning"]),
+        ("pager", ["alertname=ContainerOOMKilledRepeatedly", "severity=critical"]),
+        ("pager", ["alertname=WorkloadOOMKilled", "severity=critical"]),
+        ("nobody", ["alertname=PodMemoryLimitHit", "severity=info"]),
+        ("pager", ["alertname=NodeOutOfMemory", "severity=critical"]),
+        ("chat", ["alertname=OOMWatcherDown", "severity=warning"]),
+        ("pager", ["alertname=OOMWatcherAbsent", "severity=critical"]),
+        ("nobody", ["alertname=OOMWatcherSilent", "severity=info"]),
+    ] {
+        let mut command = renders.program("amtool");
+        command.args(["config", "routes", "test", "--config.file"]).arg(&config).arg(format!("--verify.receivers={receiver}")).args(labels);
+        run(&mut command).unwrap();
+    }
+}

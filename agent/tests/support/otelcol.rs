@@ -1,0 +1,105 @@
+//! The Collector as a child process, on free ports, with a configuration of `otel-collector/`.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use crate::support::eventually;
+use crate::support::programs::{Programs, Server, free_ports};
+
+/// A Collector that may be away for a while. Its queue on disk is its own.
+pub(crate) struct Otelcol {
+    program: PathBuf,
+    configurations: Vec<PathBuf>,
+    environment: Vec<(&'static str, String)>,
+    grpc: u16,
+    health: u16,
+    folder: TempDir,
+    server: Option<Server>,
+}
+
+impl Otelcol {
+    /// The one in front of the back ends, which all are at this address, over gRPC.
+    pub(crate) fn gateway(programs: &Programs, back_end: &str) -> Self {
+        // One exporter for all signals: the receiver speaks gRPC alone.
+        let exporters = ["LOGS_EXPORTERS", "TRACES_EXPORTERS", "METRICS_EXPORTERS"].map(|name| (name, "[otlp_grpc/traces]".to_owned()));
+        Self::of(programs, &["gateway"], exporters.into_iter().chain([("TRACES_ENDPOINT", back_end.to_owned())]))
+    }
+
+    /// The one on each node, which hands all to that gateway.
+    pub(crate) fn agent(programs: &Programs, gateway: &str) -> Self {
+        Self::of(programs, &["agent"], [("GATEWAY_ENDPOINT", gateway.to_owned())])
+    }
+
+    /// One with these configurations, of which later ones win, and what they are told by variables.
+    pub(crate) fn of(programs: &Programs, names: &[&str], environment: impl IntoIterator<Item = (&'static str, String)>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let [grpc, http, health, telemetry] = free_ports();
+        let queue = folder.path().join("queue").display().to_string();
+        let own = [("LISTEN_HOST", "127.0.0.1".to_owned()), ("QUEUE_DIRECTORY", queue)];
+        let ports = [("GRPC_PORT", grpc), ("HTTP_PORT", http), ("HEALTH_PORT", health), ("TELEMETRY_PORT", telemetry)];
+        let environment = own.into_iter().chain(ports.map(|(name, port)| (name, port.to_string()))).chain(environment).collect();
+        let program = programs.path("otelcol").to_owned();
+        let configurations = names.iter().map(|name| configuration(name)).collect();
+        let mut started = Self { program, configurations, environment, grpc, health, folder, server: None };
+        started.start();
+        started
+    }
+
+    /// Starts it, or starts it again with all that it has left.
+    pub(crate) fn start(&mut self) {
+        let arguments: Vec<_> = self.configurations.iter().map(|file| format!("--config={}", file.display())).collect();
+        self.server = Some(Server::start_with(&self.program, &arguments, &self.environment, &self.log_file()));
+        eventually("Collector that is ready", || {
+            let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.health)).ok()?;
+            stream.write_all(b"GET / HTTP/1.0\r\n\r\n").ok()?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).ok()?;
+            (answer.split(' ').nth(1) == Some("200")).then_some(())
+        });
+    }
+
+    /// Starts it with one more file of configuration, which wins over the others.
+    pub(crate) fn start_with(&mut self, more: &str) {
+        let file = self.folder.path().join("more.yaml");
+        fs::write(&file, more).unwrap();
+        self.configurations.push(file);
+        self.start();
+        self.configurations.pop();
+    }
+
+    /// Ends it with SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        self.server = None;
+    }
+
+    /// Where it takes OTLP over gRPC: host and port.
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.grpc)
+    }
+
+    /// What an agent needs in its environment to send there.
+    pub(crate) fn environment(&self) -> (&'static str, String) {
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", self.address()))
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.folder.path().join("log")
+    }
+}
+
+impl Drop for Otelcol {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the log of {}:\n{}", self.configurations[0].display(), fs::read_to_string(self.log_file()).unwrap_or_default());
+        }
+    }
+}
+
+/// A file of `otel-collector/`.
+pub(crate) fn configuration(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../otel-collector/{name}.yaml"))
+}
