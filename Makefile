@@ -1,12 +1,12 @@
 # The verbs of this project; `make` alone prints them. Each does first what it needs, and is quick when that is done already.
-.PHONY: help setup probe build demo test lint deny clean
+.PHONY: help setup probe build demo test test-stack stack stack-down lint deny clean
 .DEFAULT_GOAL := help
 # Where things land must not depend on the caller's settings, and a Rust of rustup is found before its user logs in again.
 unexport CARGO_TARGET_DIR CARGO_BUILD_TARGET
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install what the build needs and this machine lacks (Debian, as root; elsewhere it says what)
 	@.ci/setup
@@ -23,6 +23,18 @@ demo: build ## a real OOM kill in a cgroup of its own, followed to the outputs (
 test: probe ## all tests that this machine can run; says which it cannot
 	@.ci/setup test
 	@.ci/test
+
+test-stack: build ## tests with Prometheus, Loki, Jaeger and Alertmanager behind the Collector (as root; builds them first)
+	@.ci/setup stack
+	cargo build --locked --example oom-maker
+	cargo test --locked --package oom-watcher --test stack
+
+stack: build ## oom-watcher, the Collector, Prometheus, Loki, Jaeger and Alertmanager on this machine (as root); says where to look
+	@.ci/setup stack
+	@otel-collector/stack/run up
+
+stack-down: ## end them
+	@otel-collector/stack/run down
 
 lint: ## formatting and lints of the Rust code and of the scripts
 	@.ci/setup lint

@@ -1,0 +1,60 @@
+//! Ring "stack": Prometheus, Loki, Jaeger and Alertmanager behind the real Collector, with the configurations of `otel-collector/`, and real kills. For `make test-stack` alone:
+//! these servers take long to build.
+//!
+//! Jaeger stands for Tempo, which is not to be had where the tests run; both take OTLP and give a trace by its id. The Kubernetes API is a stand-in.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
+
+mod alerts;
+mod outages;
+mod queries;
+mod servers;
+#[allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
+#[path = "../support/mod.rs"]
+mod support;
+mod way;
+
+use serde_json::{Value, json};
+
+use support::makers::{Held, make, make_and_hold};
+use support::told::Container;
+
+/// The programs, or the test is skipped; real kills are made by one test at a time.
+macro_rules! needs_stack {
+    ($programs:ident) => {
+        let _one = $crate::support::one_at_a_time();
+        if let Err(why) = $crate::support::cgroups() {
+            $crate::support::skip!("{why}");
+        }
+        let $programs = match $crate::support::programs::Programs::find_stack() {
+            Ok(programs) => programs,
+            Err(why) => $crate::support::skip!("{why}"),
+        };
+    };
+}
+pub(crate) use needs_stack;
+
+/// The pod that is killed in.
+const POD: &str = "web-5d4f8c7b9d-x2b4q";
+
+/// What oom-maker takes its names from, so that they are the same each time.
+const SEED: u32 = 91;
+
+/// The container that is killed in.
+fn container() -> Container {
+    make(&format!("burst 1 --seed {SEED}")).cgroups[0].container.clone().unwrap()
+}
+
+/// Kills in it.
+fn kill() -> Held {
+    make_and_hold(&format!("burst 1 --seed {SEED}"))
+}
+
+/// The pod with that container, as the API has it.
+fn pod(container: &Container) -> Value {
+    json!({
+        "metadata": {"namespace": "shop", "name": POD, "uid": container.pod_uid},
+        "spec": {"containers": [{"name": "app", "image": "registry.example/app:1.2", "resources": {"limits": {"memory": "4Mi"}}}]},
+        "status": {"containerStatuses": [{"name": "app", "image": "registry.example/app:1.2", "restartCount": 0, "containerID": format!("containerd://{}", container.container_id)}]},
+    })
+}
