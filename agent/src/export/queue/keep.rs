@@ -32,18 +32,23 @@ pub(super) async fn keep(queue: Arc<Queue>, mut spool: Spool) {
 
         let last = items.last().map(|item| item.number);
         let write = move || {
-            let written = if done == noted { Ok(()) } else { spool.done(done) };
+            let marked = if done == noted { Ok(()) } else { spool.done(done) };
             let kept = spool.append(items.iter().map(|item| (item.number, item.bytes.as_ref())));
-            (written.and(kept), spool)
+            (marked, kept, spool)
         };
         // Only if it panicked.
-        let Ok((written, returned)) = tokio::task::spawn_blocking(write).await else { return };
+        let Ok((marked, kept, returned)) = tokio::task::spawn_blocking(write).await else { return };
         spool = returned;
         queue.export().spooled_bytes.set(spool.size());
-        match written {
+        // Each by itself: what is written must not be written again because the other one failed.
+        if marked.is_ok() {
+            noted = done;
+        }
+        if kept.is_ok() {
+            queue.saved(last);
+        }
+        match marked.and(kept) {
             Ok(()) => {
-                noted = done;
-                queue.saved(last);
                 if std::mem::take(&mut fails) {
                     info!(signal = queue.signal.as_str(), "the spool can be written again");
                 }
