@@ -6,6 +6,7 @@
 mod alerts;
 mod churn;
 mod client;
+mod enriched;
 mod kubelet;
 mod manifests;
 mod outage;

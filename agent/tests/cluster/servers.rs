@@ -146,13 +146,25 @@ impl Cluster {
 
     /// Gives the agent what `k8s/daemonset.yaml` has of permissions.
     pub(crate) fn permit(&self) {
-        for document in include_str!("../../../k8s/daemonset.yaml").split("\n---\n") {
+        self.apply(include_str!("../../../k8s/daemonset.yaml"));
+    }
+
+    /// Applies what a manifest has of accounts and permissions.
+    pub(crate) fn apply(&self, manifest: &str) {
+        for document in manifest.split("\n---\n") {
             let object: Value = serde_yaml::from_str(document).unwrap();
             let kind = object["kind"].as_str().unwrap();
             if kind == "ServiceAccount" || kind.contains("Role") {
                 self.admin.apply(&path(&object), &object);
             }
         }
+    }
+
+    /// How a service account of `kube-system` reaches the API server.
+    pub(crate) fn kubeconfig_of(&self, account: &str) -> String {
+        let account = format!("/api/v1/namespaces/kube-system/serviceaccounts/{account}/token");
+        let token = self.admin.post(&account, &json!({"spec": {"expirationSeconds": 3600}}))["status"]["token"].as_str().unwrap().to_owned();
+        kubeconfig(self.port, self.folder.path(), &token).to_string()
     }
 
     /// A configuration of the agent as the service account of `k8s/daemonset.yaml`.
@@ -162,9 +174,7 @@ impl Cluster {
 
     /// The same, and these settings.
     pub(crate) fn settings_with(&self, container_wait: &str, more: &Value) -> String {
-        let account = "/api/v1/namespaces/kube-system/serviceaccounts/oom-watcher/token";
-        let token = self.admin.post(account, &json!({"spec": {"expirationSeconds": 3600}}))["status"]["token"].as_str().unwrap().to_owned();
-        let kubeconfig = kubeconfig(self.port, self.folder.path(), &token).to_string();
+        let kubeconfig = self.kubeconfig_of("oom-watcher");
         let [own, path] = ["agent.kubeconfig", "settings.yaml"].map(|name| self.folder.path().join(name).display().to_string());
         fs::write(&own, kubeconfig).unwrap();
         let kubernetes = json!({"kubeconfig": own, "container_wait": container_wait, "labels": ["team"], "pod_logs": "none"});

@@ -72,6 +72,28 @@ fn a_kill_can_be_read_in_the_log_of_a_gateway_that_knows_no_back_end() {
 }
 
 #[test]
+fn a_gateway_with_the_component_reads_its_second_configuration_and_has_the_rights_for_it() {
+    needs_programs!(renders);
+    // Kustomize reads nothing by an absolute path.
+    let folder = tempfile::tempdir_in(root().join("target")).unwrap();
+    let collectors = "../../otel-collector";
+    fs::write(folder.path().join("kustomization.yaml"), format!("resources: [{collectors}]\ncomponents: [{collectors}/kubernetes]\n")).unwrap();
+    let objects = renders.kustomize(&format!("target/{}", folder.path().file_name().unwrap().display()));
+    let pod = &objects.get("Deployment", "otel-gateway")["spec"]["template"]["spec"];
+    assert_eq!(pod["containers"][0]["args"], json!(["--config=/conf/gateway.yaml", "--config=/conf/kubernetes.yaml"]));
+    assert_eq!(pod["automountServiceAccountToken"], true);
+    let mounted = text(&pod["volumes"][0]["configMap"]["name"]);
+    assert!(objects.get("ConfigMap", mounted)["data"]["kubernetes.yaml"].is_string());
+    let rules = &objects.get("ClusterRole", "otel-gateway")["rules"];
+    assert!(items(rules).iter().all(|rule| rule["verbs"] == json!(["get", "list", "watch"])), "{rules}");
+    let subject = &objects.get("ClusterRoleBinding", "otel-gateway")["subjects"][0];
+    assert_eq!(
+        (&subject["name"], &subject["namespace"]),
+        (&pod["serviceAccountName"], &objects.get("Deployment", "otel-gateway")["metadata"]["namespace"])
+    );
+}
+
+#[test]
 fn what_is_sent_arrives() {
     needs_programs!(renders);
     let objects = renders.overlay("collector");
