@@ -116,7 +116,7 @@ metrics! {
     EXPORT_SPOOL_BYTES = Gauge "oom_watcher.export_spool", "oom_watcher_export_spool_bytes", Some("By"), SIGNAL,
         "Size of the files in which what waits for the collector is kept; 0 without a spool";
     EXPORT_SPOOL_FAILURES = Counter "oom_watcher.export_spool_failures", "oom_watcher_export_spool_failures_total", Some("{attempt}"), SIGNAL,
-        "Attempts to write these files that failed; they are tried again";
+        "Attempts to write these files that failed, which are tried again, and files that could not be used at the start";
     SERIES = Gauge "oom_watcher.series", "oom_watcher_series", Some("{series}"), NODE,
         "Owners that have series of their own";
     SERIES_OVERFLOW_KILLS = Counter "oom_watcher.series_overflow_kills", "oom_watcher_series_overflow_kills_total", Some("{kill}"), NODE,

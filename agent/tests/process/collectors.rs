@@ -97,6 +97,26 @@ fn an_expired_certificate_is_told_and_the_agent_goes_on() {
 }
 
 #[test]
+fn a_spool_that_cannot_be_used_is_told() {
+    needs!(lacks_for_probe());
+    let collector = Receiver::start(loopback()).unwrap();
+    let endpoint = format!("http://{}", collector.address());
+    let folder = tempfile::tempdir().unwrap();
+    let check = |spool: &str, message: &str| {
+        let spool = folder.path().join(spool).display().to_string();
+        let (mut agent, _) = Agent::ready(&[("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint), ("OOM_WATCHER_SPOOL_DIR", &spool)], &[]);
+        let line = agent.wait_for(message);
+        assert_eq!(line["level"], "WARN", "{line}");
+        assert_eq!(agent.stop(), Some(0));
+    };
+    fs::write(folder.path().join("taken"), "").unwrap();
+    check("taken", "no spool there: what waits for the collector is lost if the agent ends");
+    fs::create_dir_all(folder.path().join("spool/logs")).unwrap();
+    fs::write(folder.path().join("spool/logs/00000000000000000001.spool"), "something else").unwrap();
+    check("spool", "a file of the spool is damaged: what is behind the damage is lost");
+}
+
+#[test]
 fn a_second_signal_ends_the_agent_at_once() {
     needs!(lacks_for_probe());
     let hanging = TcpListener::bind(loopback()).unwrap();

@@ -210,7 +210,10 @@ fn spool_of(settings: &settings::Otlp, signal: Signal) -> anyhow::Result<Option<
         Err(error) if error.kind() == ErrorKind::ResourceBusy => Err(error)
             .with_context(|| format!("using the spool in {}: end that agent, or set OOM_WATCHER_SPOOL_DIR to another directory", folder.display())),
         Err(error) => {
-            warn!(%error, folder = %folder.display(), "no spool there: what waits for the collector is lost if the agent ends");
+            // By a task: nobody hears it yet.
+            tokio::spawn(async move {
+                warn!(%error, folder = %folder.display(), "no spool there: what waits for the collector is lost if the agent ends");
+            });
             Ok(None)
         }
     }

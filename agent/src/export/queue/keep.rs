@@ -6,13 +6,25 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::Queue;
-use crate::export::spool::Spool;
+use crate::export::spool::{Damaged, Spool};
 
 /// How long after a failure it is tried again to write to the disk.
 pub(super) const SAVE_RETRY: Duration = Duration::from_secs(5);
 
-/// Keeps on disk what waits, and no longer what does not.
-pub(super) async fn keep(queue: Arc<Queue>, mut spool: Spool) {
+/// Keeps on disk what waits, and no longer what does not. First it says what was `found`, and was `damaged`: where a queue is made, nobody hears that yet.
+pub(super) async fn keep(queue: Arc<Queue>, mut spool: Spool, found: usize, damaged: Vec<Damaged>) {
+    let signal = queue.signal.as_str();
+    queue.export().spool_failures.add(damaged.len() as u64);
+    for Damaged { file, why, kept } in damaged {
+        let file = file.display().to_string();
+        match kept {
+            Some(kept) => warn!(signal, why, file, kept = %kept.display(), "a file of the spool is damaged: what is behind the damage is lost"),
+            None => warn!(signal, why, file, "a file of the spool cannot be used, and stays as it is"),
+        }
+    }
+    if found > 0 {
+        info!(signal, items = found, "what an earlier agent could not deliver is sent first");
+    }
     let mut closed = queue.closed.subscribe();
     let (mut noted, mut fails) = (0, false);
     loop {
@@ -50,13 +62,13 @@ pub(super) async fn keep(queue: Arc<Queue>, mut spool: Spool) {
         match marked.and(kept) {
             Ok(()) => {
                 if std::mem::take(&mut fails) {
-                    info!(signal = queue.signal.as_str(), "the spool can be written again");
+                    info!(signal, "the spool can be written again");
                 }
             }
             Err(error) => {
                 queue.export().spool_failures.add(1);
                 if !std::mem::replace(&mut fails, true) {
-                    warn!(signal = queue.signal.as_str(), %error, "the spool cannot be written: what waits for the collector is lost if the agent ends");
+                    warn!(signal, %error, "the spool cannot be written: what waits for the collector is lost if the agent ends");
                 }
                 if ends {
                     return;

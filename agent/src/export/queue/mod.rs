@@ -99,9 +99,11 @@ impl Working {
             closing: watch::Sender::new(None),
             closed: watch::Sender::new(false),
         });
-        let keeper = spool.map(|(spool, left)| {
-            queue.take_in(left);
-            tokio::spawn(keep::keep(queue.clone(), spool))
+        let keeper = spool.map(|(spool, mut left)| {
+            let damaged = std::mem::take(&mut left.damaged);
+            queue.export().spooled_bytes.set(spool.size());
+            let found = queue.take_in(left);
+            tokio::spawn(keep::keep(queue.clone(), spool, found, damaged))
         });
         let worker = tokio::spawn(deliver::deliver(queue.clone(), send));
         Self { queue, worker, keeper }
@@ -181,7 +183,8 @@ impl Queue {
         self.export().queued_bytes.set(waiting.bytes as u64);
     }
 
-    fn take_in(&self, left: Left) {
+    /// Gives how many items there are.
+    fn take_in(&self, left: Left) -> usize {
         let mut waiting = self.lock();
         let found = left.items.len();
         for item in left.items {
@@ -192,10 +195,7 @@ impl Queue {
             }
         }
         (waiting.last, waiting.saved) = (left.last, left.last);
-        drop(waiting);
-        if found > 0 {
-            info!(signal = self.signal.as_str(), items = found, "what an earlier agent could not deliver is sent first");
-        }
+        found
     }
 
     fn front(&self, count: usize) -> Vec<Bytes> {

@@ -297,13 +297,14 @@ async fn a_disk_that_takes_nothing_is_tried_again_and_holds_up_nobody() {
     let place = folder.path().join("spool");
     let (working, mut collector, stats) = start_with(LIMITS, spool(&place));
     std::fs::remove_dir(&place).unwrap();
+    std::fs::write(&place, "in its way").unwrap();
     push(&working, 1..=2);
     let (items, reply) = collector.requests.recv().await.unwrap();
     while stats.logs.spool_failures.get() < 3 {
         tokio::time::sleep(SAVE_RETRY).await;
     }
     assert_eq!((items, working.queue().settled()), (vec![1, 2], 0), "they are in memory alone");
-    std::fs::create_dir(&place).unwrap();
+    std::fs::remove_file(&place).unwrap();
     until_settled(&working, 2).await;
     reply.send(taken()).unwrap();
     assert_eq!(working.shutdown(soon()).await, 2);

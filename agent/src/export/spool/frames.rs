@@ -39,16 +39,26 @@ pub(super) struct Content {
     pub(super) trouble: Option<String>,
 }
 
-/// As far as it can be read.
-pub(super) fn read(path: &Path) -> Content {
+/// What a file has, as far as it has the form of one.
+///
+/// # Errors
+/// It cannot be read now: nothing is known of what it has.
+pub(super) fn read(path: &Path) -> io::Result<Content> {
+    match load(path) {
+        Ok(bytes) => Ok(parse(&bytes)),
+        // A link, which may lead anywhere, or what is no file.
+        Err(error) if error.kind() == ErrorKind::InvalidData || error.raw_os_error() == Some(libc::ELOOP) => {
+            Ok(Content { trouble: Some(error.to_string()), ..Content::default() })
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn parse(bytes: &[u8]) -> Content {
     let mut content = Content::default();
-    let bytes = match load(path) {
-        Ok(bytes) => bytes,
-        Err(error) => return Content { trouble: Some(error.to_string()), ..content },
-    };
     let Some(mut rest) = bytes.strip_prefix(MARK) else {
         // Killed before it had written that.
-        let torn = MARK.starts_with(&bytes);
+        let torn = MARK.starts_with(bytes);
         return Content { trouble: (!torn).then(|| "it is no file of this version's spool".to_owned()), ..content };
     };
     while !rest.is_empty() {

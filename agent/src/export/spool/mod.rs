@@ -51,8 +51,19 @@ pub struct Left {
     pub items: Vec<Numbered>,
     /// The highest number that was given so far.
     pub last: u64,
-    /// Files of which a part could not be read: they are set aside.
-    pub set_aside: usize,
+    /// Files of which not all could be used.
+    pub damaged: Vec<Damaged>,
+}
+
+/// A file of which not all could be used.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Damaged {
+    /// The file.
+    pub file: PathBuf,
+    /// Why not.
+    pub why: String,
+    /// Where it, or a copy of it, is kept for people to look at. Absent if it stays as it is: it could not be read, or not be set aside.
+    pub kept: Option<PathBuf>,
 }
 
 impl Spool {
@@ -73,22 +84,31 @@ impl Spool {
         let mut spool = Self { folder: folder.to_owned(), _lock: lock, segments: VecDeque::new(), file: None };
         let (mut left, mut done) = (Left::default(), 0);
         for path in paths {
-            let read = read(&path);
+            let read = match read(&path) {
+                Ok(read) => read,
+                Err(error) => {
+                    left.damaged.push(Damaged { file: path, why: error.to_string(), kept: None });
+                    continue;
+                }
+            };
             let last = read.items.last().map_or(0, |item| item.number);
             done = done.max(read.done);
             left.last = left.last.max(last).max(read.done);
             left.items.extend(read.items);
             let size = match read.trouble {
-                None => Ok(read.size),
-                Some(why) => {
-                    left.set_aside += 1;
-                    set_aside(&path, read.size, &why)
-                }
+                None => read.size,
+                Some(why) => match set_aside(&path, read.size) {
+                    Ok((size, kept)) => {
+                        left.damaged.push(Damaged { file: path.clone(), why, kept: Some(kept) });
+                        size
+                    }
+                    Err(error) => {
+                        left.damaged.push(Damaged { file: path, why: format!("{why}, and {error}"), kept: None });
+                        continue;
+                    }
+                },
             };
-            match size {
-                Ok(size) => spool.segments.push_back(Segment { path, size, last }),
-                Err(error) => warn!(%error, file = %path.display(), "a damaged file of the spool stays as it is"),
-            }
+            spool.segments.push_back(Segment { path, size, last });
         }
         left.items.retain(|item| item.number > done);
         limit_bad(folder);
@@ -135,6 +155,8 @@ impl Spool {
         if self.file.is_none() || self.segments.back().is_none_or(|segment| segment.size >= SEGMENT) {
             self.file = None;
             let path = self.new_path(name);
+            // Somebody may have removed it.
+            DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(&path)?;
             if let Err(error) = file.write_all(MARK) {
                 drop(file);
@@ -201,17 +223,16 @@ fn files(folder: &Path, suffix: &str) -> io::Result<Vec<PathBuf>> {
     Ok(paths.into_iter().filter(|path| path.extension().is_some_and(|extension| extension == suffix)).collect())
 }
 
-/// Keeps a copy of a damaged file, and of the file itself what could be read. Gives its size then.
-fn set_aside(path: &Path, readable: u64, why: &str) -> io::Result<u64> {
+/// Keeps a copy of a damaged file, and of the file itself what could be read. Gives its size then, and where the copy is.
+fn set_aside(path: &Path, readable: u64) -> io::Result<(u64, PathBuf)> {
     let kept = path.with_extension(BAD);
-    warn!(why, kept = %kept.display(), readable, "a file of the spool is damaged: what is behind the damage is lost");
     if readable <= MARK.len() as u64 {
         fs::rename(path, &kept)?;
-        return Ok(0);
+        return Ok((0, kept));
     }
     fs::copy(path, &kept)?;
     OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(path)?.set_len(readable)?;
-    Ok(readable)
+    Ok((readable, kept))
 }
 
 /// Removes the oldest of those that were set aside.

@@ -88,7 +88,7 @@ fn a_frame_that_a_killed_agent_left_torn_is_no_damage() {
         fs::write(&path, &whole[..whole.len() - torn]).unwrap();
         let (_, left) = Spool::open(folder.path()).unwrap();
         let expected = (whole.len() - torn).saturating_sub(MARK.len()) / item;
-        assert_eq!((left.items.len(), left.set_aside), (expected, 0), "{torn} bytes are missing");
+        assert_eq!((left.items.len(), left.damaged.len()), (expected, 0), "{torn} bytes are missing");
         fs::write(&path, &whole).unwrap();
     }
 }
@@ -109,10 +109,10 @@ fn damage_costs_what_is_behind_it_and_is_set_aside_once() {
         let before = at.saturating_sub(MARK.len()) / (HEAD + NUMBERED + "item 1".len());
         assert_eq!(left.items.iter().map(|item| item.number).collect::<Vec<_>>(), (1..=before as u64).collect::<Vec<_>>(), "byte {at}");
         // A length that reaches beyond the end is as a torn frame is.
-        let is_torn = left.set_aside == 0;
+        let is_torn = left.damaged.is_empty();
         assert_eq!(fs::read(path.with_extension(BAD)).is_ok_and(|kept| kept == damaged), !is_torn, "byte {at}");
         drop(spool);
-        assert_eq!(Spool::open(folder.path()).unwrap().1.set_aside, 0, "once, byte {at}");
+        assert_eq!(Spool::open(folder.path()).unwrap().1.damaged, [], "once, byte {at}");
         let _ = fs::remove_file(path.with_extension(BAD));
     }
 }
@@ -162,7 +162,7 @@ fn what_is_no_file_of_the_spool_is_left_alone_or_set_aside() {
     fs::write(folder.path().join("00000000000000000001.spool"), "a later version's").unwrap();
     std::os::unix::fs::symlink("/etc/passwd", folder.path().join("00000000000000000002.spool")).unwrap();
     let (mut spool, left) = Spool::open(folder.path()).unwrap();
-    assert_eq!((left.items.len(), left.set_aside), (0, 2));
+    assert_eq!((left.items.len(), left.damaged.len()), (0, 2));
     append(&mut spool, 1..=1);
     drop(spool);
     assert_eq!(numbers(folder.path()), [1]);
