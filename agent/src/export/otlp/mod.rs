@@ -169,7 +169,10 @@ impl Otlp {
         let client = Client::new(endpoint, &transports.of(endpoint)?)?;
         let working = Working::start(Signal::Logs, settings.queue, stats, spool_of(settings, Signal::Logs)?, move |items| {
             let client = client.clone();
-            async move { client.logs(encode::logs(&items)).await }
+            async move {
+                let (request, unreadable) = encode::logs(&items);
+                Ok(client.logs(request).await?.without(unreadable))
+            }
         });
         let to_queue = ToQueue { queue: working.queue().clone(), resource: resource.clone() };
         let provider = SdkLoggerProvider::builder().with_resource(Resource::builder_empty().build()).with_log_processor(to_queue).build();
@@ -186,7 +189,10 @@ impl Otlp {
         let client = Client::new(endpoint, &transports.of(endpoint)?)?;
         let working = Working::start(Signal::Traces, settings.queue, stats, spool_of(settings, Signal::Traces)?, move |items| {
             let client = client.clone();
-            async move { client.spans(encode::spans(&items)).await }
+            async move {
+                let (request, unreadable) = encode::spans(&items);
+                Ok(client.spans(request).await?.without(unreadable))
+            }
         });
         let to_queue = ToQueue { queue: working.queue().clone(), resource: resource.clone() };
         // In code, or OTEL_TRACES_SAMPLER could leave log records that point to spans nobody has.

@@ -44,6 +44,14 @@ pub struct Taken {
     pub why: String,
 }
 
+impl Taken {
+    /// The same, with so many items that were not sent, as they cannot be understood: nobody will want these either.
+    pub fn without(mut self, unreadable: u64) -> Self {
+        self.rejected = self.rejected.saturating_add(unreadable);
+        self
+    }
+}
+
 /// Sends what waits with `send`, until the queue is closed and empty, or its deadline has come.
 pub(super) async fn deliver<F, Fut>(queue: Arc<Queue>, send: F)
 where
