@@ -20,14 +20,20 @@ use tonic::Code;
 use crate::setup::{ANY, LONG, OWNERS, deadline, grpc, incident, kill, owner, settings, time, until};
 
 struct Agent {
+    owners: usize,
     table: Arc<Mutex<Table>>,
     stats: Arc<Stats>,
 }
 
 impl Agent {
     fn new() -> Self {
-        let table = Table::new(Limits { owners: OWNERS, expiry: Duration::from_secs(60), from_zero: FromZero::Kills });
-        Self { table: Arc::new(Mutex::new(table)), stats: Arc::default() }
+        Self::of(OWNERS)
+    }
+
+    /// With so many owners at most.
+    fn of(owners: usize) -> Self {
+        let table = Table::new(Limits { owners, expiry: Duration::from_secs(60), from_zero: FromZero::Kills });
+        Self { owners, table: Arc::new(Mutex::new(table)), stats: Arc::default() }
     }
 
     fn kill(&self, pid: u32, owner: &Owner) {
@@ -37,7 +43,7 @@ impl Agent {
     }
 
     fn bridge(&self) -> Bridge {
-        let bridge = Bridge::new(OWNERS).unwrap();
+        let bridge = Bridge::new(self.owners).unwrap();
         // A histogram has a series from its first value on.
         self.register(bridge.provider(), Keys::Prometheus).reclaimed(Duration::from_millis(3));
         bridge
@@ -45,12 +51,12 @@ impl Agent {
 
     fn otlp(&self, receiver: &Receiver, interval: Duration) -> Otlp {
         let settings = settings::Otlp { logs: None, traces: None, metric_interval: interval, ..settings(&grpc(receiver.address())) };
-        Otlp::start(&settings, &self.stats, OWNERS, |provider| drop(self.register(provider, Keys::Semantic))).unwrap()
+        Otlp::start(&settings, &self.stats, self.owners, |provider| drop(self.register(provider, Keys::Semantic))).unwrap()
     }
 
     fn register(&self, provider: &opentelemetry_sdk::metrics::SdkMeterProvider, keys: Keys) -> Recorder {
         let build = Build { version: "1.2.3".to_owned(), probe: "0123abcd".to_owned() };
-        register(provider, keys, "node-a", &self.table, OWNERS, &self.stats, &build)
+        register(provider, keys, "node-a", &self.table, self.owners, &self.stats, &build)
     }
 }
 
@@ -219,6 +225,22 @@ async fn data_points_have_semantic_attributes_and_are_cumulative() {
     assert_eq!((sum.aggregation_temporality(), sum.is_monotonic), (AggregationTemporality::Cumulative, true));
     assert_eq!(received.metrics[0].resource_metrics[0].resource.as_ref().unwrap().attributes[0].key, "service.name");
     assert_eq!(agent.stats.metrics.sent.get(), received.data_points().count() as u64);
+}
+
+/// The receiver takes 4 MiB at once, as gRPC servers do.
+#[tokio::test]
+async fn more_data_points_than_a_collector_takes_at_once_arrive_in_several_requests() {
+    let agent = Agent::of(4000);
+    (0..4000).for_each(|pod| agent.kill(pod, &owner(&format!("web-{pod}"))));
+    let receiver = Receiver::start(ANY).unwrap();
+    agent.otlp(&receiver, Duration::from_secs(3600)).shutdown(deadline()).await;
+    let received = receiver.received();
+    let sizes: Vec<_> = received.metrics.iter().map(prost::Message::encoded_len).collect();
+    assert!(sizes.iter().sum::<usize>() > 4 << 20 && sizes.iter().all(|size| *size <= 1 << 20), "{sizes:?}");
+    let kills: BTreeSet<_> =
+        received.data_points().filter(|(metric, _)| metric.name == "oom_kills").map(|(_, point)| format!("{:?}", point.attributes)).collect();
+    assert_eq!((kills.len(), agent.stats.metrics.sent.get()), (4000, received.data_points().count() as u64));
+    assert_eq!(agent.stats.metrics.failures.get(), 0);
 }
 
 #[tokio::test]

@@ -99,15 +99,7 @@ impl Agent {
 
     /// The body of a page, which must be there.
     pub(crate) fn get(&self, path: &str) -> String {
-        let mut stream = TcpStream::connect(self.metrics_address).unwrap();
-        stream.set_read_timeout(Some(patience())).unwrap();
-        // HTTP/1.0: the answer ends with the connection, and is not chunked.
-        write!(stream, "GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", self.metrics_address).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{path}: {answer}"));
-        assert_eq!(head.split(' ').nth(1), Some("200"), "{path}: {answer}");
-        body.to_owned()
+        get(self.metrics_address, path)
     }
 
     /// Where `/metrics` is.
@@ -188,6 +180,19 @@ impl Drop for Agent {
             eprintln!("the agent's log:\n{}", self.log());
         }
     }
+}
+
+/// The body of a page of the agent there, which must be there.
+pub(crate) fn get(address: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(patience())).unwrap();
+    // HTTP/1.0: the answer ends with the connection, and is not chunked.
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{path}: {answer}"));
+    assert_eq!(head.split(' ').nth(1), Some("200"), "{path}: {answer}");
+    body.to_owned()
 }
 
 /// How to start a program, restricted so, and the folder of its copy if it needs one.

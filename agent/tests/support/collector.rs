@@ -1,6 +1,7 @@
 //! A collector in this process, and what a test asks of the log records that it got.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use oom_watcher::export::otlp::{Answer, Received, Receiver};
 use opentelemetry_proto::tonic::common::v1::KeyValue;
@@ -56,6 +57,16 @@ impl Collector {
     /// From now on takes requests and never answers them.
     pub(crate) fn hang(&self) {
         self.receiver.answer(Answer::Hang);
+    }
+
+    /// Answers again, also what hangs.
+    pub(crate) fn answer(&self) {
+        self.receiver.answer(Answer::Ok);
+    }
+
+    /// From now on answers requests so long after they have come.
+    pub(crate) fn be_slow(&self, delay: Duration) {
+        self.receiver.answer(Answer::After(delay));
     }
 
     /// The records so far of kills in cgroups that `path` accepts.

@@ -48,7 +48,7 @@ enum Mode {
     },
     /// A parent that survives as the first process of a container, and its child that is killed.
     Tree,
-    /// So many processes, each in its own cgroup, as fast as possible.
+    /// So many processes, each in its own cgroup or all in one, as fast as possible.
     Burst {
         #[arg(value_parser = clap::value_parser!(u32).range(1..=4000))]
         kills: u32,
@@ -58,6 +58,9 @@ enum Mode {
         /// How many processes live at once.
         #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=64))]
         concurrency: u32,
+        /// All of them in one cgroup, which their limit is then for together.
+        #[arg(long)]
+        one_cgroup: bool,
     },
     /// Processes at their limit, killed by a signal from here: what their threads allocate while they die makes the kernel mark them.
     /// It is no OOM kill.

@@ -1,8 +1,9 @@
-//! One signal's way to a collector for log records and spans: one request, and what the collector answered.
+//! One signal's way to a collector: one request, and what the collector answered.
 //!
-//! Not the SDK's exporters: they take the SDK's records alone, which cannot be had back from a disk, and tell what went wrong as a text. Everything comes from
-//! the settings, nothing from the environment.
+//! Not the SDK's exporters: they take the SDK's records alone, which cannot be had back from a disk, send all data points in one request, however large, and tell
+//! what went wrong as a text. Everything comes from the settings, nothing from the environment.
 
+use std::fmt;
 use std::io::Write as _;
 use std::time::Duration;
 
@@ -13,6 +14,8 @@ use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, RETR
 use opentelemetry_http::{Bytes, HttpClient as _, Request as HttpRequest, Response};
 use opentelemetry_proto::tonic::collector::logs::v1::logs_service_client::LogsServiceClient;
 use opentelemetry_proto::tonic::collector::logs::v1::{ExportLogsServiceRequest, ExportLogsServiceResponse};
+use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_client::MetricsServiceClient;
+use opentelemetry_proto::tonic::collector::metrics::v1::{ExportMetricsServiceRequest, ExportMetricsServiceResponse};
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_client::TraceServiceClient;
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use prost::Message;
@@ -28,8 +31,8 @@ use crate::export::settings::Endpoint;
 
 /// gRPC codes and HTTP statuses with which a collector says that the same request will never do. Not among them: missing or wrong credentials (somebody will
 /// mend them) and all that speaks of the collector's own state. `Unimplemented` and 404 come from a collector without a pipeline for the signal.
-pub(super) const PERMANENT_CODES: [Code; 2] = [Code::InvalidArgument, Code::Unimplemented];
-pub(super) const PERMANENT_STATUSES: [u16; 9] = [400, 404, 405, 406, 411, 414, 415, 422, 501];
+const PERMANENT_CODES: [Code; 2] = [Code::InvalidArgument, Code::Unimplemented];
+const PERMANENT_STATUSES: [u16; 9] = [400, 404, 405, 406, 411, 414, 415, 422, 501];
 
 /// Sends requests of one signal.
 #[derive(Clone)]
@@ -65,53 +68,26 @@ impl Client {
         Ok(Self { wire, gzip: endpoint.gzip, timeout: endpoint.timeout })
     }
 
-    /// Sends log records.
+    /// Sends one request.
     ///
     /// # Errors
-    /// The collector did not take the request.
-    pub(super) async fn logs(&self, request: ExportLogsServiceRequest) -> Result<Taken, Failure> {
-        let taken = |answer: ExportLogsServiceResponse| {
-            answer.partial_success.map_or_else(Taken::default, |partial| rejected(partial.rejected_log_records, partial.error_message))
-        };
+    /// The collector did not take it.
+    pub(super) async fn send<R: Request>(&self, request: R) -> Result<Taken, Failure> {
         let attempt = async {
             match &self.wire {
                 Wire::Grpc(channel, metadata) => {
-                    let mut client = LogsServiceClient::new(channel.clone());
-                    if self.gzip {
-                        client = client.send_compressed(CompressionEncoding::Gzip);
-                    }
-                    client.export(grpc(request, metadata)).await.map(|answer| taken(answer.into_inner())).map_err(|status| refused(&status))
+                    let mut call = tonic::Request::new(request);
+                    *call.metadata_mut() = metadata.clone();
+                    let answer = R::call(channel.clone(), self.gzip, call).await.map_err(|status| refused(&status))?;
+                    Ok(R::taken(answer.into_inner()))
                 }
-                Wire::Http(client, url, headers) => self.post(client, url, headers, &request).await.map(|answer| taken(lenient(&answer))),
+                Wire::Http(client, url, headers) => {
+                    let answer = self.post(client, url, headers, &request).await?;
+                    // A collector that answers with success has taken it, whatever else it says.
+                    Ok(R::taken(R::Answer::decode(answer).unwrap_or_default()))
+                }
             }
         };
-        self.within_timeout(attempt).await
-    }
-
-    /// Sends spans.
-    ///
-    /// # Errors
-    /// The collector did not take the request.
-    pub(super) async fn spans(&self, request: ExportTraceServiceRequest) -> Result<Taken, Failure> {
-        let taken = |answer: ExportTraceServiceResponse| {
-            answer.partial_success.map_or_else(Taken::default, |partial| rejected(partial.rejected_spans, partial.error_message))
-        };
-        let attempt = async {
-            match &self.wire {
-                Wire::Grpc(channel, metadata) => {
-                    let mut client = TraceServiceClient::new(channel.clone());
-                    if self.gzip {
-                        client = client.send_compressed(CompressionEncoding::Gzip);
-                    }
-                    client.export(grpc(request, metadata)).await.map(|answer| taken(answer.into_inner())).map_err(|status| refused(&status))
-                }
-                Wire::Http(client, url, headers) => self.post(client, url, headers, &request).await.map(|answer| taken(lenient(&answer))),
-            }
-        };
-        self.within_timeout(attempt).await
-    }
-
-    async fn within_timeout(&self, attempt: impl Future<Output = Result<Taken, Failure>>) -> Result<Taken, Failure> {
         let late = || Failure { cause: format!("no answer within {:?}", self.timeout), ..Failure::default() };
         tokio::time::timeout(self.timeout, attempt).await.unwrap_or_else(|_| Err(late()))
     }
@@ -126,11 +102,49 @@ impl Client {
     }
 }
 
-fn grpc<T>(message: T, metadata: &MetadataMap) -> tonic::Request<T> {
-    let mut request = tonic::Request::new(message);
-    *request.metadata_mut() = metadata.clone();
-    request
+/// Not the headers, which may be secrets.
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("gzip", &self.gzip).field("timeout", &self.timeout).finish_non_exhaustive()
+    }
 }
+
+/// A request of one signal.
+pub(super) trait Request: Message {
+    /// What a collector answers.
+    type Answer: Message + Default;
+
+    /// Sends it over gRPC.
+    async fn call(channel: Channel, gzip: bool, request: tonic::Request<Self>) -> Result<tonic::Response<Self::Answer>, Status>
+    where
+        Self: Sized;
+
+    /// What an answer says.
+    fn taken(answer: Self::Answer) -> Taken;
+}
+
+macro_rules! request {
+    ($request:ty, $answer:ty, $client:ident, $rejected:ident) => {
+        impl Request for $request {
+            type Answer = $answer;
+
+            async fn call(channel: Channel, gzip: bool, request: tonic::Request<Self>) -> Result<tonic::Response<$answer>, Status> {
+                let client = $client::new(channel);
+                let mut client = if gzip { client.send_compressed(CompressionEncoding::Gzip) } else { client };
+                client.export(request).await
+            }
+
+            fn taken(answer: $answer) -> Taken {
+                let partial = answer.partial_success.unwrap_or_default();
+                Taken { rejected: u64::try_from(partial.$rejected).unwrap_or_default(), why: partial.error_message }
+            }
+        }
+    };
+}
+
+request!(ExportLogsServiceRequest, ExportLogsServiceResponse, LogsServiceClient, rejected_log_records);
+request!(ExportTraceServiceRequest, ExportTraceServiceResponse, TraceServiceClient, rejected_spans);
+request!(ExportMetricsServiceRequest, ExportMetricsServiceResponse, MetricsServiceClient, rejected_data_points);
 
 /// Why a gRPC request failed.
 fn refused(status: &Status) -> Failure {
@@ -163,15 +177,6 @@ fn said(body: &Bytes) -> String {
     let text = if status.is_empty() { std::str::from_utf8(body).unwrap_or_default() } else { &status };
     let text: String = text.trim().chars().filter(|c| !c.is_control()).take(MOST).collect();
     if text.is_empty() { text } else { format!(": {text}") }
-}
-
-fn rejected(number: i64, why: String) -> Taken {
-    Taken { rejected: u64::try_from(number).unwrap_or_default(), why }
-}
-
-/// A collector that answers with success has taken it, whatever else it says.
-fn lenient<T: Message + Default>(answer: &Bytes) -> T {
-    T::decode(answer.as_ref()).unwrap_or_default()
 }
 
 fn gzip(bytes: &[u8]) -> std::io::Result<Vec<u8>> {

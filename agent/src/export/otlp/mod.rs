@@ -7,6 +7,7 @@ mod encode;
 mod endpoint;
 mod metrics;
 mod receiver;
+mod split;
 mod tls;
 
 use std::fs;
@@ -28,8 +29,8 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use self::client::Client;
+use self::endpoint::Transport;
 pub use self::endpoint::reach;
-use self::endpoint::{Outlet, Transport};
 pub use self::receiver::{Answer, Received, Receiver};
 use super::queue::{Queue, Working};
 use super::settings::{self, Endpoint};
@@ -81,9 +82,9 @@ impl Otlp {
         };
         let metrics = match &settings.metrics {
             Some(endpoint) => {
-                let outlet = transports.of(endpoint).and_then(|transport| Outlet::metrics(endpoint, &transport));
-                let outlet = outlet.context("setting up the export of metrics")?;
-                Some(metrics::provider(outlet, settings.metric_interval, resource, owners, stats, register))
+                let client = transports.of(endpoint).and_then(|transport| Client::new(endpoint, &transport));
+                let client = client.context("setting up the export of metrics")?;
+                Some(metrics::provider(client, settings.metric_interval, resource, owners, stats, register)?)
             }
             None => None,
         };
@@ -171,7 +172,7 @@ impl Otlp {
             let client = client.clone();
             async move {
                 let (request, unreadable) = encode::logs(&items);
-                Ok(client.logs(request).await?.without(unreadable))
+                Ok(client.send(request).await?.without(unreadable))
             }
         });
         let to_queue = ToQueue { queue: working.queue().clone(), resource: resource.clone() };
@@ -191,7 +192,7 @@ impl Otlp {
             let client = client.clone();
             async move {
                 let (request, unreadable) = encode::spans(&items);
-                Ok(client.spans(request).await?.without(unreadable))
+                Ok(client.send(request).await?.without(unreadable))
             }
         });
         let to_queue = ToQueue { queue: working.queue().clone(), resource: resource.clone() };

@@ -5,7 +5,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::anyhow;
 use opentelemetry_proto::tonic::collector::logs::v1::logs_service_server::{LogsService, LogsServiceServer};
@@ -41,6 +41,8 @@ pub struct Receiver {
 pub struct Received {
     /// Requests with log records, oldest first.
     pub logs: Vec<ExportLogsServiceRequest>,
+    /// When each of these had been decoded.
+    pub log_times: Vec<SystemTime>,
     /// Requests with spans, oldest first.
     pub traces: Vec<ExportTraceServiceRequest>,
     /// Requests with data points, oldest first.
@@ -59,6 +61,8 @@ pub enum Answer {
     Refuse(Code),
     /// Nothing, until another answer is set.
     Hang,
+    /// Success, so long after the request has come.
+    After(Duration),
 }
 
 impl Receiver {
@@ -206,8 +210,10 @@ impl Service {
         let (headers, _, message) = request.into_parts();
         self.received.send_modify(|received| keep(&mut received.headers, headers));
         let answered = self.answer.subscribe().wait_for(|answer| *answer != Answer::Hang).await.map(|answer| *answer);
-        if let Ok(Answer::Refuse(code)) = answered {
-            return Err(Status::new(code, "told to refuse"));
+        match answered {
+            Ok(Answer::Refuse(code)) => return Err(Status::new(code, "told to refuse")),
+            Ok(Answer::After(delay)) => tokio::time::sleep(delay).await,
+            _ => {}
         }
         self.received.send_modify(|received| keep(kept(received), message));
         Ok(Response::new(R::default()))
@@ -224,7 +230,12 @@ fn keep<T>(kept: &mut Vec<T>, new: T) {
 #[tonic::async_trait]
 impl LogsService for Service {
     async fn export(&self, request: Request<ExportLogsServiceRequest>) -> Result<Response<ExportLogsServiceResponse>, Status> {
-        self.take(request, |received| &mut received.logs).await
+        let decoded = SystemTime::now();
+        self.take(request, move |received| {
+            keep(&mut received.log_times, decoded);
+            &mut received.logs
+        })
+        .await
     }
 }
 

@@ -10,10 +10,10 @@ use crate::stage::Stage;
 use crate::told::Role;
 use crate::{Mode, Naming, names};
 
-pub(super) fn burst(stage: &mut Stage, kills: u32, naming: Naming, concurrency: u32) -> Result<Instant> {
+pub(super) fn burst(stage: &mut Stage, kills: u32, number: u32, naming: Naming, concurrency: u32) -> Result<Instant> {
     let limit = stage.limit;
     let mut cgroups = Vec::new();
-    for index in 0..u64::from(kills) {
+    for index in 0..u64::from(number) {
         let (path, container) = match naming {
             Naming::Kubernetes => names::kubernetes(stage.seed, index),
             Naming::Plain => (format!("burst-{index}"), None),
@@ -21,7 +21,7 @@ pub(super) fn burst(stage: &mut Stage, kills: u32, naming: Naming, concurrency: 
         cgroups.push(stage.make(&path, Some(limit), container)?);
     }
     let begin = Instant::now();
-    for (started, cgroup) in cgroups.into_iter().enumerate() {
+    for (started, cgroup) in cgroups.into_iter().cycle().take(kills as usize).enumerate() {
         if started >= concurrency as usize {
             stage.wait_any()?;
         }

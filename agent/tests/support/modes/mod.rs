@@ -23,7 +23,9 @@ pub(crate) fn perform(stage: &mut Stage, mode: &Mode) -> Result<Option<f64>> {
         Mode::One => processes::one(stage, "one"),
         Mode::Threads { threads: count } => processes::threads(stage, *count),
         Mode::Tree => namespaces::tree(stage),
-        Mode::Burst { kills, names, concurrency } => cgroups::burst(stage, *kills, *names, *concurrency),
+        Mode::Burst { kills, names, concurrency, one_cgroup } => {
+            cgroups::burst(stage, *kills, if *one_cgroup { 1 } else { *kills }, *names, *concurrency)
+        }
         Mode::Dying { rounds, threads } => processes::dying(stage, *rounds, *threads),
         Mode::Foreign => cgroups::foreign(stage),
         Mode::Leader => processes::leader(stage),
