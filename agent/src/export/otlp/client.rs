@@ -12,22 +12,17 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER, USER_AGENT};
 use opentelemetry_http::{Bytes, HttpClient as _, Request as HttpRequest, Response};
-use opentelemetry_proto::tonic::collector::logs::v1::logs_service_client::LogsServiceClient;
-use opentelemetry_proto::tonic::collector::logs::v1::{ExportLogsServiceRequest, ExportLogsServiceResponse};
-use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_client::MetricsServiceClient;
-use opentelemetry_proto::tonic::collector::metrics::v1::{ExportMetricsServiceRequest, ExportMetricsServiceResponse};
-use opentelemetry_proto::tonic::collector::trace::v1::trace_service_client::TraceServiceClient;
-use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
 use prost::Message;
-use tonic::codec::CompressionEncoding;
 use tonic::metadata::MetadataMap;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use super::endpoint::{AGENT, HttpTransport, Transport, chain, headers};
+use super::grpc::{self, Answer};
 use crate::export::queue::{Failure, Taken};
 use crate::export::settings::Endpoint;
+use crate::stats::Signal;
 
 /// gRPC codes and HTTP statuses with which a collector says that the same request will never do. Not among them: missing or wrong credentials (somebody will
 /// mend them) and all that speaks of the collector's own state. `Unimplemented` and 404 come from a collector without a pipeline for the signal.
@@ -37,6 +32,7 @@ const PERMANENT_STATUSES: [u16; 9] = [400, 404, 405, 406, 411, 414, 415, 422, 50
 /// Sends requests of one signal.
 #[derive(Clone)]
 pub(super) struct Client {
+    signal: Signal,
     wire: Wire,
     gzip: bool,
     timeout: Duration,
@@ -51,7 +47,7 @@ enum Wire {
 impl Client {
     /// # Errors
     /// A malformed header.
-    pub(super) fn new(endpoint: &Endpoint, transport: &Transport) -> anyhow::Result<Self> {
+    pub(super) fn new(signal: Signal, endpoint: &Endpoint, transport: &Transport) -> anyhow::Result<Self> {
         let mut headers = headers(endpoint)?;
         let wire = match transport {
             Transport::Grpc(channel) => Wire::Grpc(channel.clone(), MetadataMap::from_headers(headers)),
@@ -65,37 +61,32 @@ impl Client {
                 Wire::Http(client.clone(), endpoint.url.clone(), headers)
             }
         };
-        Ok(Self { wire, gzip: endpoint.gzip, timeout: endpoint.timeout })
+        Ok(Self { signal, wire, gzip: endpoint.gzip, timeout: endpoint.timeout })
     }
 
-    /// Sends one request.
+    /// Sends one request: an encoded message of its signal.
     ///
     /// # Errors
     /// The collector did not take it.
-    pub(super) async fn send<R: Request>(&self, request: R) -> Result<Taken, Failure> {
+    pub(super) async fn send(&self, request: Bytes) -> Result<Taken, Failure> {
         let attempt = async {
-            match &self.wire {
+            let answer = match &self.wire {
                 Wire::Grpc(channel, metadata) => {
-                    let mut call = tonic::Request::new(request);
-                    *call.metadata_mut() = metadata.clone();
-                    let answer = R::call(channel.clone(), self.gzip, call).await.map_err(|status| refused(&status))?;
-                    Ok(R::taken(answer.into_inner()))
+                    grpc::send(channel.clone(), self.signal, self.gzip, metadata, request).await.map_err(|status| refused(&status))?
                 }
-                Wire::Http(client, url, headers) => {
-                    let answer = self.post(client, url, headers, &request).await?;
-                    // A collector that answers with success has taken it, whatever else it says.
-                    Ok(R::taken(R::Answer::decode(answer).unwrap_or_default()))
-                }
-            }
+                // A collector that answers with success has taken it, whatever else it says.
+                Wire::Http(client, url, headers) => Answer::decode(self.post(client, url, headers, request).await?).unwrap_or_default(),
+            };
+            let partial = answer.partial_success.unwrap_or_default();
+            Ok(Taken { rejected: u64::try_from(partial.rejected_log_records).unwrap_or_default(), why: partial.error_message })
         };
         let late = || Failure { cause: format!("no answer within {:?}", self.timeout), ..Failure::default() };
         tokio::time::timeout(self.timeout, attempt).await.unwrap_or_else(|_| Err(late()))
     }
 
-    async fn post(&self, client: &HttpTransport, url: &str, headers: &HeaderMap, message: &impl Message) -> Result<Bytes, Failure> {
-        let body = message.encode_to_vec();
-        let body = if self.gzip { gzip(&body).map_err(|error| failure(&error))? } else { body };
-        let mut request = HttpRequest::post(url).body(Bytes::from(body)).map_err(|error| failure(&error))?;
+    async fn post(&self, client: &HttpTransport, url: &str, headers: &HeaderMap, body: Bytes) -> Result<Bytes, Failure> {
+        let body = if self.gzip { gzip(&body).map_err(|error| failure(&error))?.into() } else { body };
+        let mut request = HttpRequest::post(url).body(body).map_err(|error| failure(&error))?;
         *request.headers_mut() = headers.clone();
         let answer = client.send_bytes(request).await.map_err(|error| Failure { cause: chain(error.as_ref()), ..Failure::default() })?;
         if answer.status().is_success() { Ok(answer.into_body()) } else { Err(refused_http(&answer)) }
@@ -105,46 +96,9 @@ impl Client {
 /// Not the headers, which may be secrets.
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").field("gzip", &self.gzip).field("timeout", &self.timeout).finish_non_exhaustive()
+        f.debug_struct("Client").field("signal", &self.signal).field("gzip", &self.gzip).field("timeout", &self.timeout).finish_non_exhaustive()
     }
 }
-
-/// A request of one signal.
-pub(super) trait Request: Message {
-    /// What a collector answers.
-    type Answer: Message + Default;
-
-    /// Sends it over gRPC.
-    async fn call(channel: Channel, gzip: bool, request: tonic::Request<Self>) -> Result<tonic::Response<Self::Answer>, Status>
-    where
-        Self: Sized;
-
-    /// What an answer says.
-    fn taken(answer: Self::Answer) -> Taken;
-}
-
-macro_rules! request {
-    ($request:ty, $answer:ty, $client:ident, $rejected:ident) => {
-        impl Request for $request {
-            type Answer = $answer;
-
-            async fn call(channel: Channel, gzip: bool, request: tonic::Request<Self>) -> Result<tonic::Response<$answer>, Status> {
-                let client = $client::new(channel);
-                let mut client = if gzip { client.send_compressed(CompressionEncoding::Gzip) } else { client };
-                client.export(request).await
-            }
-
-            fn taken(answer: $answer) -> Taken {
-                let partial = answer.partial_success.unwrap_or_default();
-                Taken { rejected: u64::try_from(partial.$rejected).unwrap_or_default(), why: partial.error_message }
-            }
-        }
-    };
-}
-
-request!(ExportLogsServiceRequest, ExportLogsServiceResponse, LogsServiceClient, rejected_log_records);
-request!(ExportTraceServiceRequest, ExportTraceServiceResponse, TraceServiceClient, rejected_spans);
-request!(ExportMetricsServiceRequest, ExportMetricsServiceResponse, MetricsServiceClient, rejected_data_points);
 
 /// Why a gRPC request failed.
 fn refused(status: &Status) -> Failure {

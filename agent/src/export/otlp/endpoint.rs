@@ -7,10 +7,8 @@ use anyhow::{Context, anyhow};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
+use opentelemetry_http::Bytes;
 use opentelemetry_http::hyper::HyperClient;
-use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
-use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
-use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use tonic::transport::Channel;
 
 use super::client::Client;
@@ -34,12 +32,8 @@ pub(super) const AGENT: &str = concat!("oom-watcher/", env!("CARGO_PKG_VERSION")
 /// What is wrong, with all its causes.
 pub async fn reach(signal: Signal, endpoint: &Endpoint) -> Result<(), String> {
     let transport = Transport::new(endpoint).map_err(|error| format!("{error:#}"))?;
-    let client = Client::new(endpoint, &transport).map_err(|error| format!("{error:#}"))?;
-    let result = match signal {
-        Signal::Logs => client.send(ExportLogsServiceRequest::default()).await,
-        Signal::Traces => client.send(ExportTraceServiceRequest::default()).await,
-        Signal::Metrics => client.send(ExportMetricsServiceRequest::default()).await,
-    };
+    let client = Client::new(signal, endpoint, &transport).map_err(|error| format!("{error:#}"))?;
+    let result = client.send(Bytes::new()).await;
     result.map(drop).map_err(|failure| format!("{}{}", failure.cause, hint(endpoint, &failure.cause)))
 }
 

@@ -150,7 +150,7 @@ impl Sender {
     async fn send(&self, request: ExportMetricsServiceRequest) -> Result<(), Failure> {
         for part in split(request) {
             let points = data_points(&part);
-            let taken = self.client.send(part).await?;
+            let taken = self.client.send(part.encode_to_vec().into()).await?;
             let rejected = taken.rejected.min(points);
             self.stats.export(Signal::Metrics).sent.add(points - rejected);
             if rejected > 0 {

@@ -5,6 +5,7 @@
 mod client;
 mod encode;
 mod endpoint;
+mod grpc;
 mod metrics;
 mod receiver;
 mod split;
@@ -29,6 +30,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use self::client::Client;
+use self::encode::Envelope;
 use self::endpoint::Transport;
 pub use self::endpoint::reach;
 pub use self::receiver::{Answer, Received, Receiver};
@@ -45,7 +47,7 @@ pub struct Otlp {
     logs: Option<Logs>,
     spans: Option<Spans>,
     metrics: Option<metrics::Provider>,
-    resource: Arc<ResourceAttributesWithSchema>,
+    envelope: Arc<Envelope>,
 }
 
 #[derive(Debug)]
@@ -70,25 +72,25 @@ impl Otlp {
     /// A malformed address or header, unusable certificates, a spool that another agent uses.
     pub fn start(settings: &settings::Otlp, stats: &Arc<Stats>, owners: usize, register: impl FnOnce(&SdkMeterProvider)) -> anyhow::Result<Self> {
         let resource = Resource::builder_empty().with_attributes(settings.resource.clone()).build();
-        let encoded = Arc::new(ResourceAttributesWithSchema::from(&resource));
+        let envelope = Arc::new(Envelope::new(&ResourceAttributesWithSchema::from(&resource)));
         let mut transports = Transports::default();
         let logs = match &settings.logs {
-            Some(endpoint) => Some(Self::logs(endpoint, settings, stats, &encoded, &mut transports).context("setting up the export of logs")?),
+            Some(endpoint) => Some(Self::logs(endpoint, settings, stats, &envelope, &mut transports).context("setting up the export of logs")?),
             None => None,
         };
         let spans = match &settings.traces {
-            Some(endpoint) => Some(Self::spans(endpoint, settings, stats, &encoded, &mut transports).context("setting up the export of traces")?),
+            Some(endpoint) => Some(Self::spans(endpoint, settings, stats, &envelope, &mut transports).context("setting up the export of traces")?),
             None => None,
         };
         let metrics = match &settings.metrics {
             Some(endpoint) => {
-                let client = transports.of(endpoint).and_then(|transport| Client::new(endpoint, &transport));
+                let client = transports.of(endpoint).and_then(|transport| Client::new(Signal::Metrics, endpoint, &transport));
                 let client = client.context("setting up the export of metrics")?;
                 Some(metrics::provider(client, settings.metric_interval, resource, owners, stats, register)?)
             }
             None => None,
         };
-        Ok(Self { logs, spans, metrics, resource: encoded })
+        Ok(Self { logs, spans, metrics, envelope })
     }
 
     /// Queues the log record of a kill. Never waits. Gives its number, by which [`settled`](Self::settled) tells that it is safe; `None` if it goes nowhere
@@ -125,7 +127,7 @@ impl Otlp {
     /// Queues a finished span. Never waits.
     pub fn span(&self, span: SpanData) {
         if let Some(spans) = &self.spans {
-            spans.working.queue().push(encode::span(span, &self.resource));
+            spans.working.queue().push(self.envelope.span(span));
         }
     }
 
@@ -164,18 +166,11 @@ impl Otlp {
         endpoint: &Endpoint,
         settings: &settings::Otlp,
         stats: &Arc<Stats>,
-        resource: &Arc<ResourceAttributesWithSchema>,
+        envelope: &Arc<Envelope>,
         transports: &mut Transports,
     ) -> anyhow::Result<Logs> {
-        let client = Client::new(endpoint, &transports.of(endpoint)?)?;
-        let working = Working::start(Signal::Logs, settings.queue, stats, spool_of(settings, Signal::Logs)?, move |items| {
-            let client = client.clone();
-            async move {
-                let (request, unreadable) = encode::logs(&items);
-                Ok(client.send(request).await?.without(unreadable))
-            }
-        });
-        let to_queue = ToQueue { queue: working.queue().clone(), resource: resource.clone() };
+        let working = working(Signal::Logs, endpoint, settings, stats, transports)?;
+        let to_queue = ToQueue { queue: working.queue().clone(), envelope: envelope.clone() };
         let provider = SdkLoggerProvider::builder().with_resource(Resource::builder_empty().build()).with_log_processor(to_queue).build();
         Ok(Logs { logger: provider.logger_with_scope(span::scope()), working })
     }
@@ -184,18 +179,11 @@ impl Otlp {
         endpoint: &Endpoint,
         settings: &settings::Otlp,
         stats: &Arc<Stats>,
-        resource: &Arc<ResourceAttributesWithSchema>,
+        envelope: &Arc<Envelope>,
         transports: &mut Transports,
     ) -> anyhow::Result<Spans> {
-        let client = Client::new(endpoint, &transports.of(endpoint)?)?;
-        let working = Working::start(Signal::Traces, settings.queue, stats, spool_of(settings, Signal::Traces)?, move |items| {
-            let client = client.clone();
-            async move {
-                let (request, unreadable) = encode::spans(&items);
-                Ok(client.send(request).await?.without(unreadable))
-            }
-        });
-        let to_queue = ToQueue { queue: working.queue().clone(), resource: resource.clone() };
+        let working = working(Signal::Traces, endpoint, settings, stats, transports)?;
+        let to_queue = ToQueue { queue: working.queue().clone(), envelope: envelope.clone() };
         // In code, or OTEL_TRACES_SAMPLER could leave log records that point to spans nobody has.
         let provider = SdkTracerProvider::builder()
             .with_sampler(Sampler::AlwaysOn)
@@ -204,6 +192,24 @@ impl Otlp {
             .build();
         Ok(Spans { provider, working })
     }
+}
+
+/// The queue of a signal at work.
+fn working(
+    signal: Signal,
+    endpoint: &Endpoint,
+    settings: &settings::Otlp,
+    stats: &Arc<Stats>,
+    transports: &mut Transports,
+) -> anyhow::Result<Working> {
+    let client = Client::new(signal, endpoint, &transports.of(endpoint)?)?;
+    Ok(Working::start(signal, settings.queue, stats, spool_of(settings, signal)?, move |items| {
+        let client = client.clone();
+        async move {
+            let (request, unreadable) = encode::merge(&items);
+            Ok(client.send(request).await?.without(unreadable))
+        }
+    }))
 }
 
 /// The spool of a signal, if there is to be one and its folder can be had: without it what waits is in memory alone, as the agent then says.
@@ -262,12 +268,12 @@ impl Transports {
 #[derive(Debug)]
 struct ToQueue {
     queue: Arc<Queue>,
-    resource: Arc<ResourceAttributesWithSchema>,
+    envelope: Arc<Envelope>,
 }
 
 impl LogProcessor for ToQueue {
     fn emit(&self, record: &mut SdkLogRecord, scope: &InstrumentationScope) {
-        self.queue.push(encode::log(record, scope, &self.resource));
+        self.queue.push(self.envelope.log(record, scope));
     }
 
     fn force_flush(&self) -> OTelSdkResult {
@@ -283,7 +289,7 @@ impl SpanProcessor for ToQueue {
     fn on_start(&self, _: &mut Span, _: &Context) {}
 
     fn on_end(&self, span: SpanData) {
-        self.queue.push(encode::span(span, &self.resource));
+        self.queue.push(self.envelope.span(span));
     }
 
     fn force_flush(&self) -> OTelSdkResult {
