@@ -3,6 +3,7 @@
 //! A kill is counted exactly once and never moves. At the bound, new owners share one row: the overflow.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -50,14 +51,16 @@ pub enum FromZero {
 pub const EXPECTED_SCOPES: [Scope; 4] = [Scope::Container, Scope::Pod, Scope::Kubepods, Scope::Node];
 
 /// What tells the series of one owner from those of another. Here, and only here, what is not known is empty: Prometheus has no absent labels.
+///
+/// Shared texts: each scrape and each export makes several attribute sets of them for each instrument.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Labels {
     /// The pod's namespace; empty outside of Kubernetes, or if the pod's names are not known.
-    pub namespace: String,
+    pub namespace: Arc<str>,
     /// The pod's name; empty as the namespace is.
-    pub pod: String,
+    pub pod: Arc<str>,
     /// The container's name or the first 12 characters of its id, the unit's name, or empty.
-    pub container: String,
+    pub container: Arc<str>,
 }
 
 impl Labels {
@@ -69,8 +72,8 @@ impl Labels {
                 let Some(pod) = &owner.pod else {
                     return Self::container(id.unwrap_or_default());
                 };
-                let container = owner.container().map(|container| container.name.as_str()).or(id).unwrap_or_default().to_owned();
-                Self { namespace: pod.namespace.clone(), pod: pod.name.clone(), container }
+                let container = owner.container().map(|container| container.name.as_str()).or(id).unwrap_or_default().into();
+                Self { namespace: pod.namespace.as_str().into(), pod: pod.name.as_str().into(), container }
             }
             Owner::Container { id, .. } => Self::container(short_id(id)),
             Owner::Unit { name } => Self::container(name),
@@ -84,7 +87,7 @@ impl Labels {
     }
 
     fn container(name: &str) -> Self {
-        Self { container: name.to_owned(), ..Self::default() }
+        Self { container: name.into(), ..Self::default() }
     }
 }
 
@@ -149,7 +152,7 @@ impl Table {
         let from_zero = self.limits.from_zero;
         let mut new = Vec::new();
         for (namespace, pod, container) in containers {
-            let labels = Labels { namespace: namespace.to_owned(), pod: pod.to_owned(), container: container.to_owned() };
+            let labels = Labels { namespace: namespace.into(), pod: pod.into(), container: container.into() };
             match self.owners.get_mut(&labels) {
                 Some(counts) => counts.expected(now, from_zero),
                 None if from_zero == FromZero::Nothing => {}

@@ -21,13 +21,13 @@ fn counts(table: &Table, owner: &Owner) -> Option<Counts> {
 }
 
 fn kills(table: &Table) -> Vec<(String, u64)> {
-    table.rows().map(|(labels, counts)| (labels.container, counts.kills)).collect()
+    table.rows().map(|(labels, counts)| (labels.container.to_string(), counts.kills)).collect()
 }
 
 #[test]
 fn labels_are_those_of_the_contract() {
     let check = |owner: Owner, namespace: &str, pod: &str, container: &str| {
-        let labels = Labels { namespace: namespace.to_owned(), pod: pod.to_owned(), container: container.to_owned() };
+        let labels = Labels { namespace: namespace.into(), pod: pod.into(), container: container.into() };
         assert_eq!(Labels::of(&owner), labels, "{owner:?}");
     };
     let pod = Some(Box::new(Pod { container: None, ..sample::pod("app") }));

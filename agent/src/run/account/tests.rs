@@ -72,7 +72,7 @@ impl Agent {
     }
 
     fn kills(&self) -> (u64, Vec<(String, u64)>) {
-        (self.stats.node_kills(), lock(&self.table).rows().map(|(labels, counts)| (labels.container, counts.kills)).collect())
+        (self.stats.node_kills(), lock(&self.table).rows().map(|(labels, counts)| (labels.container.to_string(), counts.kills)).collect())
     }
 }
 
