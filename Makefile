@@ -1,5 +1,5 @@
 # The verbs of this project; `make` alone prints them. Each does first what it needs, and is quick when that is done already.
-.PHONY: help setup probe build demo test test-stack stack stack-down lint deny clean
+.PHONY: help setup probe build demo test test-stack bench soak stack stack-down lint deny clean
 .DEFAULT_GOAL := help
 # Where things land must not depend on the caller's settings, and a Rust of rustup is found before its user logs in again.
 unexport CARGO_TARGET_DIR CARGO_BUILD_TARGET
@@ -28,6 +28,16 @@ test-stack: build ## tests with Prometheus, Loki, Jaeger and Alertmanager behind
 	@.ci/setup stack
 	cargo build --locked --example oom-maker
 	cargo test --locked --package oom-watcher --test stack
+
+bench: build ## measures it beside what people use today, with real kills (as root); parts of it: ONLY=burst,latency,cost,memory,cluster,growth,loss
+	@.ci/setup bench
+	cargo build --locked --profile tested --package oom-watcher --example oom-maker
+	cargo bench --locked --profile tested --package oom-watcher --bench bench -- measure --json $(CURDIR)/target/bench.json $(if $(ONLY),--only $(ONLY)) $(if $(REPEAT),--repeat $(REPEAT))
+
+soak: build ## watches an agent under churn, and draws its memory (as root): MINUTES=30, PICTURE=target/soak.svg
+	@.ci/setup bench
+	cargo build --locked --profile tested --package oom-watcher --example oom-maker
+	cargo bench --locked --profile tested --package oom-watcher --bench bench -- soak --minutes $(or $(MINUTES),30) --json $(CURDIR)/target/soak.json --picture $(abspath $(or $(PICTURE),target/soak.svg))
 
 stack: build ## oom-watcher, the Collector, Prometheus, Loki, Jaeger and Alertmanager on this machine (as root); says where to look
 	@.ci/setup stack

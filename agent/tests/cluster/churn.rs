@@ -1,9 +1,7 @@
 //! Pods that come and go: what the agent remembers of them is bounded, it gives the memory back, and it is told of its own node's alone.
 
-use serde_json::{Value, json};
-
 use crate::client::{delete, merge, post};
-use crate::kubelet::{PODS as PATH, id, running, template};
+use crate::kubelet::{PODS as PATH, id, pair, running, running_pair};
 use crate::servers::Cluster;
 use crate::support::agent::NODE;
 use crate::support::collector::Collector;
@@ -23,29 +21,19 @@ const REMEMBERED: u64 = 1024;
 /// What the series of a pod with two containers take, and the page of `/metrics` with them.
 const SERIES: u64 = 2 << 10;
 
-fn pod(name: &str, node: &str) -> Value {
-    let mut spec = template(name, &["app", "log"])["spec"].clone();
-    spec["nodeName"] = node.into();
-    json!({"metadata": {"name": name, "labels": {"app": "churn", "team": "cart"}}, "spec": spec})
-}
-
-fn status(number: u64, restarts: u32) -> Value {
-    let statuses = [running("app", &id(2 * number), restarts), running("log", &id(2 * number + 1), restarts)];
-    json!({"status": {"phase": "Running", "startTime": "2026-01-01T00:00:00Z", "containerStatuses": statuses}})
-}
-
 #[test]
 fn thousands_of_pods_come_and_go_and_the_agent_stays_as_it_was() {
     needs_cluster!(programs);
     let (cluster, collector) = (Cluster::start(programs, false), Collector::start());
     let agent = start(&cluster, &collector, "5s");
-    cluster.admin.all((0..AT_A_TIME).map(|number| post(PATH, &pod(&format!("elsewhere-{number}"), "other-node"))));
+    cluster.admin.all((0..AT_A_TIME).map(|number| post(PATH, &pair(&format!("elsewhere-{number}"), "other-node"))));
     let path = |name: &str| format!("{PATH}/{name}");
     let names: Vec<_> = (0..STAY).map(|number| format!("stays-{number}")).collect();
     let empty = agent.resident();
-    cluster.admin.all(names.iter().map(|name| post(PATH, &pod(name, NODE))));
+    cluster.admin.all(names.iter().map(|name| post(PATH, &pair(name, NODE))));
     for report in 0..REPORTS {
-        let reports = names.iter().enumerate().map(|(number, name)| merge(&format!("{}/status", path(name)), &status(number as u64, report as u32)));
+        let reports =
+            names.iter().enumerate().map(|(number, name)| merge(&format!("{}/status", path(name)), &running_pair(number as u64, report as u32)));
         cluster.kubelet.all(reports);
     }
     await_pods(&agent, STAY as f64);
@@ -55,7 +43,7 @@ fn thousands_of_pods_come_and_go_and_the_agent_stays_as_it_was() {
     for half in 0..2 {
         for batch in 0..COME_AND_GO / AT_A_TIME / 2 {
             let names: Vec<_> = (0..AT_A_TIME).map(|number| format!("goes-{half}-{batch}-{number}")).collect();
-            cluster.admin.all(names.iter().map(|name| post(PATH, &pod(name, NODE))));
+            cluster.admin.all(names.iter().map(|name| post(PATH, &pair(name, NODE))));
             cluster.admin.all(names.iter().map(|name| delete(&path(name))));
         }
         await_pods(&agent, STAY as f64);

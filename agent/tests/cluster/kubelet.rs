@@ -53,6 +53,19 @@ pub(crate) fn template(app: &str, containers: &[&str]) -> Value {
     json!({"metadata": {"labels": {"app": app, "team": "cart"}}, "spec": {"containers": containers}})
 }
 
+/// A pod of two containers, bound to that node.
+pub(crate) fn pair(name: &str, node: &str) -> Value {
+    let mut spec = template(name, &["app", "log"])["spec"].clone();
+    spec["nodeName"] = node.into();
+    json!({"metadata": {"name": name, "labels": {"app": "churn", "team": "cart"}}, "spec": spec})
+}
+
+/// What a kubelet reports of the `number`-th such pod.
+pub(crate) fn running_pair(number: u64, restarts: u32) -> Value {
+    let statuses = [running("app", &id(2 * number), restarts), running("log", &id(2 * number + 1), restarts)];
+    json!({"status": {"phase": "Running", "startTime": "2026-01-01T00:00:00Z", "containerStatuses": statuses}})
+}
+
 impl Cluster {
     /// Makes a pod that is bound to the node from the start, of this specification.
     pub(crate) fn make_pod(&self, name: &str, mut spec: Value) -> Pod {

@@ -1,0 +1,64 @@
+//! Resident memory of the agent, and the sizes of what is installed.
+
+use std::fs;
+use std::path::Path;
+
+use crate::process::Usage;
+use crate::report::{Cell, Report, Table, Unit};
+use crate::support::agent::{Agent, program};
+use crate::support::collector::Collector;
+use crate::support::makers::make;
+
+/// Kills of one burst, and how many bursts make "many".
+const BURST: u32 = 2000;
+const BURSTS: u32 = 10;
+
+pub(crate) fn measure(report: &mut Report) {
+    resident(report);
+    sizes(report);
+}
+
+fn resident(report: &mut Report) {
+    let mut table = Table::new(
+        "Resident memory",
+        "memory",
+        &[("resident (VmRSS)", Unit::Bytes), ("of that, no file's", Unit::Bytes), ("peak (VmHWM)", Unit::Bytes)],
+    );
+    let mut row = |name: &str, agent: &Agent| {
+        let usage = Usage::of(agent.pid());
+        let [resident, anonymous, peak] = [usage.resident, usage.anonymous, usage.peak].map(|bytes| Cell::one(bytes as f64));
+        table.row(name, vec![resident, anonymous, peak]);
+        usage.resident as f64
+    };
+    let agent = Agent::start(&[], &[]);
+    agent.metrics();
+    let idle = row("no OTLP, no cluster, one scrape", &agent);
+    drop(agent);
+    let collector = Collector::start();
+    let agent = Agent::start(&collector.environment(), &[]);
+    agent.metrics();
+    row("with OTLP, one scrape", &agent);
+    // What is waited for is told by the agent: the receiver of this program would keep all of it.
+    let kills = |agent: &Agent| crate::support::exposition::total(&agent.metrics(), "oom_kills_per_node_total") as u64;
+    for burst in 1..=BURSTS {
+        make(&format!("--seed {burst} burst {BURST} --limit-kib 1024"));
+        crate::support::eventually("count of all kills", || (kills(&agent) >= u64::from(burst * BURST)).then_some(()));
+        if burst == 1 {
+            row(&format!("after {BURST} kills in as many containers (the bound of series)"), &agent);
+        }
+    }
+    row(&format!("after {} kills in as many containers", BURST * BURSTS), &agent);
+    report.add(table);
+    report.goal("agent, idle: resident memory without a cluster", "< 12 MB", Unit::Bytes, idle, idle < 12e6);
+}
+
+fn sizes(report: &mut Report) {
+    let mut table = Table::new("Sizes", "memory", &[("", Unit::Bytes)]);
+    let binary = fs::metadata(program()).unwrap().len() as f64;
+    table.row("binary, stripped, the eBPF programs inside", vec![Cell::one(binary)]);
+    report.goal("binary, stripped", "< 12 MB", Unit::Bytes, binary, binary < 12e6);
+    let image = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/image/oom-watcher.tar");
+    let image = fs::metadata(image).ok().and_then(|file| Cell::one(file.len() as f64));
+    table.row("image, uncompressed (made by `agent/tests/servers/image`)", vec![image]);
+    report.add(table);
+}

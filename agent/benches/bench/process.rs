@@ -1,0 +1,65 @@
+//! What the kernel says of a process: CPU, memory, threads, wake-ups. Sums over all its threads.
+
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::support::agent::program;
+
+/// What a process took so far, and has now.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Usage {
+    /// Time on a CPU.
+    pub(crate) cpu: Duration,
+    /// How often a thread went to sleep by itself: so often it was woken. Without threads that have ended.
+    pub(crate) wake_ups: u64,
+    pub(crate) threads: u64,
+    /// `VmRSS`, in bytes.
+    pub(crate) resident: u64,
+    /// That of it which is no file's: `RssAnon`, in bytes.
+    pub(crate) anonymous: u64,
+    /// The most it ever was: `VmHWM`, in bytes.
+    pub(crate) peak: u64,
+}
+
+impl Usage {
+    pub(crate) fn of(pid: u32) -> Self {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let bytes = |key| number(&status, key) << 10;
+        let mut usage = Self {
+            resident: bytes("VmRSS:"),
+            anonymous: bytes("RssAnon:"),
+            peak: bytes("VmHWM:"),
+            threads: number(&status, "Threads:"),
+            cpu: cpu(pid),
+            wake_ups: 0,
+        };
+        for task in fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
+            let task = task.unwrap().path();
+            // A thread may have ended since.
+            let Ok(status) = fs::read_to_string(task.join("status")) else { continue };
+            usage.wake_ups += number(&status, "voluntary_ctxt_switches:");
+        }
+        usage
+    }
+}
+
+/// Of all its threads, also of those that have ended.
+fn cpu(pid: u32) -> Duration {
+    let (mut clock, mut time) = (0, libc::timespec { tv_sec: 0, tv_nsec: 0 });
+    // SAFETY: both outlive the calls.
+    let results = unsafe { (libc::clock_getcpuclockid(pid.cast_signed(), &raw mut clock), libc::clock_gettime(clock, &raw mut time)) };
+    assert_eq!(results, (0, 0), "the CPU time of process {pid} cannot be had");
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// What `--version` says of the program that is measured.
+pub(crate) fn version() -> String {
+    let output = Command::new(program()).arg("--version").output().unwrap();
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+fn number(status: &str, key: &str) -> u64 {
+    let value = status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or("0");
+    value.split_whitespace().next().unwrap().parse().unwrap()
+}
