@@ -15,6 +15,7 @@ pub(crate) use proc_reader::ProcReader;
 
 /// After so long without anything new, nothing more is expected.
 const QUIET: Duration = Duration::from_secs(2);
+/// Between two looks at what was seen: more often would take the CPUs from those who are measured.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// A kill, as an observer saw it.
