@@ -30,6 +30,7 @@ use crate::record::incident::Incidents;
 use crate::record::log_record::log_record;
 use crate::record::series::Table;
 use crate::record::span;
+use crate::source::allocator;
 use crate::source::cgroup_table::CgroupTable;
 use crate::source::node::Node;
 use crate::source::probe::{CounterMap, Counters, Pinned, Probe, Told};
@@ -38,7 +39,7 @@ use crate::stats::Stats;
 
 /// Kills that are handled before others get their turn: the server of `/metrics` and the export share this thread.
 const AT_ONCE: usize = 64;
-/// How often owners without kills are looked for.
+/// How often owners without kills are looked for, and memory that is free.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(30);
 /// How often spans that wait for too long are looked for, while any waits.
 const ENDS_INTERVAL: Duration = Duration::from_secs(1);
@@ -152,6 +153,7 @@ impl Pipeline {
                 _ = expiry.tick() => {
                     self.ensure_containers();
                     self.expire(SystemTime::now());
+                    allocator::give_back_much();
                 }
             }
             self.release(probe);

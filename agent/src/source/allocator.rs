@@ -3,6 +3,9 @@
 /// Bytes of a block that has pages of its own: glibc's own default, in force as long as nothing was freed.
 #[cfg(target_env = "gnu")]
 const LARGE: libc::c_int = 128 << 10;
+/// Bytes that may be free and kept: what the next scrape takes is not asked for anew each time.
+#[cfg(target_env = "gnu")]
+const KEPT: usize = 4 << 20;
 
 /// To be called before there is another thread.
 ///
@@ -24,5 +27,15 @@ pub fn give_back() {
     #[cfg(target_env = "gnu")]
     unsafe {
         libc::malloc_trim(0);
+    }
+}
+
+/// The same if more is free than the next moments need. For now and then: what a scrape of many series or an outage of the collector took lies between what is
+/// still used, and glibc by itself gives back only what is free at its end.
+pub fn give_back_much() {
+    // SAFETY: it reads numbers.
+    #[cfg(target_env = "gnu")]
+    if unsafe { libc::mallinfo2() }.fordblks > KEPT {
+        give_back();
     }
 }
