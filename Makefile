@@ -1,5 +1,5 @@
 # The verbs of this project; `make` alone prints them. Each does first what it needs, and is quick when that is done already.
-.PHONY: help setup probe build demo test test-stack bench soak stack stack-down lint deny clean
+.PHONY: help setup probe build demo test test-stack bench soak fleet stack stack-down lint deny clean
 .DEFAULT_GOAL := help
 # Where things land must not depend on the caller's settings, and a Rust of rustup is found before its user logs in again.
 unexport CARGO_TARGET_DIR CARGO_BUILD_TARGET
@@ -38,6 +38,11 @@ soak: build ## watches an agent under churn, and draws its memory (as root): MIN
 	@.ci/setup bench
 	cargo build --locked --profile tested --package oom-watcher --example oom-maker
 	cargo bench --locked --profile tested --package oom-watcher --bench bench -- soak --minutes $(or $(MINUTES),30) --json $(CURDIR)/target/soak.json --picture $(abspath $(or $(PICTURE),target/soak.svg))
+
+fleet: build ## what the agents of many nodes are for a real Collector, Prometheus, Loki and API server (as root): NODES=5000, WATCHED=1000, GATEWAY_MIB=512; parts: ONLY=otlp,scrapes,watches
+	@.ci/setup stack
+	cargo build --locked --profile tested --package oom-watcher --example oom-maker
+	cargo bench --locked --profile tested --package oom-watcher --bench bench -- fleet --nodes $(or $(NODES),5000) --watched $(or $(WATCHED),1000) --gateway-mib $(or $(GATEWAY_MIB),512) --json $(CURDIR)/target/fleet.json $(if $(ONLY),--only $(ONLY))
 
 stack: build ## oom-watcher, the Collector, Prometheus, Loki, Jaeger and Alertmanager on this machine (as root); says where to look
 	@.ci/setup stack

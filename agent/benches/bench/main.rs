@@ -1,15 +1,19 @@
-//! `make bench` and `make soak`: what oom-watcher does and what it costs, on this machine, with real kills. Beside it, on the same kills, what people use today.
+//! `make bench`, `make soak` and `make fleet`: what oom-watcher does and what it costs, on this machine, with real kills. Beside it, on the same kills, what people use today.
 //!
 //! Tables go to standard output as Markdown, the way docs/performance.md has them, and all samples to a JSON file. Nothing here passes or fails by a time.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a measurement that cannot be made ends the program")]
 
+#[allow(dead_code, reason = "the tests of the stack use the rest")]
+#[path = "../../tests/stack/servers.rs"]
+mod back_ends;
 mod burst;
 #[allow(dead_code, reason = "the tests of the cluster use the rest")]
 #[path = "../../tests/cluster/client.rs"]
 mod client;
 mod cluster;
 mod cost;
+mod fleet;
 mod growth;
 #[allow(dead_code, reason = "the tests of the cluster use the rest")]
 #[path = "../../tests/cluster/kubelet.rs"]
@@ -61,6 +65,17 @@ enum What {
         #[arg(long)]
         json: Option<PathBuf>,
     },
+    /// What the agents of many nodes are for the servers behind them.
+    Fleet {
+        #[command(flatten)]
+        size: fleet::Size,
+        /// Only these parts, separated by commas.
+        #[arg(long, value_enum, value_delimiter = ',')]
+        only: Vec<fleet::Part>,
+        /// Where all samples are written.
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
     /// Watches an agent under churn, and draws its memory.
     Soak {
         /// For how long.
@@ -102,6 +117,11 @@ fn main() {
     }
     match options.what {
         What::Measure { only, repeat, json } => measure(&only, repeat, json.as_deref()),
+        What::Fleet { size, only, json } => {
+            let mut report = Report::new();
+            fleet::measure(&mut report, &only, size);
+            tell(&report, json.as_deref());
+        }
         What::Soak { minutes, json, picture } => soak::run(Duration::from_secs(minutes * 60), json.as_deref(), picture.as_deref()),
     }
 }
@@ -122,6 +142,10 @@ fn measure(only: &[Part], repeat: u32, json: Option<&Path>) {
         }
     }
     report.took(begin.elapsed());
+    tell(&report, json);
+}
+
+fn tell(report: &Report, json: Option<&Path>) {
     println!("{}", report.markdown());
     if let Some(file) = json {
         std::fs::write(file, report.json()).unwrap_or_else(|error| panic!("writing {}: {error}", file.display()));

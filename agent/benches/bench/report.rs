@@ -125,10 +125,15 @@ impl Report {
 }
 
 impl Table {
-    /// `part` and its options: what `make bench` is asked for to have it again.
+    /// `part`: what `make bench` is asked for to have it again.
     pub(crate) fn new(title: &str, part: &str, columns: &[(&str, Unit)]) -> Self {
+        Self::by(title, &format!("make bench ONLY={part}"), columns)
+    }
+
+    /// `command`: how to have it again.
+    pub(crate) fn by(title: &str, command: &str, columns: &[(&str, Unit)]) -> Self {
         let columns = columns.iter().map(|(name, unit)| Column { name: (*name).to_owned(), unit: *unit }).collect();
-        Self { title: title.to_owned(), command: format!("make bench ONLY={part}"), columns, rows: Vec::new() }
+        Self { title: title.to_owned(), command: command.to_owned(), columns, rows: Vec::new() }
     }
 
     /// Adds a row with a cell for each column; `None`: not measured.
@@ -171,6 +176,13 @@ impl Cell {
 
     pub(crate) fn median(&self) -> f64 {
         self.median
+    }
+
+    /// The value below which that part of the samples is.
+    pub(crate) fn percentile(&self, part: f64) -> f64 {
+        let mut sorted = self.samples.clone();
+        sorted.sort_by(f64::total_cmp);
+        percentile(&sorted, part)
     }
 
     pub(crate) fn minimum(&self) -> f64 {

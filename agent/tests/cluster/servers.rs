@@ -113,6 +113,12 @@ impl Cluster {
         self.api = None;
     }
 
+    /// The API server's process, which must run.
+    #[allow(dead_code, reason = "benches measure it")]
+    pub(crate) fn api_pid(&self) -> u32 {
+        self.api.as_ref().unwrap().id()
+    }
+
     /// Makes the store forget all earlier versions of everything, so that a watch cannot go on from one of them.
     pub(crate) fn forget_versions(&self) {
         // A new version; the key and the value are of no importance.

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 use crate::support::agent::Agent;
 use crate::support::api_server::ApiServer;
 use crate::support::eventually;
+use crate::support::exposition::{Sample, parse_exposition};
 use crate::support::otelcol::Otelcol;
 use crate::support::programs::{Programs, Server, free_ports};
 
@@ -24,20 +25,25 @@ pub(crate) struct Stack {
     alertmanager: u16,
     /// In front.
     pub(crate) gateway: Otelcol,
-    _servers: Vec<Server>,
+    servers: Vec<(&'static str, Server)>,
 }
 
 impl Stack {
     /// Starts them, and waits until all are ready. `rules` are more of these, beside those of `k8s/rules.yaml`.
     pub(crate) fn start(programs: &Programs, rules: &str) -> Self {
+        Self::start_every(programs, rules, "1s", &[])
+    }
+
+    /// The same with so much time between two scrapes and two evaluations of rules, and more in the environment of the gateway.
+    pub(crate) fn start_every(programs: &Programs, rules: &str, interval: &str, of_gateway: &[(&'static str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let [prometheus, loki, loki_grpc, alertmanager] = free_ports();
         let [jaeger, jaeger_grpc, jaeger_otlp, jaeger_health] = free_ports();
         let file = |name: &str| folder.path().join(name).display().to_string();
         let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
         let local = |port: u16| format!("127.0.0.1:{port}");
-        // As it is, but quicker, and with the rules of the test.
-        let config = source("otel-collector/stack/prometheus.yaml").replace("15s", "1s").replace("[rules.yaml]", "[rules.yaml, more.yaml]");
+        // As it is, with the rules of the test.
+        let config = source("otel-collector/stack/prometheus.yaml").replace("15s", interval).replace("[rules.yaml]", "[rules.yaml, more.yaml]");
         write("prometheus.yaml", &config);
         write("rules.yaml", &source("k8s/rules.yaml"));
         write("more.yaml", rules);
@@ -46,8 +52,8 @@ impl Stack {
         write("alertmanager.yaml", &source("otel-collector/stack/alertmanager.yaml"));
         write("loki.yaml", &source("otel-collector/stack/loki.yaml"));
         write("jaeger.yaml", &source("otel-collector/stack/jaeger.yaml"));
-        let start = |program: &str, arguments: &[String], environment: &[(&str, String)]| {
-            Server::start_with(programs.path(program), arguments, environment, &folder.path().join(format!("{program}.log")))
+        let start = |program: &'static str, arguments: &[String], environment: &[(&str, String)]| {
+            (program, Server::start_with(programs.path(program), arguments, environment, &folder.path().join(format!("{program}.log"))))
         };
         let servers = vec![
             start(
@@ -100,9 +106,11 @@ impl Stack {
                 ("TRACES_ENDPOINT", local(jaeger_otlp)),
                 ("METRICS_EXPORTERS", "[prometheus_remote_write/metrics]".to_owned()),
                 ("METRICS_ENDPOINT", format!("http://{}/api/v1/write", local(prometheus))),
-            ],
+            ]
+            .into_iter()
+            .chain(of_gateway.iter().map(|(name, value)| (*name, (*value).to_owned()))),
         );
-        Self { folder, prometheus, loki, jaeger, alertmanager, gateway, _servers: servers }
+        Self { folder, prometheus, loki, jaeger, alertmanager, gateway, servers }
     }
 
     /// An agent in front of them, which knows the pods of that API server, and which Prometheus scrapes.
@@ -111,8 +119,31 @@ impl Stack {
         let (name, endpoint) = self.gateway.environment();
         let agent =
             Agent::start(&[&[(name, endpoint.as_str()), ("OTEL_METRIC_EXPORT_INTERVAL", "1000")], variables].concat(), &["--config", &settings]);
-        fs::write(self.folder.path().join("targets.yaml"), format!("[{{targets: [\"{}\"]}}]", agent.address())).unwrap();
+        self.targets(&format!("[{{targets: [\"{}\"]}}]", agent.address()));
         agent
+    }
+
+    /// The process of one of them.
+    #[allow(dead_code, reason = "benches measure it")]
+    pub(crate) fn pid(&self, program: &str) -> u32 {
+        self.servers.iter().find(|(name, _)| *name == program).unwrap().1.id()
+    }
+
+    /// Tells Prometheus what to scrape.
+    pub(crate) fn targets(&self, targets: &str) {
+        fs::write(self.folder.path().join("targets.yaml"), targets).unwrap();
+    }
+
+    /// What Prometheus says of itself.
+    #[allow(dead_code, reason = "benches measure it")]
+    pub(crate) fn prometheus_own(&self) -> Vec<Sample> {
+        parse_exposition(&try_get(self.prometheus, "/metrics").unwrap())
+    }
+
+    /// What Loki says of itself.
+    #[allow(dead_code, reason = "benches measure it")]
+    pub(crate) fn loki_own(&self) -> Vec<Sample> {
+        parse_exposition(&try_get(self.loki, "/metrics").unwrap())
     }
 
     /// What Prometheus answers to a query now: its series.

@@ -86,6 +86,11 @@ impl Otelcol {
         ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", self.address()))
     }
 
+    /// Its process, which must run.
+    pub(crate) fn pid(&self) -> u32 {
+        self.server.as_ref().unwrap().id()
+    }
+
     fn log_file(&self) -> PathBuf {
         self.folder.path().join("log")
     }
