@@ -74,12 +74,17 @@ impl<'a> Scraper<'a> {
 
     /// `oom_kills_total` of a container of a pod in the namespace `shop`. Absent: there is no such series.
     pub(crate) fn kills(&self, pod: &str, container: &str) -> Option<f64> {
-        let is = |sample: &Sample| {
-            let labels = [("namespace", "shop"), ("pod", pod), ("container", container), ("node", crate::support::agent::NODE)];
-            sample.name == "oom_kills_total" && labels.iter().all(|(name, value)| sample.label(name) == *value)
-        };
-        self.metrics().into_iter().find(is).map(|sample| sample.value)
+        kills_of(&self.metrics(), pod, container)
     }
+}
+
+/// The same in what was there.
+pub(crate) fn kills_of(metrics: &[Sample], pod: &str, container: &str) -> Option<f64> {
+    let is = |sample: &&Sample| {
+        let labels = [("namespace", "shop"), ("pod", pod), ("container", container), ("node", crate::support::agent::NODE)];
+        sample.name == "oom_kills_total" && labels.iter().all(|(name, value)| sample.label(name) == *value)
+    };
+    metrics.iter().find(is).map(|sample| sample.value)
 }
 
 /// A line of `/proc/PID/status` of the agent's process, found by the folder of its pod: `CapEff`.

@@ -6,6 +6,7 @@ mod agents;
 mod cluster;
 mod deploy;
 mod machine;
+mod others;
 mod pods;
 mod rollout;
 #[allow(dead_code, unused_imports, reason = "each test program uses a part of it")]

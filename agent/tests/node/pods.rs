@@ -1,7 +1,7 @@
 //! The pods that are killed: busybox, whose `tail /dev/zero` allocates until somebody stops it.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -51,10 +51,19 @@ pub(crate) fn cgroup(cluster: &Cluster, name: &str) -> PathBuf {
     places.find(|place| place.exists()).unwrap_or_else(|| panic!("no cgroup of pod {name}"))
 }
 
-/// How many processes the kernel has killed in the cgroup of a pod's container `app`, as its own counter says.
-pub(crate) fn counted_by_the_kernel(cluster: &Cluster, name: &str) -> u64 {
+/// The directory of the memory cgroup of a pod's container `app`.
+pub(crate) fn container_cgroup(cluster: &Cluster, name: &str) -> PathBuf {
     let id = field(cluster, name, r#".status.containerStatuses[?(@.name=="app")].containerID"#);
-    let container = cgroup(cluster, name).join(id.trim_start_matches("containerd://"));
-    let counters = ["memory.events", "memory.oom_control"].map(|file| fs::read_to_string(container.join(file)).unwrap_or_default()).concat();
+    cgroup(cluster, name).join(id.trim_start_matches("containerd://"))
+}
+
+/// How many processes the kernel has killed in a pod's container `app`, as its own counter says.
+pub(crate) fn counted_by_the_kernel(cluster: &Cluster, name: &str) -> u64 {
+    kills_in(&container_cgroup(cluster, name))
+}
+
+/// The same by the directory of the container's cgroup.
+pub(crate) fn kills_in(cgroup: &Path) -> u64 {
+    let counters = ["memory.events", "memory.oom_control"].map(|file| fs::read_to_string(cgroup.join(file)).unwrap_or_default()).concat();
     counters.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok()).unwrap_or_else(|| panic!("no oom_kill in {counters}"))
 }
