@@ -10,14 +10,17 @@ fn each_alert_goes_to_whom_it_is_for() {
     let said = run(renders.program("amtool").arg("check-config").arg(&config)).unwrap();
     assert!(said.contains("SUCCESS") && said.contains("4 inhibit rules"), "{said}");
     for (receiver, labels) in [
-        ("chat", ["alertname=ContainerOOMKilled", "severity=warning"]),
-        ("pager", ["alertname=ContainerOOMKilledRepeatedly", "severity=critical"]),
-        ("pager", ["alertname=WorkloadOOMKilled", "severity=critical"]),
-        ("nobody", ["alertname=PodMemoryLimitHit", "severity=info"]),
-        ("pager", ["alertname=NodeOutOfMemory", "severity=critical"]),
-        ("chat", ["alertname=OOMWatcherDown", "severity=warning"]),
-        ("pager", ["alertname=OOMWatcherAbsent", "severity=critical"]),
-        ("nobody", ["alertname=OOMWatcherSilent", "severity=info"]),
+        ("chat", ["alertname=ContainerOOMKilled", "severity=warning", "namespace=shop"]),
+        // A container that is no pod's.
+        ("chat", ["alertname=ContainerOOMKilled", "severity=warning", "namespace="]),
+        ("pager", ["alertname=ContainerOOMKilledRepeatedly", "severity=critical", "namespace=shop"]),
+        ("pager", ["alertname=ContainerOOMKilledRepeatedly", "severity=critical", "namespace="]),
+        ("pager", ["alertname=WorkloadOOMKilled", "severity=critical", "namespace=shop"]),
+        ("nobody", ["alertname=PodMemoryLimitHit", "severity=info", "namespace=shop"]),
+        ("pager", ["alertname=NodeOutOfMemory", "severity=critical", "node=n"]),
+        ("chat", ["alertname=OOMWatcherDown", "severity=warning", "node=n"]),
+        ("pager", ["alertname=OOMWatcherAbsent", "severity=critical", "job=oom-watcher"]),
+        ("nobody", ["alertname=OOMWatcherSilent", "severity=info", "node=n"]),
     ] {
         let mut command = renders.program("amtool");
         command.args(["config", "routes", "test", "--config.file"]).arg(&config).arg(format!("--verify.receivers={receiver}")).args(labels);

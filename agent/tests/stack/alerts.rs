@@ -50,15 +50,36 @@ fn the_first_kill_fires_and_what_the_first_readme_said_works_as_written() {
     eventually("a rate above 0.1", || stack.prometheus("rate(oom_kills_total[5m]) > 0.1").pop());
 }
 
+fn alert(name: &str, labels: Value) -> Value {
+    let mut alert = json!({"labels": labels, "annotations": {}});
+    alert["labels"]["alertname"] = name.into();
+    alert
+}
+
+#[test]
+fn a_bad_release_is_one_message_however_many_nodes_it_is_on() {
+    needs_stack!(programs);
+    let stack = Stack::start(&programs, "groups: []");
+    let killed = |node: usize, namespace: &str| {
+        alert(
+            "ContainerOOMKilled",
+            json!({"severity": "warning", "node": format!("n-{node}"), "namespace": namespace, "pod": format!("web-{node}"), "container": "app"}),
+        )
+    };
+    // Outside of pods it is a matter of each node.
+    stack.post_alerts(&(0..20).map(|node| killed(node, "shop")).chain((0..2).map(|node| killed(node, ""))).collect());
+    let mut groups = eventually("all alerts in groups", || {
+        let groups: Vec<_> = stack.alert_groups().iter().map(|group| group["alerts"].as_array().unwrap().len()).collect();
+        (groups.iter().sum::<usize>() == 22).then_some(groups)
+    });
+    groups.sort_unstable();
+    assert_eq!(groups, [1, 1, 20]);
+}
+
 #[test]
 fn what_says_more_silences_what_says_less() {
     needs_stack!(programs);
     let stack = Stack::start(&programs, "groups: []");
-    let alert = |name: &str, labels: Value| {
-        let mut alert = json!({"labels": labels, "annotations": {}});
-        alert["labels"]["alertname"] = name.into();
-        alert
-    };
     let app = || json!({"node": "n", "namespace": "shop", "pod": "web-1", "container": "app"});
     let other = || json!({"node": "m", "namespace": "other", "pod": "db-0", "container": "db"});
     let rows = [

@@ -185,6 +185,11 @@ impl Stack {
         json(self.alertmanager, "/api/v2/alerts").as_array().unwrap().clone()
     }
 
+    /// The same by the messages that they go in.
+    pub(crate) fn alert_groups(&self) -> Vec<Value> {
+        json(self.alertmanager, "/api/v2/alerts/groups").as_array().unwrap().clone()
+    }
+
     /// Tells Alertmanager of alerts.
     pub(crate) fn post_alerts(&self, alerts: &Value) {
         ask(self.alertmanager, "POST", "/api/v2/alerts", &alerts.to_string()).unwrap();
