@@ -193,7 +193,8 @@ impl Cell {
         self.maximum
     }
 
-    fn show(&self, unit: Unit) -> String {
+    /// The median, with the least and the most.
+    pub(crate) fn show(&self, unit: Unit) -> String {
         let [minimum, median, maximum] = [self.minimum, self.median, self.maximum].map(|value| unit.show(value));
         if minimum == maximum { median } else { format!("{median} ({minimum} – {maximum})") }
     }

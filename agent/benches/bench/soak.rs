@@ -13,6 +13,7 @@ use serde::Serialize;
 use crate::client::{delete, post};
 use crate::kubelet::{PODS, pair};
 use crate::process::Usage;
+use crate::report::{Cell, Unit};
 use crate::servers::Cluster;
 use crate::support::agent::{Agent, NODE};
 use crate::support::collector::Collector;
@@ -28,6 +29,8 @@ const SAMPLE: Duration = Duration::from_secs(5);
 /// The collector hangs for a part of each such time.
 const OUTAGES: Duration = Duration::from_secs(120);
 const OUTAGE: Duration = Duration::from_secs(15);
+/// Rows of the table: an outage of the collector shows in each, and what it takes for a moment is told apart from what stays.
+const PARTS: usize = 10;
 /// What the agent may keep is kept after this: the table of counts is full, as many pods are remembered as can be.
 const FULL: Duration = Duration::from_secs(300);
 
@@ -106,18 +109,20 @@ fn sample(agent: &Agent, begin: Instant) -> Sample {
 
 fn tell(samples: &[Sample], rounds: usize) {
     println!("| minutes | kills | resident | of that, no file's | threads | descriptors | CPU so far |\n| --- | --- | --- | --- | --- | --- | --- |");
-    for part in 0..=10 {
-        let sample = samples[(samples.len() - 1) * part / 10];
-        let megabytes = |bytes: u64| bytes as f64 / 1e6;
+    for part in samples.chunks(samples.len().div_ceil(PARTS)) {
+        let (first, last) = (part[0], part[part.len() - 1]);
+        let bytes = |of: fn(&Sample) -> u64| Cell::of(part.iter().map(|sample| of(sample) as f64)).unwrap().show(Unit::Bytes);
+        let most = |of: fn(&Sample) -> u64| part.iter().map(of).max().unwrap_or_default();
         println!(
-            "| {:.1} | {} | {:.2} MB | {:.2} MB | {} | {} | {:.1} s |",
-            sample.seconds / 60.0,
-            sample.kills,
-            megabytes(sample.resident_bytes),
-            megabytes(sample.anonymous_bytes),
-            sample.threads,
-            sample.descriptors,
-            sample.cpu_seconds
+            "| {:.0} – {:.0} | {} | {} | {} | {} | {} | {:.1} s |",
+            first.seconds / 60.0,
+            last.seconds / 60.0,
+            last.kills,
+            bytes(|sample| sample.resident_bytes),
+            bytes(|sample| sample.anonymous_bytes),
+            most(|sample| sample.threads),
+            most(|sample| sample.descriptors as u64),
+            last.cpu_seconds
         );
     }
     println!("\n{} pods came and went.", rounds * PODS_AT_ONCE);
