@@ -24,7 +24,7 @@ fn what_is_free_between_what_is_used_goes_back() {
     let before = resident();
     allocator::give_back_much();
     let given = before.saturating_sub(resident());
-    // Other tests allocate meanwhile.
+    // How much of a page is left depends on where the blocks are.
     assert!(given > 32 << 20, "{given} of 63 MiB");
     assert_eq!(blocks.len(), 1 << 10);
 }

@@ -1,5 +1,7 @@
 //! Keeps all CPUs busy while it lives.
 
+use std::io;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
 /// Processes that never rest: two for each CPU.
@@ -8,7 +10,18 @@ pub(crate) struct Load(Vec<Child>);
 impl Load {
     pub(crate) fn start() -> Self {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        let busy = || Command::new("sh").args(["-c", "while :; do :; done"]).stdin(Stdio::null()).spawn().unwrap();
+        let busy = || {
+            let mut command = Command::new("sh");
+            command.args(["-c", "while :; do :; done"]).stdin(Stdio::null());
+            // Also if the bench is killed. SAFETY: prctl(2) allocates nothing and takes no lock.
+            unsafe {
+                command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+                    0 => Ok(()),
+                    _ => Err(io::Error::last_os_error()),
+                });
+            }
+            command.spawn().unwrap()
+        };
         Self((0..2 * cpus).map(|_| busy()).collect())
     }
 }

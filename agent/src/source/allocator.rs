@@ -3,7 +3,7 @@
 /// Bytes of a block that has pages of its own: glibc's own default, in force as long as nothing was freed.
 #[cfg(target_env = "gnu")]
 const LARGE: libc::c_int = 128 << 10;
-/// Bytes that may be free and kept: what the next scrape takes is not asked for anew each time.
+/// Bytes that may be free without a look at what can be given back.
 #[cfg(target_env = "gnu")]
 const KEPT: usize = 4 << 20;
 
@@ -30,8 +30,8 @@ pub fn give_back() {
     }
 }
 
-/// The same if more is free than the next moments need. For now and then: what a scrape of many series or an outage of the collector took lies between what is
-/// still used, and glibc by itself gives back only what is free at its end.
+/// The same if much is free. For now and then: what a scrape of many series or an outage of the collector took lies between what is still used, and glibc by itself
+/// gives back only what is free at its end. What was given back before counts as free, too; a call that finds nothing else takes 0.3 ms with 64 MiB of it.
 pub fn give_back_much() {
     // SAFETY: it reads numbers.
     #[cfg(target_env = "gnu")]
