@@ -49,6 +49,10 @@ struct Sample {
 
 /// Churns for so long, then prints what became of it.
 pub(crate) fn run(time: Duration, json: Option<&Path>, picture: Option<&Path>) {
+    // What cannot be written is told before, not after.
+    for file in json.iter().chain(&picture) {
+        fs::write(file, "").unwrap_or_else(|error| panic!("writing {}: {error}", file.display()));
+    }
     let cluster = match Programs::find() {
         Ok(programs) => Some(Cluster::start(programs, false)),
         Err(why) => {
@@ -83,7 +87,7 @@ pub(crate) fn run(time: Duration, json: Option<&Path>, picture: Option<&Path>) {
             samples.push(sample(&agent, begin));
         }
     }
-    tell(&samples, round as usize);
+    tell(&samples, if cluster.is_some() { round as usize } else { 0 });
     if let Some(file) = json {
         fs::write(file, serde_json::to_string_pretty(&samples).unwrap()).unwrap_or_else(|error| panic!("writing {}: {error}", file.display()));
     }

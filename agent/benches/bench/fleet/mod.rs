@@ -19,9 +19,6 @@ use crate::report::{Cell, Report, Table, Unit};
 use crate::support::programs::Programs;
 use recorded::Recorded;
 
-/// How to have a table again.
-const COMMAND: &str = "make fleet";
-
 /// The parts, in the order in which they run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Part {
@@ -69,7 +66,7 @@ fn of_one_node(recorded: &Recorded) -> Table {
     let sizes = recorded.sizes();
     let mut table = Table::by(
         &format!("One node: {} containers, {} of them with kills", recorded::CONTAINERS, recorded::KILLS),
-        COMMAND,
+        "make fleet",
         &[
             ("series of `/metrics`", Unit::Count),
             ("its size", Unit::Bytes),

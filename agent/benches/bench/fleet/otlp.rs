@@ -13,7 +13,6 @@ use tokio::task::JoinSet;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
-use super::COMMAND;
 use super::recorded::{KILLS, Recorded};
 use crate::back_ends::Stack;
 use crate::process::Usage;
@@ -42,22 +41,24 @@ pub(crate) fn measure(report: &mut Report, programs: &Programs, recorded: &Arc<R
     let (limit, spike) = (gateway * 80 / 100, gateway * 15 / 100);
     stack.gateway.kill();
     stack.gateway.start_with(&format!("processors: {{memory_limiter: {{check_interval: 1s, limit_mib: {limit}, spike_limit_mib: {spike}}}}}"));
+    let command = format!("make fleet ONLY=otlp NODES={nodes} GATEWAY_MIB={gateway}");
     let mut answers = Table::by(
         &format!("{nodes} nodes, OTLP to one gateway of {gateway} MiB"),
-        COMMAND,
+        &command,
         &[
             ("requests", Unit::Count),
             ("refused, sent again", Unit::Count),
             ("not taken at all", Unit::Count),
             ("answered: p50", Unit::Seconds),
             ("p99", Unit::Seconds),
+            ("the last one", Unit::Seconds),
             ("all in the back end after", Unit::Seconds),
             ("missing there", Unit::Count),
         ],
     );
     let mut servers = Table::by(
         &format!("{nodes} nodes, OTLP to one gateway of {gateway} MiB: what the servers take for it"),
-        COMMAND,
+        &command,
         &[
             ("CPU of the gateway", Unit::Seconds),
             ("its resident memory", Unit::Bytes),
@@ -97,6 +98,7 @@ pub(crate) fn measure(report: &mut Report, programs: &Programs, recorded: &Arc<R
                 Cell::one(answered.iter().filter(|answered| !answered.taken).count() as f64),
                 Cell::one(times.percentile(0.5)),
                 Cell::one(times.percentile(0.99)),
+                Cell::one(times.maximum()),
                 there.ok().and_then(|took| Cell::one(took.as_secs_f64())),
                 Cell::one(there.err().map_or(0, |there| all - there) as f64),
             ],
@@ -125,7 +127,7 @@ pub(crate) fn measure(report: &mut Report, programs: &Programs, recorded: &Arc<R
     report.add(servers);
     let mut table = Table::by(
         &format!("{nodes} nodes: what is in the back ends then"),
-        COMMAND,
+        &command,
         &[("series in Prometheus", Unit::Count), ("streams in Loki", Unit::Count), ("log records that Loki refused", Unit::Count)],
     );
     let loki = stack.loki_own();

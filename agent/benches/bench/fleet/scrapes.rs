@@ -14,8 +14,8 @@ use hyper_util::rt::TokioIo;
 use serde_json::json;
 use tokio::net::TcpListener;
 
+use super::Background;
 use super::recorded::{Recorded, name};
-use super::{Background, COMMAND};
 use crate::back_ends::Stack;
 use crate::process::Usage;
 use crate::report::{Cell, Report, Table, Unit};
@@ -48,7 +48,7 @@ pub(crate) fn measure(report: &mut Report, programs: &Programs, recorded: &Arc<R
     let after = Usage::of(stack.pid("prometheus"));
     let mut table = Table::by(
         &format!("{nodes} nodes, scraped every {INTERVAL} by one Prometheus, with the rules of k8s/rules.yaml"),
-        COMMAND,
+        &format!("make fleet ONLY=scrapes NODES={nodes}"),
         &[
             ("series", Unit::Count),
             ("samples per second", Unit::PerSecond),
@@ -56,8 +56,8 @@ pub(crate) fn measure(report: &mut Report, programs: &Programs, recorded: &Arc<R
             ("resident memory", Unit::Bytes),
             ("for each series", Unit::Bytes),
             ("targets that are up", Unit::Count),
-            ("longest scrape", Unit::Seconds),
-            ("longest evaluation of a group of rules", Unit::Seconds),
+            ("longest scrape of a minute", Unit::Seconds),
+            ("slowest group of rules, last evaluation", Unit::Seconds),
         ],
     );
     let own = stack.prometheus_own();
@@ -72,7 +72,7 @@ pub(crate) fn measure(report: &mut Report, programs: &Programs, recorded: &Arc<R
             Cell::one(memory),
             Cell::one((memory - empty.resident as f64) / series),
             number("sum(up)").and_then(Cell::one),
-            number("max(scrape_duration_seconds)").and_then(Cell::one),
+            number("max(max_over_time(scrape_duration_seconds[1m]))").and_then(Cell::one),
             Cell::of(own.iter().filter(|sample| sample.name == "prometheus_rule_group_last_duration_seconds").map(|sample| sample.value))
                 .and_then(|groups| Cell::one(groups.maximum())),
         ],

@@ -9,8 +9,8 @@ use oom_watcher::kubernetes::Store;
 use oom_watcher::kubernetes::watch::{self, Settings};
 use tokio::task::JoinSet;
 
+use super::Background;
 use super::recorded::{CONTAINERS, name};
-use super::{Background, COMMAND};
 use crate::client::{merge, post};
 use crate::kubelet::{PODS, pair, running_pair};
 use crate::process::Usage;
@@ -36,11 +36,11 @@ pub(crate) fn measure(report: &mut Report, programs: Programs, nodes: usize) {
     eprintln!("fleet: {} pods in {:?}", nodes * PODS_OF_NODE, begin.elapsed());
     let mut table = Table::by(
         &format!("{nodes} nodes of {PODS_OF_NODE} pods, watched at one API server"),
-        COMMAND,
+        &format!("make fleet ONLY=watches WATCHED={nodes}"),
         &[
             ("all pods known after", Unit::Seconds),
-            ("requests", Unit::Count),
-            ("refused, asked again", Unit::Count),
+            ("lines of its audit log, two for each watch", Unit::Count),
+            ("of that, refused", Unit::Count),
             ("CPU of the API server", Unit::Seconds),
             ("for each node", Unit::Seconds),
             ("its resident memory", Unit::Bytes),

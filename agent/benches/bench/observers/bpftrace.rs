@@ -36,8 +36,8 @@ impl Bpftrace {
             for line in lines.map_while(Result::ok) {
                 if let Some(pid) = line.strip_prefix("victim ").and_then(|pid| pid.parse().ok()) {
                     told.add(Sighting { pid, cgroup: cgroup_of(pid) });
-                } else if line.starts_with("Attaching") {
-                    // Nobody listens to a second one.
+                } else if line.starts_with("Attach") {
+                    // "Attaching" or, from 0.24 on, "Attached". Nobody listens to a second one.
                     let _ = attached.0.send(());
                 }
             }
