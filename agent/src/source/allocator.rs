@@ -31,7 +31,8 @@ pub fn give_back() {
 }
 
 /// The same if much is free. For now and then: what a scrape of many series or an outage of the collector took lies between what is still used, and glibc by itself
-/// gives back only what is free at its end. What was given back before counts as free, too; a call that finds nothing else takes 0.3 ms with 64 MiB of it.
+/// gives back only what is free at its end. What was given back before counts as free, too: a call may find
+/// nothing else.
 pub fn give_back_much() {
     // SAFETY: it reads numbers.
     #[cfg(target_env = "gnu")]

@@ -25,7 +25,7 @@ use crate::support::programs::Programs;
 
 /// Between two scrapes of a target, and between two evaluations of the rules.
 const INTERVAL: &str = "15s";
-/// After all targets have been scraped: so many intervals are measured.
+/// For so long it is measured, once all targets have been scraped.
 const MEASURED: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(180);
 
