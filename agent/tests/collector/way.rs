@@ -11,9 +11,10 @@ use opentelemetry_proto::tonic::metrics::v1::number_data_point;
 use crate::needs_collector;
 use crate::support::agent::{Agent, NODE};
 use crate::support::collector::Collector;
+use crate::support::exposition::total;
 use crate::support::makers::{Made, make_and_hold};
 use crate::support::otelcol::Otelcol;
-use crate::support::{patience, try_within};
+use crate::support::{eventually, patience, try_within};
 
 /// Whether a path is below the root of that run of oom-maker.
 pub(crate) fn within(made: &Made) -> impl Fn(&str) -> bool + use<> {
@@ -53,6 +54,31 @@ fn a_kill_goes_through_both_with_all_that_it_says() {
         assert!(keys(&resource).is_superset(&BTreeSet::from(["service.name", "k8s.node.name", "service.instance.id"])), "{resource:?}");
         // Its span is in the trace that it names.
         back_end.await_span_end(record);
+    }
+}
+
+/// A Collector answers in the compression in which it was asked, which a client has to understand.
+#[test]
+fn what_is_compressed_is_taken_at_the_first_attempt() {
+    needs_collector!(programs);
+    let back_end = Collector::start();
+    let gateway = Otelcol::gateway(&programs, &back_end.address());
+    let (name, endpoint) = gateway.environment();
+    for protocol in [vec![(name, endpoint)], gateway.http_environment().into()] {
+        let compressed = [("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip"), ("OTEL_METRIC_EXPORT_INTERVAL", "100")];
+        let environment: Vec<_> = protocol.iter().map(|(name, value)| (*name, value.as_str())).chain(compressed).collect();
+        let agent = Agent::start(&environment, &[]);
+        let made = make_and_hold("burst 1 --names kubernetes");
+        back_end.await_span_end(&back_end.await_records(1, within(&made.made))[0]);
+        let sent = |signal: &str| {
+            let page = agent.metrics();
+            let of_signal = page.iter().filter(|sample| sample.name == "oom_watcher_export_items_total" && sample.label("signal") == signal);
+            of_signal.map(|sample| sample.value).sum::<f64>()
+        };
+        eventually("all signals counted as sent", || ["logs", "traces", "metrics"].iter().all(|signal| sent(signal) > 0.0).then_some(()));
+        let page = agent.metrics();
+        let bad = ["oom_watcher_export_failures_total", "oom_watcher_export_lost_total"].map(|name| total(&page, name));
+        assert_eq!(bad, [0.0, 0.0], "{protocol:?}: {}", agent.log());
     }
 }
 

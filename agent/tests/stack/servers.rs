@@ -2,8 +2,6 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{Read, Write as _};
-use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
 
 use serde_json::Value;
@@ -14,7 +12,7 @@ use crate::support::api_server::ApiServer;
 use crate::support::eventually;
 use crate::support::exposition::{Sample, parse_exposition};
 use crate::support::otelcol::Otelcol;
-use crate::support::programs::{Programs, Server, free_ports};
+use crate::support::programs::{Programs, Server, ask, free_ports, try_get};
 
 /// All of them, with a gateway in front.
 pub(crate) struct Stack {
@@ -165,10 +163,21 @@ impl Stack {
         answer["data"]["result"].as_array().unwrap().clone()
     }
 
-    /// The number that Loki answers to a query now; absent if it found nothing.
-    pub(crate) fn loki_number(&self, query: &str) -> Option<u64> {
-        let answer = json(self.loki, &format!("/loki/api/v1/query?query={}", encoded(query)));
-        answer["data"]["result"][0]["value"][1].as_str()?.parse().ok()
+    /// The number that Prometheus answers to a query now; absent if it found nothing.
+    ///
+    /// # Errors
+    /// It does not answer, or not well.
+    #[allow(dead_code, reason = "benches measure it")]
+    pub(crate) fn prometheus_number(&self, query: &str) -> Result<Option<f64>, String> {
+        number(self.prometheus, &format!("/api/v1/query?query={}", encoded(query)))
+    }
+
+    /// The same of Loki.
+    ///
+    /// # Errors
+    /// It does not answer, or not well.
+    pub(crate) fn loki_number(&self, query: &str) -> Result<Option<f64>, String> {
+        number(self.loki, &format!("/loki/api/v1/query?query={}", encoded(query)))
     }
 
     /// The spans of a trace; none if it is not known.
@@ -223,22 +232,16 @@ pub(crate) fn encoded(text: &str) -> String {
 }
 
 fn json(port: u16, path: &str) -> Value {
-    let text = try_get(port, path).unwrap_or_else(|error| panic!("{path}: {error}"));
-    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{path}: {error}: {text}"))
+    try_json(port, path).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-fn try_get(port: u16, path: &str) -> Result<String, String> {
-    ask(port, "GET", path, "")
+fn try_json(port: u16, path: &str) -> Result<Value, String> {
+    let text = try_get(port, path)?;
+    serde_json::from_str(&text).map_err(|error| format!("{error}: {text}"))
 }
 
-/// One request, and the body of its answer if that is a good one.
-fn ask(port: u16, method: &str, path: &str, body: &str) -> Result<String, String> {
-    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).map_err(|error| error.to_string())?;
-    // HTTP/1.0: the answer ends with the connection, and is not chunked.
-    let head = format!("{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
-    stream.write_all((head + body).as_bytes()).map_err(|error| error.to_string())?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).map_err(|error| error.to_string())?;
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or("no answer")?;
-    if head.split(' ').nth(1).is_some_and(|status| status.starts_with('2')) { Ok(body.to_owned()) } else { Err(answer) }
+/// The first number of an answer as Prometheus and Loki give it.
+fn number(port: u16, path: &str) -> Result<Option<f64>, String> {
+    let answer = try_json(port, path)?;
+    Ok(answer["data"]["result"][0]["value"][1].as_str().and_then(|number| number.parse().ok()))
 }

@@ -1,14 +1,13 @@
 //! The Collector as a child process, on free ports, with a configuration of `otel-collector/`.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
 use crate::support::eventually;
-use crate::support::programs::{Programs, Server, free_ports};
+use crate::support::exposition::{Sample, parse_exposition};
+use crate::support::programs::{Programs, Server, free_ports, try_get};
 
 /// A Collector that may be away for a while. Its queue on disk is its own.
 pub(crate) struct Otelcol {
@@ -16,7 +15,9 @@ pub(crate) struct Otelcol {
     configurations: Vec<PathBuf>,
     environment: Vec<(&'static str, String)>,
     grpc: u16,
+    http: u16,
     health: u16,
+    telemetry: u16,
     folder: TempDir,
     server: Option<Server>,
 }
@@ -44,7 +45,7 @@ impl Otelcol {
         let environment = own.into_iter().chain(ports.map(|(name, port)| (name, port.to_string()))).chain(environment).collect();
         let program = programs.path("otelcol").to_owned();
         let configurations = names.iter().map(|name| configuration(name)).collect();
-        let mut started = Self { program, configurations, environment, grpc, health, folder, server: None };
+        let mut started = Self { program, configurations, environment, grpc, http, health, telemetry, folder, server: None };
         started.start();
         started
     }
@@ -53,13 +54,7 @@ impl Otelcol {
     pub(crate) fn start(&mut self) {
         let arguments: Vec<_> = self.configurations.iter().map(|file| format!("--config={}", file.display())).collect();
         self.server = Some(Server::start_with(&self.program, &arguments, &self.environment, &self.log_file()));
-        eventually("Collector that is ready", || {
-            let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.health)).ok()?;
-            stream.write_all(b"GET / HTTP/1.0\r\n\r\n").ok()?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).ok()?;
-            (answer.split(' ').nth(1) == Some("200")).then_some(())
-        });
+        eventually("Collector that is ready", || try_get(self.health, "/").ok());
     }
 
     /// Starts it with one more file of configuration, which wins over the others.
@@ -84,6 +79,17 @@ impl Otelcol {
     /// What an agent needs in its environment to send there.
     pub(crate) fn environment(&self) -> (&'static str, String) {
         ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", self.address()))
+    }
+
+    /// What it says of itself; nothing while it is away.
+    #[allow(dead_code, reason = "benches measure it")]
+    pub(crate) fn own(&self) -> Vec<Sample> {
+        try_get(self.telemetry, "/metrics").map_or_else(|_| Vec::new(), |page| parse_exposition(&page))
+    }
+
+    /// The same over HTTP.
+    pub(crate) fn http_environment(&self) -> [(&'static str, String); 2] {
+        [("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://127.0.0.1:{}", self.http)), ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf".to_owned())]
     }
 
     /// Its process, which must run.

@@ -1,8 +1,8 @@
 //! The programs of others that tests run: real servers, and what checks manifests.
 
 use std::fs::File;
-use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -50,6 +50,17 @@ pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
     listeners.map(|listener| listener.local_addr().unwrap().port())
 }
 
+/// The child ends with the thread that starts it, however that ends. The kernel forgets it where a child changes its user.
+pub(crate) fn end_with_this(command: &mut Command) {
+    // SAFETY: prctl(2) allocates nothing and takes no lock.
+    unsafe {
+        command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+            0 => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        });
+    }
+}
+
 /// A child that ends with this process, and before that with its owner.
 pub(crate) struct Server(Child);
 
@@ -69,13 +80,7 @@ impl Server {
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log);
-        // SAFETY: prctl(2) allocates nothing and takes no lock.
-        unsafe {
-            command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
-                0 => Ok(()),
-                _ => Err(io::Error::last_os_error()),
-            });
-        }
+        end_with_this(&mut command);
         Self(command.spawn().unwrap_or_else(|error| panic!("starting {}: {error}", program.display())))
     }
 }
@@ -93,4 +98,21 @@ impl Drop for Server {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// The body of a page of a server on this machine, if it is a good one.
+pub(crate) fn try_get(port: u16, path: &str) -> Result<String, String> {
+    ask(port, "GET", path, "")
+}
+
+/// One request to such a server, and the body of its answer if that is a good one.
+pub(crate) fn ask(port: u16, method: &str, path: &str, body: &str) -> Result<String, String> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).map_err(|error| error.to_string())?;
+    // HTTP/1.0: the answer ends with the connection, and is not chunked.
+    let head = format!("{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
+    stream.write_all((head + body).as_bytes()).map_err(|error| error.to_string())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).map_err(|error| error.to_string())?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or("no answer")?;
+    if head.split(' ').nth(1).is_some_and(|status| status.starts_with('2')) { Ok(body.to_owned()) } else { Err(answer) }
 }

@@ -16,17 +16,18 @@ use crate::stats::Signal;
 /// What a collector answers. The answers of all signals have the same fields: `partial_success` (1), in it the number of rejected items (1) and why (2).
 pub(super) type Answer = ExportLogsServiceResponse;
 
-/// Sends it, and gives the answer.
+/// Sends a request of that signal, encoded as OTLP has it, compressed or not. Gives the answer.
 ///
 /// # Errors
 /// The collector cannot be reached, or has not taken it.
-pub(super) async fn send(channel: Channel, signal: Signal, gzip: bool, metadata: &MetadataMap, message: Bytes) -> Result<Answer, Status> {
+pub async fn send(channel: Channel, signal: Signal, gzip: bool, metadata: &MetadataMap, message: Bytes) -> Result<Answer, Status> {
     let path = match signal {
         Signal::Logs => "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
         Signal::Traces => "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
         Signal::Metrics => "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
     };
-    let client = Grpc::new(channel);
+    // Servers in Go answer in the compression of the request, whether or not the client says that it takes it.
+    let client = Grpc::new(channel).accept_compressed(CompressionEncoding::Gzip);
     let mut client = if gzip { client.send_compressed(CompressionEncoding::Gzip) } else { client };
     client.ready().await.map_err(|error| Status::from_error(error.into()))?;
     let mut request = Request::new(message);
