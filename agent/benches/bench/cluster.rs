@@ -22,6 +22,7 @@ pub(crate) fn measure(report: &mut Report) {
         Ok(programs) => programs,
         Err(why) => return eprintln!("bench: without a cluster: {why}"),
     };
+    report.beside(programs.path("kube-apiserver"));
     let (cluster, collector) = (Cluster::start(programs, false), Collector::start());
     let agent = Agent::start(&collector.environment(), &["--config", &cluster.settings("5s")]);
     let await_pods =

@@ -30,6 +30,7 @@ mod report;
 #[path = "../../tests/cluster/servers.rs"]
 mod servers;
 mod soak;
+mod supervised;
 #[allow(dead_code, unused_imports, unused_macros, reason = "each test program uses a part of it")]
 #[path = "../../tests/support/mod.rs"]
 mod support;
@@ -115,11 +116,17 @@ fn main() {
         eprintln!("bench: no real kills can be made here: {why}");
         std::process::exit(2);
     }
+    if let Some(code) = supervised::run() {
+        std::process::exit(code);
+    }
     match options.what {
         What::Measure { only, repeat, json } => measure(&only, repeat, json.as_deref()),
         What::Fleet { size, only, json } => {
             let mut report = Report::new();
-            fleet::measure(&mut report, &only, size);
+            if let Err(why) = fleet::measure(&mut report, &only, size) {
+                eprintln!("bench: {why}");
+                std::process::exit(2);
+            }
             tell(&report, json.as_deref());
         }
         What::Soak { minutes, json, picture } => soak::run(Duration::from_secs(minutes * 60), json.as_deref(), picture.as_deref()),

@@ -1,10 +1,9 @@
 //! What the kernel says of a process: CPU, memory, threads, wake-ups. Sums over all its threads.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
-
-use crate::support::agent::program;
 
 /// What a process took so far, and has now.
 #[derive(Clone, Copy, Debug, Default)]
@@ -53,10 +52,16 @@ fn cpu(pid: u32) -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
-/// What `--version` says of the program that is measured.
-pub(crate) fn version() -> String {
-    let output = Command::new(program()).arg("--version").output().unwrap();
-    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+/// What that program says of its version in one line, or else its folder: not all know theirs.
+pub(crate) fn version(program: &Path) -> String {
+    let folder = program.parent().and_then(Path::file_name).map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    // Programs that were compiled here are in a folder of name and version, and often say nothing.
+    if folder.rsplit_once('-').is_some_and(|(_, version)| version.contains('.') && version.starts_with(|first: char| first.is_ascii_digit())) {
+        return folder.replacen('-', " ", 1);
+    }
+    let output = Command::new(program).arg("--version").output().unwrap_or_else(|error| panic!("starting {}: {error}", program.display()));
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines().next().and_then(|line| line.split(" (").next()).unwrap_or(&folder).trim().to_owned()
 }
 
 fn number(status: &str, key: &str) -> u64 {

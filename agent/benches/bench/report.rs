@@ -1,11 +1,13 @@
 //! What was measured: tables of samples, as Markdown for people and as JSON with all samples.
 
 use std::fmt::Write;
+use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::process;
+use crate::support::agent::program;
 
 /// All tables, and on what they were measured.
 #[derive(Serialize)]
@@ -24,6 +26,8 @@ struct Machine {
     cpus: usize,
     memory_bytes: u64,
     agent: String,
+    /// Programs of others that took part, and their versions.
+    others: Vec<String>,
 }
 
 /// One table. Each row has a cell for each column.
@@ -89,9 +93,18 @@ impl Report {
         Self { machine: Machine::this(), seconds: 0.0, tables: Vec::new(), goals: Vec::new() }
     }
 
+    /// Prints the table, and keeps it.
     pub(crate) fn add(&mut self, table: Table) {
-        eprintln!("{}", table.markdown());
+        println!("{}", table.markdown());
         self.tables.push(table);
+    }
+
+    /// A program that takes part.
+    pub(crate) fn beside(&mut self, program: &Path) {
+        let version = process::version(program);
+        if !self.machine.others.contains(&version) {
+            self.machine.others.push(version);
+        }
     }
 
     /// Sets what was measured beside what is promised.
@@ -107,15 +120,15 @@ impl Report {
         serde_json::to_string_pretty(self).unwrap()
     }
 
+    /// Where it was measured and with what, and the goals: what there is to say after all tables.
     pub(crate) fn markdown(&self) -> String {
-        let Machine { date, kernel, cpu, cpus, memory_bytes, agent } = &self.machine;
+        let Machine { date, kernel, cpu, cpus, memory_bytes, agent, others } = &self.machine;
         let memory = memory_bytes >> 30;
-        let mut text = format!("{date}, Linux {kernel}, {cpus} CPUs ({cpu}), {memory} GiB, {agent}; {:.0} s.\n", self.seconds);
-        for table in &self.tables {
-            text += &format!("\n{}", table.markdown());
-        }
+        let mut text = format!("{date}, Linux {kernel}, {cpus} CPUs ({cpu}), {memory} GiB, {agent}");
+        others.iter().for_each(|other| text += &format!(", {other}"));
+        let _ = writeln!(text, "; {:.0} s.", self.seconds);
         if !self.goals.is_empty() {
-            text += "\n## Goals\n\n| | goal | measured | |\n| --- | --- | --- | --- |\n";
+            text += "\n## Goals\n\n`make bench`\n\n| | goal | measured | |\n| --- | --- | --- | --- |\n";
             for Goal { what, goal, measured, met } in &self.goals {
                 let _ = writeln!(text, "| {what} | {goal} | {measured} | {} |", if *met { "met" } else { "**missed**" });
             }
@@ -260,7 +273,8 @@ impl Machine {
             cpu: field(&read("/proc/cpuinfo"), "model name").unwrap_or_else(|| std::env::consts::ARCH.to_owned()),
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
             memory_bytes: total.unwrap_or(0) << 10,
-            agent: process::version(),
+            agent: process::version(&program()),
+            others: Vec::new(),
         }
     }
 }

@@ -20,6 +20,7 @@ use crate::support::collector::Collector;
 use crate::support::exposition::total;
 use crate::support::makers::make;
 use crate::support::programs::Programs;
+use crate::support::{patience, try_within};
 
 /// In each round so many containers are killed, and so many pods come and go.
 const KILLS: u32 = 20;
@@ -65,9 +66,9 @@ pub(crate) fn run(time: Duration, json: Option<&Path>, picture: Option<&Path>) {
     let flags: Vec<_> = settings.iter().flat_map(|settings| ["--config", settings]).collect();
     let spool = folder.path().display().to_string();
     let agent = Agent::start(&[&collector.environment()[..], &[("OOM_WATCHER_SPOOL_DIR", &spool)]].concat(), &flags);
-    let (begin, mut samples, mut round, mut hangs) = (Instant::now(), Vec::new(), 0, false);
+    let (begin, mut samples, mut round, mut hangs, mut kernel_kills) = (Instant::now(), Vec::new(), 0, false, 0);
     while begin.elapsed() < time {
-        make(&format!("--seed {round} burst {KILLS} --limit-kib 1024"));
+        kernel_kills += make(&format!("--seed {round} burst {KILLS} --limit-kib 1024")).done.kernel_kills;
         if let Some(cluster) = &cluster {
             let names: Vec<_> = (0..PODS_AT_ONCE).map(|number| format!("goes-{round}-{number}")).collect();
             cluster.admin.all(names.iter().map(|name| post(PODS, &pair(name, NODE))));
@@ -87,7 +88,10 @@ pub(crate) fn run(time: Duration, json: Option<&Path>, picture: Option<&Path>) {
             samples.push(sample(&agent, begin));
         }
     }
-    tell(&samples, if cluster.is_some() { round as usize } else { 0 });
+    // What is missing then is told below.
+    let _ = try_within(patience(), || if sample(&agent, begin).kills < kernel_kills as f64 { Err(()) } else { Ok(()) });
+    samples.push(sample(&agent, begin));
+    tell(&samples, if cluster.is_some() { round as usize } else { 0 }, kernel_kills);
     if let Some(file) = json {
         fs::write(file, serde_json::to_string_pretty(&samples).unwrap()).unwrap_or_else(|error| panic!("writing {}: {error}", file.display()));
     }
@@ -111,7 +115,8 @@ fn sample(agent: &Agent, begin: Instant) -> Sample {
     }
 }
 
-fn tell(samples: &[Sample], rounds: usize) {
+/// `kernel_kills`: those that were made here, by the kernel's count.
+fn tell(samples: &[Sample], rounds: usize, kernel_kills: u64) {
     println!("| minutes | kills | resident | of that, no file's | threads | descriptors | CPU so far |\n| --- | --- | --- | --- | --- | --- | --- |");
     for part in samples.chunks(samples.len().div_ceil(PARTS)) {
         let (first, last) = (part[0], part[part.len() - 1]);
@@ -130,6 +135,8 @@ fn tell(samples: &[Sample], rounds: usize) {
         );
     }
     println!("\n{} pods came and went.", rounds * PODS_AT_ONCE);
+    let counted = samples.last().map_or(0.0, |last| last.kills);
+    println!("{kernel_kills} kills were made, by the kernel's count of their cgroups; the agent counted {counted}, those of others among them.");
     let full: Vec<_> = samples.iter().filter(|sample| sample.seconds >= FULL.as_secs_f64()).collect();
     if full.len() > 1 {
         println!(

@@ -77,10 +77,15 @@ impl Collector {
 
     /// The same, once there are `count` of them.
     pub(crate) fn await_records(&self, count: usize, path: impl Fn(&str) -> bool) -> Vec<Record> {
+        self.try_records(count, path).unwrap_or_else(|fewer| panic!("waiting for {count} records, {} came", fewer.len()))
+    }
+
+    /// The same; those that came if they are fewer for too long.
+    pub(crate) fn try_records(&self, count: usize, path: impl Fn(&str) -> bool) -> Result<Vec<Record>, Vec<Record>> {
         // What is there is copied once, when it is enough: a guest is slow.
         let enough =
             |received: &Received| (of_cgroups(received, &path).count() >= count).then(|| of_cgroups(received, &path).cloned().map(Record).collect());
-        self.find(enough).unwrap_or_else(|error| panic!("waiting for {count} records, {} came: {error}", self.records(&path).len()))
+        self.find(enough).map_err(|_| self.records(&path))
     }
 
     /// The first record that `is` accepts, once it is there.

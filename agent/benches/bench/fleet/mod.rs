@@ -5,6 +5,7 @@
 mod otlp;
 mod recorded;
 mod scrapes;
+mod sender;
 mod watches;
 
 use std::sync::Arc;
@@ -30,6 +31,9 @@ pub(crate) enum Part {
     Watches,
 }
 
+/// Open files of a server or of this process that are no connection of a node.
+const OTHER_FILES: u64 = 1000;
+
 /// How large it is.
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct Size {
@@ -45,21 +49,34 @@ pub(crate) struct Size {
 }
 
 /// Measures a fleet.
-pub(crate) fn measure(report: &mut Report, only: &[Part], size: Size) {
+///
+/// # Errors
+/// It cannot be had here. Nothing was done then.
+pub(crate) fn measure(report: &mut Report, only: &[Part], size: Size) -> Result<(), String> {
     let [nodes, watched] = [size.nodes, size.watched].map(|nodes| nodes as usize);
-    allow_descriptors();
+    let parts: Vec<_> = Part::value_variants().iter().filter(|part| only.is_empty() || only.contains(part)).collect();
+    let connections = |part: &&Part| if **part == Part::Watches { 2 * watched } else { nodes };
+    allow_descriptors(parts.iter().copied().map(|part| connections(&part)).max().unwrap_or_default())?;
+    let find = || Programs::find_stack().map_err(|why| format!("a fleet needs the servers behind it: {why}"));
+    let programs = find()?;
     let begin = Instant::now();
-    let programs = || Programs::find_stack().unwrap_or_else(|why| panic!("a fleet needs the servers behind it: {why}"));
     let recorded = Arc::new(Recorded::of_one_node());
     report.add(of_one_node(&recorded));
-    for part in Part::value_variants().iter().filter(|part| only.is_empty() || only.contains(part)) {
+    for part in parts {
+        let servers: &[&str] = match part {
+            Part::Otlp => &["otelcol", "prometheus", "loki", "jaeger"],
+            Part::Scrapes => &["prometheus"],
+            Part::Watches => &["kube-apiserver", "etcd"],
+        };
+        servers.iter().for_each(|server| report.beside(programs.path(server)));
         match part {
-            Part::Otlp => otlp::measure(report, &programs(), &recorded, nodes, size.gateway_mib),
-            Part::Scrapes => scrapes::measure(report, &programs(), &recorded, nodes),
-            Part::Watches => watches::measure(report, programs(), watched),
+            Part::Otlp => otlp::measure(report, &programs, &recorded, nodes, size.gateway_mib),
+            Part::Scrapes => scrapes::measure(report, &programs, &recorded, nodes),
+            Part::Watches => watches::measure(report, find()?, watched),
         }
     }
     report.took(begin.elapsed());
+    Ok(())
 }
 
 fn of_one_node(recorded: &Recorded) -> Table {
@@ -105,14 +122,19 @@ impl Drop for Background {
     }
 }
 
-/// As many as the kernel lets this process have: each node is a connection.
-fn allow_descriptors() {
+/// As many as this process may have, which must be enough for so many connections.
+fn allow_descriptors(connections: usize) -> Result<(), String> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: it outlives the calls.
-    let results = unsafe {
-        let got = libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit);
-        limit.rlim_cur = limit.rlim_max;
-        (got, libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit))
-    };
-    assert_eq!(results, (0, 0), "the number of open files cannot be raised");
+    // SAFETY: it outlives the call.
+    assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) }, 0);
+    let (most, needed) = (limit.rlim_max, connections as u64 + OTHER_FILES);
+    if most < needed {
+        return Err(format!(
+            "so large a fleet needs {needed} open files, and {most} are allowed here: raise the limit (`ulimit -Hn`), or ask for fewer nodes"
+        ));
+    }
+    limit.rlim_cur = most;
+    // SAFETY: it outlives the call.
+    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
+    Ok(())
 }

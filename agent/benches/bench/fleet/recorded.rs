@@ -12,6 +12,7 @@ use opentelemetry_proto::tonic::metrics::v1::Metric;
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::metrics::v1::number_data_point::Value as Number;
 use prost::Message;
+use prost::bytes::Bytes;
 use serde_json::json;
 
 use crate::support::agent::{Agent, NODE};
@@ -27,7 +28,7 @@ pub(crate) const CONTAINERS: usize = 30;
 /// Of these are killed.
 pub(crate) const KILLS: usize = 2;
 /// Of each kill: its own, and those of its handling.
-const SPANS: usize = 5;
+pub(crate) const SPANS: usize = 5;
 /// What oom-maker takes its names from.
 const SEED: u32 = 4711;
 
@@ -38,6 +39,8 @@ pub(crate) struct Recorded {
     /// One or more for each kill, as they were sent.
     logs: Vec<ExportLogsServiceRequest>,
     traces: Vec<ExportTraceServiceRequest>,
+    /// When the last of these was made, in nanoseconds since 1970.
+    last: u64,
     containers: Vec<Container>,
 }
 
@@ -74,7 +77,8 @@ impl Recorded {
             "others make kills on this machine, which would be recorded, too"
         );
         let (logs, traces) = collector.look(|received| (received.logs.clone(), received.traces.clone()));
-        Self { page: agent.get("/metrics"), metrics, logs, traces, containers }
+        let observed = collector.look(|received| received.records().map(|record| record.observed_time_unix_nano).max());
+        Self { page: agent.get("/metrics"), metrics, logs, traces, last: observed.unwrap_or_default(), containers }
     }
 
     /// `/metrics` of that node.
@@ -82,35 +86,35 @@ impl Recorded {
         self.names(node).rename(&self.page)
     }
 
-    /// An export of metrics of that node, made now.
-    pub(crate) fn metrics(&self, node: usize) -> ExportMetricsServiceRequest {
-        let (names, now, mut request) = (self.names(node), now(), self.metrics.clone());
+    /// An export of metrics of that node, as if it were made at that time.
+    pub(crate) fn metrics(&self, node: usize, at: SystemTime) -> Bytes {
+        let (names, at, mut request) = (self.names(node), nanoseconds(at), self.metrics.clone());
         for resource in &mut request.resource_metrics {
             resource.resource.iter_mut().for_each(|resource| names.rename_all(&mut resource.attributes));
             for metric in resource.scope_metrics.iter_mut().flat_map(|scope| &mut scope.metrics) {
                 match metric.data.as_mut().unwrap() {
                     Data::Gauge(gauge) => gauge.data_points.iter_mut().for_each(|point| {
                         names.rename_all(&mut point.attributes);
-                        point.time_unix_nano = now;
+                        point.time_unix_nano = at;
                     }),
                     Data::Sum(sum) => sum.data_points.iter_mut().for_each(|point| {
                         names.rename_all(&mut point.attributes);
-                        point.time_unix_nano = now;
+                        point.time_unix_nano = at;
                     }),
                     Data::Histogram(histogram) => histogram.data_points.iter_mut().for_each(|point| {
                         names.rename_all(&mut point.attributes);
-                        point.time_unix_nano = now;
+                        point.time_unix_nano = at;
                     }),
                     other => panic!("the agent has no such metrics: {other:?}"),
                 }
             }
         }
-        request
+        request.encode_to_vec().into()
     }
 
-    /// The log records of that node's kills, as if they were made now.
-    pub(crate) fn logs(&self, node: usize) -> Vec<ExportLogsServiceRequest> {
-        let (names, now, mut requests) = (self.names(node), now(), self.logs.clone());
+    /// The log records of that node's kills, as if the last was made at that time.
+    pub(crate) fn logs(&self, node: usize, at: SystemTime) -> Vec<Bytes> {
+        let (names, later, mut requests) = (self.names(node), nanoseconds(at) - self.last, self.logs.clone());
         for resource in requests.iter_mut().flat_map(|request| &mut request.resource_logs) {
             resource.resource.iter_mut().for_each(|resource| names.rename_all(&mut resource.attributes));
             for record in resource.scope_logs.iter_mut().flat_map(|scope| &mut scope.log_records) {
@@ -118,15 +122,16 @@ impl Recorded {
                 record.body.iter_mut().for_each(|body| names.rename_value(body));
                 names.rename_id(&mut record.trace_id);
                 names.rename_id(&mut record.span_id);
-                (record.time_unix_nano, record.observed_time_unix_nano) = (now, now);
+                record.time_unix_nano += later;
+                record.observed_time_unix_nano += later;
             }
         }
-        requests
+        requests.iter().map(|request| request.encode_to_vec().into()).collect()
     }
 
-    /// The spans of that node's kills.
-    pub(crate) fn traces(&self, node: usize) -> Vec<ExportTraceServiceRequest> {
-        let (names, mut requests) = (self.names(node), self.traces.clone());
+    /// The spans of that node's kills, later by as much.
+    pub(crate) fn traces(&self, node: usize, at: SystemTime) -> Vec<Bytes> {
+        let (names, later, mut requests) = (self.names(node), nanoseconds(at) - self.last, self.traces.clone());
         for resource in requests.iter_mut().flat_map(|request| &mut request.resource_spans) {
             resource.resource.iter_mut().for_each(|resource| names.rename_all(&mut resource.attributes));
             for span in resource.scope_spans.iter_mut().flat_map(|scope| &mut scope.spans) {
@@ -134,9 +139,15 @@ impl Recorded {
                 for id in [&mut span.trace_id, &mut span.span_id, &mut span.parent_span_id].into_iter().filter(|id| !id.is_empty()) {
                     names.rename_id(id);
                 }
+                span.start_time_unix_nano += later;
+                span.end_time_unix_nano += later;
+                for event in &mut span.events {
+                    names.rename_all(&mut event.attributes);
+                    event.time_unix_nano += later;
+                }
             }
         }
-        requests
+        requests.iter().map(|request| request.encode_to_vec().into()).collect()
     }
 
     /// What a node sends, in numbers.
@@ -156,7 +167,10 @@ impl Recorded {
         let mut names = vec![(NODE.to_owned(), name(node))];
         for Container { pod_uid, container_id } in &self.containers {
             // The first digits are the node's; the others tell its containers apart.
-            names.push((pod_uid[..13].to_owned(), format!("{node:08x}{}", &pod_uid[8..13])));
+            let (from, to) = (pod_uid[..13].to_owned(), format!("{node:08x}{}", &pod_uid[8..13]));
+            // As cgroups of systemd have it.
+            names.push((from.replace('-', "_"), to.replace('-', "_")));
+            names.push((from, to));
             names.push((container_id[..12].to_owned(), format!("{node:08x}{}", &container_id[8..12])));
         }
         Names { names, node }
@@ -242,6 +256,6 @@ fn count(metric: &Metric) -> usize {
     }
 }
 
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64
+fn nanoseconds(at: SystemTime) -> u64 {
+    at.duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64
 }

@@ -40,7 +40,7 @@ pub(crate) fn measure(report: &mut Report, programs: &Programs, recorded: &Arc<R
     let target =
         |node: usize| json!({"targets": [address.to_string()], "labels": {"__metrics_path__": format!("/{node}/metrics"), "instance": name(node)}});
     stack.targets(&serde_json::Value::from_iter((0..nodes).map(target)).to_string());
-    let number = |query: &str| stack.prometheus(query).first().and_then(|found| found["value"][1].as_str()?.parse::<f64>().ok());
+    let number = |query: &str| stack.prometheus_number(query).ok().flatten();
     eventually_within(PATIENCE, "a scrape of each", || number("sum(up)").filter(|up| *up as usize == nodes));
     let before = Usage::of(stack.pid("prometheus"));
     // What is measured is a rate: of a stretch of time.

@@ -1,12 +1,12 @@
 //! bpftrace on the tracepoint `oom:mark_victim`, as its documentation and many guides have it; the cgroup is looked up in /proc when its line comes.
 
 use std::io::{BufRead, BufReader};
-use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 
 use super::{Sighting, Sightings, cgroup_of};
+use crate::support::programs::end_with_this;
 
 /// In a mount namespace of its own, so that the machine stays as it is where tracefs is not mounted.
 const SCRIPT: &str = r#"[ -e /sys/kernel/tracing/events ] || mount -t tracefs tracefs /sys/kernel/tracing; exec bpftrace -B line -e 'tracepoint:oom:mark_victim { printf("victim %d\n", args->pid); }'"#;
@@ -25,10 +25,7 @@ impl Bpftrace {
     pub(crate) fn start() -> Result<Self, String> {
         let mut command = Command::new("unshare");
         command.args(["--mount", "--propagation", "private", "sh", "-c", SCRIPT]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
-        // SAFETY: prctl(2) allocates nothing and takes no lock.
-        unsafe {
-            command.pre_exec(|| if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) })
-        };
+        end_with_this(&mut command);
         let mut child = command.spawn().map_err(|error| format!("starting unshare: {error}"))?;
         let (seen, attached) = (Sightings::default(), mpsc::channel());
         let (told, lines) = (seen.clone(), BufReader::new(child.stdout.take().unwrap()).lines());
