@@ -1,15 +1,18 @@
 # The verbs of this project; `make` alone prints them. Each does first what it needs, and is quick when that is done already.
-.PHONY: help root setup probe build demo test test-stack bench soak fleet stack stack-down lint deny clean
+.PHONY: help setup probe build demo test test-stack bench soak fleet stack stack-down lint deny clean
 .DEFAULT_GOAL := help
 # Where things land must not depend on the caller's settings, and a Rust of rustup is found before its user logs in again.
 unexport CARGO_TARGET_DIR CARGO_BUILD_TARGET
+# They count what happens on the machine: never one beside another.
+.NOTPARALLEL:
+measures := $(filter bench soak fleet,$(MAKECMDGOALS))
+ifneq ($(and $(measures),$(filter-out 0,$(shell id -u))),)
+$(error make $(measures) makes real kills, which only root can)
+endif
 export PATH := $(PATH):$(HOME)/.cargo/bin
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-
-root:
-	@[ "$$(id -u)" = 0 ] || { echo "make: $(MAKECMDGOALS) makes real kills, which needs root: run it with sudo" >&2; exit 1; }
 
 setup: ## install what the build needs and this machine lacks (Debian, as root; elsewhere it says what)
 	@.ci/setup
@@ -32,17 +35,17 @@ test-stack: build ## tests with Prometheus, Loki, Jaeger and Alertmanager behind
 	cargo build --locked --example oom-maker
 	cargo test --locked --package oom-watcher --test stack
 
-bench: root build ## measures it beside what people use today, with real kills (as root); parts of it: ONLY=burst,latency,cost,memory,cluster,growth,loss
+bench: build ## measures it beside what people use today, with real kills (as root); parts of it: ONLY=burst,latency,cost,memory,cluster,growth,loss
 	@.ci/setup bench
 	cargo build --locked --profile tested --package oom-watcher --example oom-maker
 	cargo bench --locked --profile tested --package oom-watcher --bench bench -- measure --json $(CURDIR)/target/bench.json $(if $(ONLY),--only $(ONLY)) $(if $(REPEAT),--repeat $(REPEAT))
 
-soak: root build ## watches an agent under churn, and draws its memory (as root): MINUTES=30, PICTURE=target/soak.svg
+soak: build ## watches an agent under churn, and draws its memory (as root): MINUTES=30, PICTURE=target/soak.svg
 	@.ci/setup bench
 	cargo build --locked --profile tested --package oom-watcher --example oom-maker
 	cargo bench --locked --profile tested --package oom-watcher --bench bench -- soak --minutes $(or $(MINUTES),30) --json $(CURDIR)/target/soak.json --picture $(abspath $(or $(PICTURE),target/soak.svg))
 
-fleet: root build ## what the agents of many nodes are for a real Collector, Prometheus, Loki and API server (as root): NODES=5000, WATCHED=1000, GATEWAY_MIB=512; parts: ONLY=otlp,scrapes,watches
+fleet: build ## what the agents of many nodes are for a real Collector, Prometheus, Loki and API server (as root): NODES=5000, WATCHED=1000, GATEWAY_MIB=512; parts: ONLY=otlp,scrapes,watches
 	@.ci/setup stack
 	cargo build --locked --profile tested --package oom-watcher --example oom-maker
 	cargo bench --locked --profile tested --package oom-watcher --bench bench -- fleet --nodes $(or $(NODES),5000) --watched $(or $(WATCHED),1000) --gateway-mib $(or $(GATEWAY_MIB),512) --json $(CURDIR)/target/fleet.json $(if $(ONLY),--only $(ONLY))

@@ -179,7 +179,7 @@ fn agent(report: &mut Report, repeat: u32) {
         let cpu = (after.cpu - before.cpu).as_secs_f64();
         let (part, wake_ups) = (cpu / time.as_secs_f64(), (after.wake_ups - before.wake_ups) as f64 / time.as_secs_f64());
         table.row(
-            &format!("{name}; {} s", time.as_secs()),
+            &format!("{name}; {:.0} s", time.as_secs_f64()),
             vec![Cell::one(cpu), Cell::one(part), Cell::one(wake_ups), Cell::one(after.threads as f64)],
         );
         if exports {

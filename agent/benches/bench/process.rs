@@ -56,12 +56,15 @@ fn cpu(pid: u32) -> Duration {
 pub(crate) fn version(program: &Path) -> String {
     let folder = program.parent().and_then(Path::file_name).map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     // Programs that were compiled here are in a folder of name and version, and often say nothing.
-    if folder.rsplit_once('-').is_some_and(|(_, version)| version.contains('.') && version.starts_with(|first: char| first.is_ascii_digit())) {
-        return folder.replacen('-', " ", 1);
+    let of_folder = folder.rsplit_once('-').filter(|(_, version)| version.contains('.') && version.starts_with(|first: char| first.is_ascii_digit()));
+    if let Some((name, version)) = of_folder {
+        return format!("{name} {version}");
     }
     let output = Command::new(program).arg("--version").output().unwrap_or_else(|error| panic!("starting {}: {error}", program.display()));
     let text = String::from_utf8_lossy(&output.stdout);
-    text.lines().next().and_then(|line| line.split(" (").next()).unwrap_or(&folder).trim().to_owned()
+    // Prometheus has where it was built behind it.
+    let line = text.lines().next().and_then(|line| line.split(" (branch").next());
+    line.map_or(folder, |line| line.replace(", version", ""))
 }
 
 fn number(status: &str, key: &str) -> u64 {

@@ -52,7 +52,8 @@ struct Sample {
 pub(crate) fn run(time: Duration, json: Option<&Path>, picture: Option<&Path>) {
     // What cannot be written is told before, not after.
     for file in json.iter().chain(&picture) {
-        fs::write(file, "").unwrap_or_else(|error| panic!("writing {}: {error}", file.display()));
+        let file_there = fs::File::options().create(true).append(true).open(file);
+        file_there.unwrap_or_else(|error| panic!("writing {}: {error}", file.display()));
     }
     let cluster = match Programs::find() {
         Ok(programs) => Some(Cluster::start(programs, false)),

@@ -7,19 +7,21 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use crate::support::programs::end_with_this;
 
 /// Set for the process that measures.
 const MEASURES: &str = "OOM_WATCHER_BENCH_MEASURES";
 /// What asks to end: a terminal, whoever sends signals, a terminal that goes away.
-const ENDS: [libc::c_int; 3] = [libc::SIGINT, libc::SIGTERM, libc::SIGHUP];
+const ENDS: [libc::c_int; 4] = [libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGHUP];
 
 /// The signal that came, or 0.
 static CAME: AtomicI32 = AtomicI32::new(0);
-/// The process that measures, or 0.
+/// The process that measures, and its group; 0 before there is one.
 static CHILD: AtomicI32 = AtomicI32::new(0);
+/// It has ended, and what it has left is waited for.
+static ENDED: AtomicBool = AtomicBool::new(false);
 
 /// `None`: this is the process that measures. Else it has ended, and this is the exit code of all.
 pub(crate) fn run() -> Option<i32> {
@@ -39,7 +41,10 @@ fn supervise() -> io::Result<i32> {
         libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM, 0, 0, 0);
         for signal in ENDS {
-            libc::signal(signal, ask_to_end as *const () as libc::sighandler_t);
+            // What nohup(1) or a shell has made deaf to it stays so.
+            if libc::signal(signal, ask_to_end as *const () as libc::sighandler_t) == libc::SIG_IGN {
+                libc::signal(signal, libc::SIG_IGN);
+            }
         }
     }
     // For the files of all, which are below it.
@@ -69,7 +74,10 @@ fn supervise() -> io::Result<i32> {
 /// Waits for the child, and then for all that it has left.
 fn await_all(child: &mut Child) -> io::Result<ExitStatus> {
     let ended = child.wait()?;
-    CHILD.store(0, Ordering::SeqCst);
+    ENDED.store(true, Ordering::SeqCst);
+    if CAME.load(Ordering::SeqCst) != 0 {
+        eprintln!("bench: waits for what makes kills, which removes its cgroups (once more to end that, too)");
+    }
     loop {
         // SAFETY: nobody asks how it ended.
         if unsafe { libc::waitpid(-1, std::ptr::null_mut(), 0) } == -1 {
@@ -84,9 +92,11 @@ fn await_all(child: &mut Child) -> io::Result<ExitStatus> {
 
 extern "C" fn ask_to_end(signal: libc::c_int) {
     CAME.store(signal, Ordering::SeqCst);
-    let child = CHILD.load(Ordering::SeqCst);
-    if child != 0 {
+    match CHILD.load(Ordering::SeqCst) {
+        0 => {}
         // SAFETY: a number; kill(2) is one of the calls that a handler may make.
-        unsafe { libc::kill(child, libc::SIGKILL) };
+        group if ENDED.load(Ordering::SeqCst) => drop(unsafe { libc::kill(-group, libc::SIGKILL) }),
+        // SAFETY: the same.
+        child => drop(unsafe { libc::kill(child, libc::SIGKILL) }),
     }
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::support::exposition::{Sample, parse_exposition};
+use crate::support::machine::guest;
 use crate::support::programs::end_with_this;
 use crate::support::restricted::Restricted;
 use crate::support::{eventually, patience};
@@ -215,7 +216,10 @@ fn prepare(command: &mut Command, environment: &[(&str, &str)], flags: &[&str]) 
         }
     }
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    end_with_this(command);
+    // In a guest the tests share one, and each test has a thread of its own; the machine ends with them.
+    if !guest() {
+        end_with_this(command);
+    }
 }
 
 fn ready_line(line: &str) -> Option<Ready> {

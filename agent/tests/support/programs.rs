@@ -7,7 +7,10 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use crate::support::patience;
+
 /// The programs that `agent/tests/servers/get` has got.
+#[derive(Clone)]
 pub(crate) struct Programs(Vec<(String, PathBuf)>);
 
 impl Programs {
@@ -50,18 +53,20 @@ pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
     listeners.map(|listener| listener.local_addr().unwrap().port())
 }
 
-/// The child ends with the thread that starts it, however that ends. The kernel forgets it where a child changes its user.
+/// The child ends with the thread that starts it, however that ends. The kernel forgets it where the program's file has capabilities.
 pub(crate) fn end_with_this(command: &mut Command) {
-    // SAFETY: prctl(2) allocates nothing and takes no lock.
+    let parent = std::process::id().cast_signed();
+    // SAFETY: prctl(2) and getppid(2) allocate nothing and take no lock.
     unsafe {
-        command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
-            0 => Ok(()),
+        command.pre_exec(move || match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+            0 if libc::getppid() == parent => Ok(()),
+            0 => Err(io::ErrorKind::BrokenPipe.into()),
             _ => Err(io::Error::last_os_error()),
         });
     }
 }
 
-/// A child that ends with this process, and before that with its owner.
+/// A child that ends with the thread that starts it, and before that with its owner.
 pub(crate) struct Server(Child);
 
 impl Server {
@@ -108,6 +113,7 @@ pub(crate) fn try_get(port: u16, path: &str) -> Result<String, String> {
 /// One request to such a server, and the body of its answer if that is a good one.
 pub(crate) fn ask(port: u16, method: &str, path: &str, body: &str) -> Result<String, String> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).map_err(|error| error.to_string())?;
+    stream.set_read_timeout(Some(patience())).map_err(|error| error.to_string())?;
     // HTTP/1.0: the answer ends with the connection, and is not chunked.
     let head = format!("{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
     stream.write_all((head + body).as_bytes()).map_err(|error| error.to_string())?;

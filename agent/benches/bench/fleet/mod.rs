@@ -57,8 +57,7 @@ pub(crate) fn measure(report: &mut Report, only: &[Part], size: Size) -> Result<
     let parts: Vec<_> = Part::value_variants().iter().filter(|part| only.is_empty() || only.contains(part)).collect();
     let connections = |part: &&Part| if **part == Part::Watches { 2 * watched } else { nodes };
     allow_descriptors(parts.iter().copied().map(|part| connections(&part)).max().unwrap_or_default())?;
-    let find = || Programs::find_stack().map_err(|why| format!("a fleet needs the servers behind it: {why}"));
-    let programs = find()?;
+    let programs = Programs::find_stack().map_err(|why| format!("a fleet needs the servers behind it: {why}"))?;
     let begin = Instant::now();
     let recorded = Arc::new(Recorded::of_one_node());
     report.add(of_one_node(&recorded));
@@ -72,7 +71,7 @@ pub(crate) fn measure(report: &mut Report, only: &[Part], size: Size) -> Result<
         match part {
             Part::Otlp => otlp::measure(report, &programs, &recorded, nodes, size.gateway_mib),
             Part::Scrapes => scrapes::measure(report, &programs, &recorded, nodes),
-            Part::Watches => watches::measure(report, find()?, watched),
+            Part::Watches => watches::measure(report, programs.clone(), watched),
         }
     }
     report.took(begin.elapsed());

@@ -1,15 +1,17 @@
 //! Sends what the Collectors of many nodes would, as they do: a connection of each, compressed, each request answered within their limit of time or sent again.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
-use oom_watcher::export::otlp::send;
+use oom_watcher::export::otlp::send_grpc;
 use oom_watcher::stats::Signal;
 use prost::bytes::Bytes;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
-use tonic::Code;
+use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
 
 /// For so long a Collector waits for an answer: the default `timeout` of its exporters.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -27,7 +29,7 @@ pub(super) type Lane = (Signal, Vec<Bytes>);
 pub(super) struct Messages {
     over: Duration,
     of_nodes: Vec<Vec<Lane>>,
-    /// None says that it was made earlier.
+    /// No message says that it was made earlier.
     pub(super) since: SystemTime,
 }
 
@@ -72,13 +74,14 @@ impl Fleet {
     pub(super) fn send(&self, messages: Messages) -> Vec<Answered> {
         let pause = messages.over / self.nodes.len() as u32;
         self.runtime.block_on(async {
-            let (begin, mut sending) = (tokio::time::Instant::now(), JoinSet::new());
+            let (begin, mut sending) = (Instant::now(), JoinSet::new());
             for (node, (channel, lanes)) in self.nodes.iter().zip(messages.of_nodes).enumerate() {
                 for lane in lanes {
                     let channel = channel.clone();
+                    let due = begin + pause * node as u32;
                     sending.spawn(async move {
-                        tokio::time::sleep_until(begin + pause * node as u32).await;
-                        one_after_the_other(&channel, lane).await
+                        tokio::time::sleep_until(due).await;
+                        one_after_the_other(&channel, lane, due).await
                     });
                 }
             }
@@ -88,10 +91,11 @@ impl Fleet {
 }
 
 /// Sends each once the one before is taken; not those behind one that is not.
-async fn one_after_the_other(channel: &Channel, (signal, messages): Lane) -> Vec<Answered> {
+async fn one_after_the_other(channel: &Channel, (signal, messages): Lane, mut due: Instant) -> Vec<Answered> {
     let mut answered: Vec<Answered> = Vec::new();
     for message in messages {
-        answered.push(tell(channel, signal, message).await);
+        answered.push(tell(channel, signal, message, due).await);
+        due = Instant::now();
         if answered.last().is_some_and(|answered| !answered.taken) {
             break;
         }
@@ -100,20 +104,18 @@ async fn one_after_the_other(channel: &Channel, (signal, messages): Lane) -> Vec
 }
 
 /// Sends it until it is taken, as the Collector of a node does; that has no end of its attempts.
-async fn tell(channel: &Channel, signal: Signal, message: Bytes) -> Answered {
-    let (begin, mut pause) = (Instant::now(), FIRST_PAUSE);
+/// `due`: from when on it waits.
+async fn tell(channel: &Channel, signal: Signal, message: Bytes, due: Instant) -> Answered {
+    let mut pause = FIRST_PAUSE;
     let mut answered = Answered { took: Duration::ZERO, refused: 0, late: 0, taken: false };
     loop {
         let metadata = MetadataMap::new();
-        let answer = tokio::time::timeout(ANSWER, send(channel.clone(), signal, true, &metadata, message.clone())).await;
-        answered.took = begin.elapsed();
+        let answer = tokio::time::timeout(ANSWER, send_grpc(channel.clone(), signal, true, &metadata, message.clone())).await;
+        answered.took = due.elapsed();
         match answer {
             Ok(Ok(_)) => return Answered { taken: true, ..answered },
             Err(_) => answered.late += 1,
-            // What OTLP says may be tried again.
-            Ok(Err(status)) if matches!(status.code(), Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded | Code::Cancelled) => {
-                answered.refused += 1;
-            }
+            Ok(Err(status)) if may_be_repeated(&status) => answered.refused += 1,
             Ok(Err(status)) => {
                 eprintln!("fleet: the gateway refuses for good: {status}");
                 return answered;
@@ -123,8 +125,17 @@ async fn tell(channel: &Channel, signal: Signal, message: Bytes) -> Answered {
             return answered;
         }
         // Random enough, and no dependency: what is behind the microsecond.
-        let part = 0.5 + f64::from(begin.elapsed().subsec_nanos() % 1000) / 1000.0;
+        let part = 0.5 + f64::from(due.elapsed().subsec_nanos() % 1000) / 1000.0;
         tokio::time::sleep(pause.mul_f64(part)).await;
         pause = pause.mul_f64(PAUSE_GROWTH).min(LONGEST_PAUSE);
+    }
+}
+
+/// What a client may send again: <https://opentelemetry.io/docs/specs/otlp/#failures>.
+fn may_be_repeated(status: &Status) -> bool {
+    match status.code() {
+        Code::Cancelled | Code::DeadlineExceeded | Code::Aborted | Code::OutOfRange | Code::Unavailable | Code::DataLoss => true,
+        Code::ResourceExhausted => status.get_details_retry_info().is_some(),
+        _ => false,
     }
 }

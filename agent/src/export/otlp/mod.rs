@@ -33,7 +33,7 @@ use self::client::Client;
 use self::encode::Envelope;
 use self::endpoint::Transport;
 pub use self::endpoint::reach;
-pub use self::grpc::send;
+pub use self::grpc::send as send_grpc;
 pub use self::receiver::{Answer, Received, Receiver};
 use super::queue::{Queue, Working};
 use super::settings::{self, Endpoint};
