@@ -114,7 +114,7 @@ fn export(agent: &Agent, collector: &Collector, containers: u32, repeat: u32) ->
     for _ in 0..repeat {
         let (before, begin) = (Usage::of(agent.pid()).cpu, number);
         number = next(number);
-        // With many data points a look takes longer than an export.
+        // Of all that came since the last look.
         cpu.push((Usage::of(agent.pid()).cpu - before).as_secs_f64() / (number - begin) as f64);
     }
     // As many whole exports as there are marks.

@@ -168,7 +168,7 @@ async fn a_series_that_is_gone_is_gone_from_both_outputs_at_once() {
     receiver.wait_for(|received| !received.metrics.is_empty() && !has_pod(received), LONG).await.unwrap();
     // What one output read does not bring it back in the other.
     assert!(!text(&bridge).contains("web-1"));
-    let seen = receiver.received().metrics.len();
+    let seen = receiver.look(|received| received.metrics.len());
     let later = receiver.wait_for(|received| received.metrics.len() >= seen + 3, LONG).await.unwrap();
     assert!(!format!("{:?}", &later.metrics[seen..]).contains("web-1"));
     otlp.shutdown(deadline()).await;
@@ -197,7 +197,7 @@ async fn data_points_have_semantic_attributes_and_are_cumulative() {
     let receiver = Receiver::start(ANY).unwrap();
     agent.otlp(&receiver, Duration::from_secs(3600)).shutdown(deadline()).await;
 
-    let received = receiver.received();
+    let received = receiver.look(Clone::clone);
     let sets = |name: &str| -> Vec<Vec<(String, String)>> {
         let text = |value: Option<Value>| if let Some(Value::StringValue(text)) = value { text } else { String::new() };
         let set = |point: &NumberDataPoint| {
@@ -234,7 +234,7 @@ async fn more_data_points_than_a_collector_takes_at_once_arrive_in_several_reque
     (0..4000).for_each(|pod| agent.kill(pod, &owner(&format!("web-{pod}"))));
     let receiver = Receiver::start(ANY).unwrap();
     agent.otlp(&receiver, Duration::from_secs(3600)).shutdown(deadline()).await;
-    let received = receiver.received();
+    let received = receiver.look(Clone::clone);
     let sizes: Vec<_> = received.metrics.iter().map(prost::Message::encoded_len).collect();
     assert!(sizes.iter().sum::<usize>() > 4 << 20 && sizes.iter().all(|size| *size <= 1 << 20), "{sizes:?}");
     let kills: BTreeSet<_> =

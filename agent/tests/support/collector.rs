@@ -43,15 +43,16 @@ impl Collector {
 
     /// What `look` says of everything received so far.
     pub(crate) fn look<T>(&self, look: impl FnOnce(&Received) -> T) -> T {
-        look(&self.receiver.received())
+        self.receiver.look(look)
     }
 
     /// The attributes of the resource that a record came with.
     pub(crate) fn resource_of(&self, record: &Record) -> Vec<KeyValue> {
-        let received = self.receiver.received();
-        let mut resources = received.logs.iter().flat_map(|request| &request.resource_logs);
-        let is_its = |logs: &&ResourceLogs| logs.scope_logs.iter().any(|scope| scope.log_records.contains(&record.0));
-        resources.find(is_its).and_then(|logs| logs.resource.clone()).unwrap_or_default().attributes
+        self.look(|received| {
+            let mut resources = received.logs.iter().flat_map(|request| &request.resource_logs);
+            let is_its = |logs: &&ResourceLogs| logs.scope_logs.iter().any(|scope| scope.log_records.contains(&record.0));
+            resources.find(is_its).and_then(|logs| logs.resource.clone()).unwrap_or_default().attributes
+        })
     }
 
     /// From now on takes requests and never answers them.

@@ -113,9 +113,9 @@ impl Receiver {
         self.service.answer.send_replace(answer);
     }
 
-    /// Everything received so far.
-    pub fn received(&self) -> Received {
-        self.service.received.borrow().clone()
+    /// What `look` says of everything received so far. Meanwhile nothing is received.
+    pub fn look<T>(&self, look: impl FnOnce(&Received) -> T) -> T {
+        look(&self.service.received.borrow())
     }
 
     /// All log records, in the order of their arrival.
