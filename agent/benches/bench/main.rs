@@ -36,7 +36,7 @@ mod supervised;
 mod support;
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -129,7 +129,12 @@ fn main() {
             }
             tell(&report, json.as_deref());
         }
-        What::Soak { minutes, json, picture } => soak::run(Duration::from_secs(minutes * 60), json.as_deref(), picture.as_deref()),
+        What::Soak { minutes, json, picture } => {
+            if let Err(why) = soak::run(minutes, json.as_deref(), picture.as_deref()) {
+                eprintln!("bench: {why}");
+                std::process::exit(2);
+            }
+        }
     }
 }
 
@@ -142,7 +147,7 @@ fn measure(only: &[Part], repeat: u32, json: Option<&Path>) {
             Part::Burst => burst::measure(&mut report, repeat),
             Part::Latency => latency::measure(&mut report, repeat),
             Part::Cost => cost::measure(&mut report, repeat),
-            Part::Memory => memory::measure(&mut report),
+            Part::Memory => memory::measure(&mut report, repeat),
             Part::Cluster => cluster::measure(&mut report),
             Part::Growth => growth::measure(&mut report, repeat),
             Part::Loss => loss::measure(&mut report),

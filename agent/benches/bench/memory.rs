@@ -13,41 +13,43 @@ use crate::support::makers::make;
 const BURST: u32 = 2000;
 const BURSTS: u32 = 10;
 
-pub(crate) fn measure(report: &mut Report) {
-    resident(report);
+pub(crate) fn measure(report: &mut Report, repeat: u32) {
+    resident(report, repeat);
     sizes(report);
 }
 
-fn resident(report: &mut Report) {
+fn resident(report: &mut Report, repeat: u32) {
     let mut table = Table::new(
         "Resident memory",
         "memory",
         &[("resident (VmRSS)", Unit::Bytes), ("of that, no file's", Unit::Bytes), ("peak (VmHWM)", Unit::Bytes)],
     );
-    let mut row = |name: &str, agent: &Agent| {
-        let usage = Usage::of(agent.pid());
-        let [resident, anonymous, peak] = [usage.resident, usage.anonymous, usage.peak].map(|bytes| Cell::one(bytes as f64));
-        table.row(name, vec![resident, anonymous, peak]);
-        usage.resident as f64
+    let mut row = |name: &str, usages: &[Usage]| {
+        let cell = |of: fn(&Usage) -> u64| Cell::of(usages.iter().map(|usage| of(usage) as f64));
+        table.row(name, vec![cell(|usage| usage.resident), cell(|usage| usage.anonymous), cell(|usage| usage.peak)]);
+        cell(|usage| usage.resident).unwrap().median()
     };
-    let agent = Agent::start(&[], &[]);
-    agent.metrics();
-    let idle = row("no OTLP, no cluster, one scrape", &agent);
-    drop(agent);
+    let scraped_once = |agent: &Agent| {
+        agent.metrics();
+        Usage::of(agent.pid())
+    };
+    let started: Vec<_> = (0..repeat).map(|_| scraped_once(&Agent::start(&[], &[]))).collect();
+    let idle = row("no OTLP, no cluster, one scrape", &started);
     let collector = Collector::start();
-    let agent = Agent::start(&collector.environment(), &[]);
-    agent.metrics();
-    row("with OTLP, one scrape", &agent);
+    let start = || Agent::start(&collector.environment(), &[]);
+    let started: Vec<_> = (0..repeat).map(|_| scraped_once(&start())).collect();
+    row("with OTLP, one scrape", &started);
+    let agent = start();
     // What is waited for is told by the agent: the receiver of this program would keep all of it.
     let kills = |agent: &Agent| crate::support::exposition::total(&agent.metrics(), "oom_kills_per_node_total") as u64;
     for burst in 1..=BURSTS {
         make(&format!("--seed {burst} burst {BURST} --limit-kib 1024"));
         crate::support::eventually("count of all kills", || (kills(&agent) >= u64::from(burst * BURST)).then_some(()));
         if burst == 1 {
-            row(&format!("after {BURST} kills in as many containers (the bound of series)"), &agent);
+            row(&format!("after {BURST} kills in as many containers (the bound of series)"), &[Usage::of(agent.pid())]);
         }
     }
-    row(&format!("after {} kills in as many containers", BURST * BURSTS), &agent);
+    row(&format!("after {} kills in as many containers", BURST * BURSTS), &[Usage::of(agent.pid())]);
     report.add(table);
     report.goal("agent, idle: resident memory without a cluster", "< 12 MB", Unit::Bytes, idle, idle < 12e6);
 }

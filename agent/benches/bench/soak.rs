@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::client::{delete, post};
 use crate::kubelet::{PODS, pair};
 use crate::process::Usage;
-use crate::report::{Cell, Unit};
+use crate::report::{Cell, Report, Unit};
 use crate::servers::Cluster;
 use crate::support::agent::{Agent, NODE};
 use crate::support::collector::Collector;
@@ -49,12 +49,15 @@ struct Sample {
 }
 
 /// Churns for so long, then prints what became of it.
-pub(crate) fn run(time: Duration, json: Option<&Path>, picture: Option<&Path>) {
-    // What cannot be written is told before, not after.
+///
+/// # Errors
+/// A file cannot be written. Nothing was done then.
+pub(crate) fn run(minutes: u64, json: Option<&Path>, picture: Option<&Path>) -> Result<(), String> {
     for file in json.iter().chain(&picture) {
-        let file_there = fs::File::options().create(true).append(true).open(file);
-        file_there.unwrap_or_else(|error| panic!("writing {}: {error}", file.display()));
+        fs::File::options().create(true).append(true).open(file).map_err(|error| format!("writing {}: {error}", file.display()))?;
     }
+    let time = Duration::from_secs(minutes * 60);
+    println!("## Soak\n\n`make soak MINUTES={minutes}`\n");
     let cluster = match Programs::find() {
         Ok(programs) => Some(Cluster::start(programs, false)),
         Err(why) => {
@@ -98,7 +101,12 @@ pub(crate) fn run(time: Duration, json: Option<&Path>, picture: Option<&Path>) {
     }
     if let Some(file) = picture {
         draw(&samples, file);
+        println!("Drawn in {}.", file.display());
     }
+    let mut report = Report::new();
+    report.took(begin.elapsed());
+    println!("\n{}", report.markdown());
+    Ok(())
 }
 
 fn sample(agent: &Agent, begin: Instant) -> Sample {
@@ -118,13 +126,15 @@ fn sample(agent: &Agent, begin: Instant) -> Sample {
 
 /// `kernel_kills`: those that were made here, by the kernel's count.
 fn tell(samples: &[Sample], rounds: usize, kernel_kills: u64) {
+    // Parts of a short one are less than a minute.
+    let digits = usize::from(samples.last().is_some_and(|last| last.seconds < 600.0));
     println!("| minutes | kills | resident | of that, no file's | threads | descriptors | CPU so far |\n| --- | --- | --- | --- | --- | --- | --- |");
     for part in samples.chunks(samples.len().div_ceil(PARTS)) {
         let (first, last) = (part[0], part[part.len() - 1]);
         let bytes = |of: fn(&Sample) -> u64| Cell::of(part.iter().map(|sample| of(sample) as f64)).unwrap().show(Unit::Bytes);
         let most = |of: fn(&Sample) -> u64| part.iter().map(of).max().unwrap_or_default();
         println!(
-            "| {:.0} – {:.0} | {} | {} | {} | {} | {} | {:.1} s |",
+            "| {:.digits$} – {:.digits$} | {} | {} | {} | {} | {} | {:.1} s |",
             first.seconds / 60.0,
             last.seconds / 60.0,
             last.kills,
@@ -145,6 +155,8 @@ fn tell(samples: &[Sample], rounds: usize, kernel_kills: u64) {
             FULL.as_secs() / 60,
             slope(&full) * 3600.0 / 1e3
         );
+    } else {
+        println!("It was too short for a trend, which is told of what comes after the first {} minutes.", FULL.as_secs() / 60);
     }
 }
 

@@ -4,6 +4,7 @@
 //! Nothing is left either when make is asked to end, or cargo ends, whose child this process is.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus};
@@ -35,6 +36,12 @@ pub(crate) fn run() -> Option<i32> {
 }
 
 fn supervise() -> io::Result<i32> {
+    // One that was interrupted may still be ending, and its last kills would be counted here.
+    let program = File::open(std::env::current_exe()?)?;
+    if program.try_lock().is_err() {
+        eprintln!("bench: waits for an earlier one to end");
+        program.lock()?;
+    }
     // SAFETY: numbers, and a handler that does nothing but what a handler may.
     unsafe {
         // What the process that measures has started becomes a child of this one, which waits for its end.
