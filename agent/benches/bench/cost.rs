@@ -170,6 +170,7 @@ fn agent(report: &mut Report, repeat: u32) {
             eventually_within(2 * EXPORT_INTERVAL, "export", || collector.look(|received| !received.metrics.is_empty()).then_some(()));
         }
         while !exports && begin.elapsed() < IDLE {
+            // What is measured is a rate: of a stretch of time, in which somebody may scrape.
             thread::sleep(SCRAPES);
             if scrapes {
                 agent.metrics();

@@ -158,7 +158,7 @@ fn measure(only: &[Part], repeat: u32, json: Option<&Path>) {
 }
 
 fn tell(report: &Report, json: Option<&Path>) {
-    println!("{}", report.markdown());
+    println!("{}", report.summary());
     if let Some(file) = json {
         std::fs::write(file, report.json()).unwrap_or_else(|error| panic!("writing {}: {error}", file.display()));
     }

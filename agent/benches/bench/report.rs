@@ -121,7 +121,7 @@ impl Report {
     }
 
     /// Where it was measured and with what, and the goals: what there is to say after all tables.
-    pub(crate) fn markdown(&self) -> String {
+    pub(crate) fn summary(&self) -> String {
         let Machine { date, kernel, cpu, cpus, memory_bytes, agent, others } = &self.machine;
         let memory = memory_bytes >> 30;
         let mut text = format!("{date}, Linux {kernel}, {cpus} CPUs ({cpu}), {memory} GiB, {agent}");

@@ -105,7 +105,7 @@ pub(crate) fn run(minutes: u64, json: Option<&Path>, picture: Option<&Path>) -> 
     }
     let mut report = Report::new();
     report.took(begin.elapsed());
-    println!("\n{}", report.markdown());
+    println!("\n{}", report.summary());
     Ok(())
 }
 

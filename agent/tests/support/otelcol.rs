@@ -81,15 +81,15 @@ impl Otelcol {
         ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", self.address()))
     }
 
+    /// The same over HTTP.
+    pub(crate) fn http_environment(&self) -> [(&'static str, String); 2] {
+        [("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://127.0.0.1:{}", self.http)), ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf".to_owned())]
+    }
+
     /// What it says of itself; nothing while it is away.
     #[allow(dead_code, reason = "benches measure it")]
     pub(crate) fn own(&self) -> Vec<Sample> {
         try_get(self.telemetry, "/metrics").map_or_else(|_| Vec::new(), |page| parse_exposition(&page))
-    }
-
-    /// The same over HTTP.
-    pub(crate) fn http_environment(&self) -> [(&'static str, String); 2] {
-        [("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://127.0.0.1:{}", self.http)), ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf".to_owned())]
     }
 
     /// Its process, which must run.

@@ -80,6 +80,7 @@ impl Fleet {
                     let channel = channel.clone();
                     let due = begin + pause * node as u32;
                     sending.spawn(async move {
+                        // The nodes of a fleet do not send at the same moment.
                         tokio::time::sleep_until(due).await;
                         one_after_the_other(&channel, lane, due).await
                     });
