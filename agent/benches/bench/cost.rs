@@ -62,7 +62,7 @@ fn programs(report: &mut Report, repeat: u32) {
         &[("runs", Unit::Ratio), ("time for each", Unit::Seconds), ("instructions verified at load", Unit::Count)],
     );
     let _counting = Counting::start();
-    let (mut agent, collector) = alone();
+    let (agent, collector) = alone();
     let mut seen = 0;
     let runs_of = |work: &mut dyn FnMut()| -> Vec<Vec<Ran>> {
         let once = |_| {
@@ -79,9 +79,9 @@ fn programs(report: &mut Report, repeat: u32) {
     };
     let kills = runs_of(&mut kill);
     // It reads nothing, so nothing wakes it.
-    agent.signal(libc::SIGSTOP);
+    let stopped = agent.stopped();
     let unread = runs_of(&mut || drop(make(&format!("burst {UNREAD} --limit-kib 1024"))));
-    agent.signal(libc::SIGCONT);
+    drop(stopped);
     let signals = runs_of(&mut || send_signals(SIGNALS));
     let executions = runs_of(&mut || execute(PROCESSES));
     let mut of_a_kill = vec![0.0; repeat as usize];

@@ -30,11 +30,9 @@ pub(crate) fn measure(report: &mut Report) {
             collector.hang();
         }
         let mut agent = Agent::start(&collector.environment(), &[]);
-        if stops {
-            agent.signal(libc::SIGSTOP);
-        }
+        let stopped = stops.then(|| agent.stopped());
         let made = make(&format!("burst {KILLS} --limit-kib 1024"));
-        agent.signal(libc::SIGCONT);
+        drop(stopped);
         let kills = made.done.kernel_kills;
         let page = eventually("count of all kills", || Some(agent.metrics()).filter(|page| total(page, "oom_kills_per_node_total") as u64 >= kills));
         if hangs {

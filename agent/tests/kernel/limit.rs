@@ -51,7 +51,7 @@ fn check_global(arguments: &str) {
     }
     let mut watch = Watch::start();
     let protected = Protected::new([watch.agent.pid()]);
-    let made = watch.make(arguments);
+    let made = watch.make_while_stopped(arguments);
     drop(protected);
     let records = watch.told(&made);
     let [record] = records.as_slice() else { panic!("{records:?}") };

@@ -334,12 +334,12 @@ fn a_reader_that_stops_loses_nothing_in_silence() {
     fs::write(&settings, "probe:\n  ring_bytes: 64KiB\n").unwrap();
     let mut flags = place.flags();
     flags.extend(["--config".to_owned(), settings.display().to_string()]);
-    let mut agent = start(&collector, &flags);
+    let agent = start(&collector, &flags);
     let dropped_before = total(&agent.metrics(), DROPPED);
-    agent.signal(libc::SIGSTOP);
+    let stopped = agent.stopped();
     let (kills, limit) = if guest() { IN_A_GUEST } else { (1000, 4096) };
     let held = make_and_hold(&format!("burst {kills} --limit-kib {limit}"));
-    agent.signal(libc::SIGCONT);
+    drop(stopped);
     // Those that found no room are found again in the counters of their cgroups.
     let records = eventually("a record of each kill", || Some(collector.records(within(&held.made))).filter(|records| uids(records).len() == kills));
     let seen: Vec<i64> = records.iter().filter_map(|record| record.number("oom_watcher.kill.sequence")).collect();

@@ -28,6 +28,9 @@ pub(crate) struct Agent {
     _folder: Option<TempDir>,
 }
 
+/// An agent that is stopped (SIGSTOP): it reads nothing, and needs nothing of the machine. Dropping it lets the agent go on.
+pub(crate) struct Stopped<'a>(&'a Agent);
+
 /// How an agent ended that could not start.
 pub(crate) struct Unready {
     pub(crate) code: Option<i32>,
@@ -139,9 +142,28 @@ impl Agent {
     /// Sends a signal, if it has not ended.
     pub(crate) fn signal(&mut self, number: i32) {
         if self.ended().is_none() {
-            // SAFETY: no memory is involved; the child was not waited for, so the pid is still its own.
-            assert_eq!(unsafe { libc::kill(self.child.id().cast_signed(), number) }, 0);
+            self.send(number);
         }
+    }
+
+    /// Sends a signal to the process, which nobody has waited for yet.
+    fn send(&self, number: i32) {
+        // SAFETY: no memory is involved; the child was not waited for, so the pid is still its own.
+        assert_eq!(unsafe { libc::kill(self.pid().cast_signed(), number) }, 0);
+    }
+
+    /// Stops it, and returns once none of its threads runs.
+    pub(crate) fn stopped(&self) -> Stopped<'_> {
+        self.send(libc::SIGSTOP);
+        // SAFETY: all zeros is an answer that says nothing, and outlives the call. WNOWAIT: if the child ended instead, it is not waited for here.
+        let code = unsafe {
+            let mut answer: libc::siginfo_t = std::mem::zeroed();
+            let what = libc::WSTOPPED | libc::WEXITED | libc::WNOWAIT;
+            assert_eq!(libc::waitid(libc::P_PID, self.pid(), &raw mut answer, what), 0);
+            answer.si_code
+        };
+        assert_eq!(code, libc::CLD_STOPPED, "the agent ended");
+        Stopped(self)
     }
 
     /// From now on its first thread runs only while no other one has anything to do.
@@ -170,6 +192,12 @@ impl Agent {
     pub(crate) fn stop(&mut self) -> Option<i32> {
         self.signal(libc::SIGTERM);
         eventually("end of the agent", || self.ended()).code()
+    }
+}
+
+impl Drop for Stopped<'_> {
+    fn drop(&mut self) {
+        self.0.send(libc::SIGCONT);
     }
 }
 
