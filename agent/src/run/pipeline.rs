@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use opentelemetry::Context;
 use opentelemetry::trace::TraceContextExt;
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{info_span, warn};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
@@ -97,6 +97,8 @@ impl Pipeline {
     pub(super) async fn watch(&mut self, probe: &mut Probe, health: &Health, stop: impl Future) -> Result<(), Failure> {
         let (counters, own, settling) = (probe.counters(), probe.ring(), self.otlp.settling());
         let (mut expiry, mut ends) = (tokio::time::interval(EXPIRY_INTERVAL), tokio::time::interval(ENDS_INTERVAL));
+        // While no span waits nobody looks, and what was missed then need not be made up for.
+        ends.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut told_dropped = self.ledger.as_ref().map_or(0, Ledger::dropped);
         // Whether something was handled that is not saved, and when it may be.
         let (mut unsaved, mut save_at) = (true, Instant::now());
@@ -149,7 +151,13 @@ impl Pipeline {
                     self.check(probe);
                     check_at = Instant::now() + self.ledger.as_ref().map_or(EXPIRY_INTERVAL, Ledger::pause);
                 }
-                _ = ends.tick(), if anything_ends => self.expire_ends(SystemTime::now()),
+                _ = ends.tick(), if anything_ends => {
+                    // What is read or waits may tell of an end that was soon enough.
+                    let now = SystemTime::now();
+                    while !self.read_what_is_there(probe) {}
+                    unsaved = true;
+                    self.expire_ends(now);
+                }
                 _ = expiry.tick() => {
                     self.ensure_containers();
                     self.expire(SystemTime::now());
@@ -323,8 +331,11 @@ impl Pipeline {
         lock(&self.table).expire(now);
     }
 
+    /// Ends the spans that have waited for too long by then, once everything is handled that the probe has told.
     fn expire_ends(&mut self, now: SystemTime) {
-        self.ends.expired(now).into_iter().for_each(|span| self.otlp.span(span));
+        if self.waiting.is_empty() {
+            self.ends.expired(now).into_iter().for_each(|span| self.otlp.span(span));
+        }
     }
 
     pub(super) fn give_up_ends(&mut self) {
@@ -420,3 +431,6 @@ pub(super) fn copy_counters(counters: &CounterMap, stats: &Stats) {
     stats.shared_memory.set(counted.shared_memory);
     stats.collateral.set(counted.collateral);
 }
+
+#[cfg(test)]
+mod tests;
