@@ -17,7 +17,7 @@ use oom_watcher::source::cgroup_table::CgroupTable;
 use oom_watcher::source::hierarchy::Hierarchy;
 use oom_watcher::source::privileged::Privileged;
 use support::collector::{Collector, Record};
-use support::makers::{Made, make, make_and_hold};
+use support::makers::{Made, make_and_hold};
 use support::told::Role;
 use support::{cgroups, one_at_a_time, patience, skip};
 use tokio::sync::oneshot;
@@ -99,8 +99,10 @@ fn each_of_200_kills_of_which_only_ids_are_told_has_its_container() {
     needs_kernel!();
     let collector = Collector::start();
     let _agent = Nameless::start(&collector);
-    let made = make("burst 200");
-    let records = collector.await_records(200, within(&made));
+    // Their cgroups stay until the table has told their names, here and below.
+    let held = make_and_hold("burst 200");
+    let made = &held.made;
+    let records = collector.await_records(200, within(made));
     let told: BTreeSet<_> = records
         .iter()
         .map(|record| ["process.linux.cgroup", "k8s.pod.uid", "container.id"].map(|key| record.text(key).unwrap_or("absent")))
@@ -117,7 +119,6 @@ fn a_record_has_the_limit_and_not_what_was_used_of_it() {
     needs_kernel!();
     let collector = Collector::start();
     let _agent = Nameless::start(&collector);
-    // Its cgroup stays until the record is there.
     let held = make_and_hold("one");
     let record = only(collector.await_records(1, within(&held.made)));
     assert_eq!((record.number("oom_watcher.cgroup.limit"), record.flag("oom_watcher.cgroup.from_files")), (Some(4 << 20), Some(true)));
@@ -138,7 +139,8 @@ fn the_trigger_is_named_by_its_own_id() {
     needs_kernel!();
     let collector = Collector::start();
     let _agent = Nameless::start(&collector);
-    let made = make("foreign");
+    let held = make_and_hold("foreign");
+    let made = &held.made;
     let (victim, trigger) = (made.only(Role::Victim), made.only(Role::Trigger));
     let record = only(collector.await_records(1, |path| path == victim.cgroup));
     assert_eq!(record.text("oom_watcher.trigger.cgroup"), tells_trigger().then_some(trigger.cgroup.as_str()));
@@ -149,8 +151,9 @@ fn a_path_of_more_levels_than_the_probe_keeps_is_whole() {
     needs_kernel!();
     let collector = Collector::start();
     let _agent = Nameless::start(&collector);
-    let made = make("deep 30");
-    let record = only(collector.await_records(1, within(&made)));
+    let held = make_and_hold("deep 30");
+    let made = &held.made;
+    let record = only(collector.await_records(1, within(made)));
     assert_eq!(record.text("process.linux.cgroup"), Some(made.only(Role::Victim).cgroup.as_str()));
     assert_eq!(record.flag("oom_watcher.cgroup.path_cut"), Some(false));
 }

@@ -304,7 +304,7 @@ pub(crate) fn span(name: &'static str) -> SpanData {
     }
 }
 
-/// An address of loopback where nobody listens.
+/// An address where nobody listens. Not of that loopback address where the other tests take any port that is free.
 pub(crate) fn free_address() -> SocketAddr {
-    std::net::TcpListener::bind(ANY).unwrap().local_addr().unwrap()
+    std::net::TcpListener::bind("127.7.7.7:0").unwrap().local_addr().unwrap()
 }

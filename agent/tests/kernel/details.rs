@@ -1,9 +1,6 @@
 //! What is told of a kill only where the kernel gives it: exact sizes, when the memory was free, the command line.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-
-use crate::support::agent::Agent;
+use crate::support::agent::{Agent, settings};
 use crate::support::collector::Collector;
 use crate::support::machine::{guest, kernel, reads_strings};
 use crate::support::makers::make_and_hold;
@@ -26,12 +23,17 @@ fn resident_sizes_are_exact_where_the_kernel_counts_them_for_each_cpu() {
 fn a_span_lasts_until_the_memory_of_its_victim_is_free() {
     needs_kernel!();
     let mut watch = Watch::start();
-    let made = watch.make("one");
-    let records = watch.told(&made);
-    let [record] = records.as_slice() else { panic!("{records:?}") };
+    let mut end_of_one = || {
+        let made = watch.make("one");
+        let records = watch.told(&made);
+        let [record] = records.as_slice() else { panic!("{records:?}") };
+        watch.collector.await_span_end(record)
+    };
+    // A guest on a busy machine may stand still for as long as a span waits: then it is tried again.
+    let attempts = if guest() { 5 } else { 1 };
+    let end = (0..attempts).map(|_| end_of_one()).find(|end| end != "timeout").unwrap_or_default();
     // From 6.1 on the kernel has the tracepoint exit_mmap.
-    let expected = if kernel() >= (6, 1) { "memory_freed" } else { "read" };
-    assert_eq!(watch.collector.await_span_end(record), expected);
+    assert_eq!(end, if kernel() >= (6, 1) { "memory_freed" } else { "read" });
     let reclaimed = watch.since(|sample| sample.name == "oom_reclaim_seconds_count");
     assert_eq!(reclaimed > 0, kernel() >= (6, 1), "{reclaimed}");
 }
@@ -40,12 +42,10 @@ fn a_span_lasts_until_the_memory_of_its_victim_is_free() {
 fn a_command_line_is_told_only_if_it_is_asked_for() {
     needs_kernel!();
     let collector = Collector::start();
-    let file = tempfile::NamedTempFile::new().unwrap();
-    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
     // A start is slow in a guest, and what is not asked for is in no other kernel either.
     let cases = [("true", kernel() >= (5, 11) && reads_strings()), ("false", false)];
     for (wanted, is_told) in cases.into_iter().take(if guest() { 1 } else { 2 }) {
-        fs::write(&file, format!("probe:\n  arguments: {wanted}\n")).unwrap();
+        let file = settings(&format!("probe:\n  arguments: {wanted}\n"));
         let _agent = Agent::start(&collector.environment(), &["--config", file.path().to_str().unwrap()]);
         let held = make_and_hold("one");
         let records = collector.await_records(1, within(&held.made));

@@ -8,7 +8,7 @@ use std::thread;
 
 use oom_watcher::source::probe::{self, pins};
 
-use crate::support::agent::{Agent, Unready};
+use crate::support::agent::{Agent, Unready, settings};
 use crate::support::collector::{Collector, Record};
 use crate::support::exposition::total;
 use crate::support::machine::guest;
@@ -27,6 +27,7 @@ const IN_A_GUEST: (usize, u64) = (60, 1024);
 struct Place {
     pins: PathBuf,
     state: tempfile::TempDir,
+    settings: tempfile::NamedTempFile,
 }
 
 impl Place {
@@ -39,12 +40,13 @@ impl Place {
         let state = tempfile::tempdir().unwrap();
         // The agent may be somebody else: it makes the folders that it locks in these.
         fs::set_permissions(state.path(), fs::Permissions::from_mode(0o777)).unwrap();
-        Ok(Self { pins, state })
+        // More than ten seconds, which a guest on a busy machine may stand still for.
+        Ok(Self { pins, state, settings: settings("shutdown_grace: 2m\n") })
     }
 
     fn flags(&self) -> Vec<String> {
-        let state = self.state.path().join("state");
-        ["--pin-dir".to_owned(), self.pins.display().to_string(), "--state-dir".to_owned(), state.display().to_string()].to_vec()
+        let places = [("--pin-dir", self.pins.clone()), ("--state-dir", self.state.path().join("state")), ("--config", self.settings.path().into())];
+        places.into_iter().flat_map(|(flag, place)| [flag.to_owned(), place.display().to_string()]).collect()
     }
 
     /// The same without the pins.
@@ -330,11 +332,8 @@ fn a_reader_that_stops_loses_nothing_in_silence() {
     needs_kernel!();
     let place = place!("stopped");
     let collector = Collector::start();
-    let settings = place.state.path().join("settings.yaml");
-    fs::write(&settings, "probe:\n  ring_bytes: 64KiB\n").unwrap();
-    let mut flags = place.flags();
-    flags.extend(["--config".to_owned(), settings.display().to_string()]);
-    let agent = start(&collector, &flags);
+    fs::write(&place.settings, "probe:\n  ring_bytes: 64KiB\n").unwrap();
+    let agent = start(&collector, &place.flags());
     let dropped_before = total(&agent.metrics(), DROPPED);
     let stopped = agent.stopped();
     let (kills, limit) = if guest() { IN_A_GUEST } else { (1000, 4096) };

@@ -47,8 +47,10 @@ fn every_kind_of_kill_is_told(cluster: &Cluster, collector: &Collector, scraper:
     burstable["resources"]["requests"] = json!({"memory": "16Mi"});
     let mut best_effort = container("app", IDLE, "32Mi");
     best_effort["resources"] = json!({});
+    // A pod of one container is known by its uid. Of more, which one it was is known once its id is in the pod's status.
+    let on_sign = format!("until [ -e /sign ]; do sleep 0.1; done; exec {HOG}");
     let mut with_init = pod("init", &[container("app", IDLE, "32Mi")]);
-    with_init["spec"]["initContainers"] = json!([container("prepare", HOG, "32Mi")]);
+    with_init["spec"]["initContainers"] = json!([container("prepare", &on_sign, "32Mi")]);
     let child = format!("{HOG}; {IDLE}");
     pods::apply(
         cluster,
@@ -56,12 +58,17 @@ fn every_kind_of_kill_is_told(cluster: &Cluster, collector: &Collector, scraper:
             pod("guaranteed", &[guaranteed]),
             pod("burstable", &[burstable]),
             pod("besteffort", &[best_effort]),
-            pod("two", &[container("app", HOG, "32Mi"), container("log", IDLE, "32Mi")]),
+            pod("two", &[container("app", &on_sign, "32Mi"), container("log", IDLE, "32Mi")]),
             with_init,
             pod("child", &[container("app", &child, "32Mi")]),
             pod("deleted", &[container("app", IDLE, "32Mi")]),
         ],
     );
+    for (name, container, statuses) in [("two", "app", "containerStatuses"), ("init", "prepare", "initContainerStatuses")] {
+        let path = format!(r#".status.{statuses}[?(@.name=="{container}")].containerID"#);
+        cluster.eventually("id of a container", || pods::field(cluster, name, &path).starts_with("containerd://").then_some(()));
+        cluster.text(&format!("kubectl exec -n shop {name} -c {container} -- touch /sign"));
+    }
     // One without a limit is killed by that of the pod, which somebody has set, or when the node is out of memory.
     pods::await_ready(cluster, "besteffort");
     let directory = pods::cgroup(cluster, "besteffort");

@@ -12,7 +12,7 @@ use crate::nodes::needs;
 use crate::program::{Agent, get, lacks_for_probe};
 use crate::support::exposition::parse_exposition;
 use crate::support::makers::make;
-use crate::support::{cgroups, eventually, skip};
+use crate::support::{cgroups, eventually, one_at_a_time, skip};
 
 /// Data points only: others may kill on this machine, and what came of that could not be delivered.
 const DATA_POINTS: [(&str, &str); 3] = [("OTEL_LOGS_EXPORTER", "none"), ("OTEL_TRACES_EXPORTER", "none"), ("OTEL_METRIC_EXPORT_INTERVAL", "100")];
@@ -137,6 +137,7 @@ fn a_second_signal_ends_the_agent_at_once() {
 fn what_was_not_delivered_within_the_grace_period_is_told() {
     needs!(lacks_for_probe());
     needs!(cgroups().err());
+    let _one = one_at_a_time();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("config.yaml").display().to_string();
     fs::write(&file, "shutdown_grace: 1s\n").unwrap();

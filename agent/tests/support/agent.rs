@@ -1,20 +1,22 @@
 //! The agent as a child process: the release binary, on free ports, ended with the test.
 
+use std::fs::Permissions;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 
 use crate::support::exposition::{Sample, parse_exposition};
 use crate::support::machine::guest;
 use crate::support::programs::end_with_this;
 use crate::support::restricted::Restricted;
-use crate::support::{eventually, patience};
+use crate::support::{eventually, eventually_within, patience};
 
 /// What `NODE_NAME` is.
 pub(crate) const NODE: &str = "test-node";
@@ -134,6 +136,12 @@ impl Agent {
         Duration::from_millis((fields[12] + fields[13]) * 1000 / u64::try_from(ticks).unwrap())
     }
 
+    /// Waits until its resident memory is less than that, and gives it. Twice a minute the agent gives back what it does not need.
+    pub(crate) fn await_resident(&self, below: u64) -> u64 {
+        let resident = || Some(self.resident()).filter(|resident| *resident < below);
+        eventually_within(Duration::from_secs(90), &format!("resident memory of less than {below} bytes"), resident)
+    }
+
     /// Its process.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
@@ -210,6 +218,14 @@ impl Drop for Agent {
             eprintln!("the agent's log:\n{}", self.log());
         }
     }
+}
+
+/// A file of configuration, which agents can read that are somebody else.
+pub(crate) fn settings(text: &str) -> NamedTempFile {
+    let file = NamedTempFile::new().unwrap();
+    std::fs::write(&file, text).unwrap();
+    std::fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
+    file
 }
 
 /// The body of a page of the agent there, which must be there.
