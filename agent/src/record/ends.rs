@@ -58,9 +58,9 @@ impl Ends {
         Some((ended(span, time, End::MemoryFreed), took))
     }
 
-    /// Those that have waited for longer than [`WAIT`].
-    pub fn expired(&mut self, now: SystemTime) -> Vec<SpanData> {
-        let late = |span: &SpanData| now.duration_since(span.start_time).is_ok_and(|age| age > WAIT);
+    /// Those that had waited for longer than [`WAIT`] at `looked`. They end `now`.
+    pub fn expired(&mut self, looked: SystemTime, now: SystemTime) -> Vec<SpanData> {
+        let late = |span: &SpanData| looked.duration_since(span.start_time).is_ok_and(|age| age > WAIT);
         let count = self.0.iter().take_while(|(_, span)| late(span)).count();
         self.0.drain(..count).map(|(_, span)| ended(span, now, End::Timeout)).collect()
     }
@@ -121,9 +121,9 @@ mod tests {
         let mut ends = Ends::default();
         ends.wait(1, waiting(1, 0), sample::time(0));
         ends.wait(2, waiting(2, 1), sample::time(1));
-        assert!(ends.expired(sample::time(10)).is_empty());
-        let now = sample::time(11);
-        assert_eq!(ends.expired(now).iter().map(told).collect::<Vec<_>>(), [(now, "timeout".to_owned())]);
+        let (before, looked, now) = (sample::time(10), sample::time(11), sample::time(12));
+        assert!(ends.expired(before, looked).is_empty());
+        assert_eq!(ends.expired(looked, now).iter().map(told).collect::<Vec<_>>(), [(now, "timeout".to_owned())]);
         assert_eq!((ends.give_up(now).len(), ends.is_empty()), (1, true));
     }
 

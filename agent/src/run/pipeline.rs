@@ -99,6 +99,7 @@ impl Pipeline {
         let (mut expiry, mut ends) = (tokio::time::interval(EXPIRY_INTERVAL), tokio::time::interval(ENDS_INTERVAL));
         // While no span waits nobody looks, and what was missed then need not be made up for.
         ends.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looked = SystemTime::UNIX_EPOCH;
         let mut told_dropped = self.ledger.as_ref().map_or(0, Ledger::dropped);
         // Whether something was handled that is not saved, and when it may be.
         let (mut unsaved, mut save_at) = (true, Instant::now());
@@ -110,6 +111,7 @@ impl Pipeline {
             // What waits is neither saved nor explained: both can be done for all before it and for none behind it, so they wait as well.
             if self.waiting.has_lasted(self.patience * MAX_WAITS) {
                 self.give_up_waiting();
+                self.expire_ends(looked, SystemTime::now());
                 unsaved = true;
             }
             let (is_idle, until) = (self.waiting.is_empty(), self.waiting.until());
@@ -152,11 +154,9 @@ impl Pipeline {
                     check_at = Instant::now() + self.ledger.as_ref().map_or(EXPIRY_INTERVAL, Ledger::pause);
                 }
                 _ = ends.tick(), if anything_ends => {
-                    // What is read or waits may tell of an end that was soon enough.
+                    // Those that were late at the look before: what the probe had told by then has been read since.
                     let now = SystemTime::now();
-                    while !self.read_what_is_there(probe) {}
-                    unsaved = true;
-                    self.expire_ends(now);
+                    self.expire_ends(std::mem::replace(&mut looked, now), now);
                 }
                 _ = expiry.tick() => {
                     self.ensure_containers();
@@ -331,10 +331,10 @@ impl Pipeline {
         lock(&self.table).expire(now);
     }
 
-    /// Ends the spans that have waited for too long by then, once everything is handled that the probe has told.
-    fn expire_ends(&mut self, now: SystemTime) {
+    /// Ends the spans that were late at `looked`, unless their ends may be among what waits.
+    fn expire_ends(&mut self, looked: SystemTime, now: SystemTime) {
         if self.waiting.is_empty() {
-            self.ends.expired(now).into_iter().for_each(|span| self.otlp.span(span));
+            self.ends.expired(looked, now).into_iter().for_each(|span| self.otlp.span(span));
         }
     }
 

@@ -70,7 +70,13 @@ impl Watch {
         self.make_if_possible(arguments).unwrap_or_else(|why| panic!("oom-maker {arguments}: {why}"))
     }
 
-    /// The same while the agent is stopped: where the machine runs out of memory it is not the one that asks for the last page.
+    /// The same where the kernel may not have what it needs: then says what.
+    pub(crate) fn make_if_possible(&mut self, arguments: &str) -> Result<Made, String> {
+        self.before = self.agent.metrics();
+        self.run(arguments)
+    }
+
+    /// Runs it while the agent is stopped: where the machine runs out of memory it is not the one that asks for the last page.
     pub(crate) fn make_while_stopped(&mut self, arguments: &str) -> Made {
         self.before = self.agent.metrics();
         let agent = Arc::clone(&self.agent);
@@ -78,12 +84,6 @@ impl Watch {
         let made = self.run(arguments).unwrap_or_else(|why| panic!("oom-maker {arguments}: {why}"));
         drop(stopped);
         made
-    }
-
-    /// The same where the kernel may not have what it needs: then says what.
-    pub(crate) fn make_if_possible(&mut self, arguments: &str) -> Result<Made, String> {
-        self.before = self.agent.metrics();
-        self.run(arguments)
     }
 
     fn run(&mut self, arguments: &str) -> Result<Made, String> {

@@ -48,7 +48,8 @@ fn every_kind_of_kill_is_told(cluster: &Cluster, collector: &Collector, scraper:
     let mut best_effort = container("app", IDLE, "32Mi");
     best_effort["resources"] = json!({});
     // A pod of one container is known by its uid. Of more, which one it was is known once its id is in the pod's status.
-    let on_sign = format!("until [ -e /sign ]; do sleep 0.1; done; exec {HOG}");
+    // Whoever gives the sign in the container has to be gone before that is.
+    let on_sign = format!("until [ -e /sign ]; do sleep 0.1; done; sleep 1; exec {HOG}");
     let mut with_init = pod("init", &[container("app", IDLE, "32Mi")]);
     with_init["spec"]["initContainers"] = json!([container("prepare", &on_sign, "32Mi")]);
     let child = format!("{HOG}; {IDLE}");

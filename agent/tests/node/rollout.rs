@@ -57,7 +57,7 @@ fn update(cluster: &Cluster, collector: &Collector) -> Update {
         records.filter_map(|record| record.text("log.record.uid").map(str::to_owned)).collect()
     };
     let records = cluster.eventually("record of each kill", || Some(ids().len() as u64).filter(|records| *records >= kernel));
-    assert_eq!(total(&samples, "oom_watcher_unexplained_kills_total"), 0.0);
+    assert_eq!(total(&scraper.metrics(), "oom_watcher_unexplained_kills_total"), 0.0);
     Update { kernel, counted: scraper.kills("loop", "app").unwrap(), missed, records }
 }
 

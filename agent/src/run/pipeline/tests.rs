@@ -26,11 +26,11 @@ async fn a_span_is_not_given_up_while_its_end_waits_behind_a_kill() {
     pipeline.ends.wait(1, waiting(), sample::time(0));
     let freed = Waits { told: Told::Freed { sequence: 1, time: sample::time(1) }, counted: false };
     pipeline.waiting.push(freed, Instant::now() + Duration::from_secs(3600));
-    pipeline.expire_ends(late);
+    pipeline.expire_ends(late, late);
     assert!(!pipeline.ends.is_empty(), "it was free in time");
     pipeline.wait_no_longer();
     assert!(pipeline.ends.is_empty());
     pipeline.ends.wait(2, waiting(), sample::time(0));
-    pipeline.expire_ends(late);
+    pipeline.expire_ends(late, late);
     assert!(pipeline.ends.is_empty(), "of this one nothing is told");
 }
