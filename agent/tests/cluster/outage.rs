@@ -85,7 +85,8 @@ fn while_the_api_server_is_away_or_forbids_it_kills_are_told_and_names_come_back
         _ => None,
     });
     let troubles: Vec<_> = troubles.collect();
-    assert!(troubles.len() >= 4 && troubles.windows(2).all(|pair| pair[0] != pair[1]), "{troubles:?}: {log}");
+    let answers = troubles.iter().filter(|trouble| trouble.is_empty()).count();
+    assert!(answers <= 2 && troubles.len() >= 4 && troubles.windows(2).all(|pair| pair[0] != pair[1]), "{troubles:?}: {log}");
     assert_eq!(total(&agent.metrics(), "oom_kills_per_node_total") - per_node, 6.0);
     agent.await_resident(resident + (2 << 20));
 }

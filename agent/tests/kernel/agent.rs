@@ -8,7 +8,7 @@ use crate::support::eventually;
 use crate::support::exposition::total;
 use crate::support::machine::kernel_kills;
 use crate::support::makers::{make, make_and_hold};
-use crate::watch::{KILLS_PER_NODE, start_alone, within};
+use crate::watch::{KILLS_PER_NODE, grace, start_alone, within};
 
 #[test]
 fn the_first_scrape_of_a_node_says_0_and_an_ordinary_sigkill_leaves_it_there() {
@@ -38,8 +38,7 @@ fn a_sigterm_right_after_the_last_kill_loses_nothing() {
     once_in_a_guest!();
     needs_kernel!();
     let collector = Collector::start();
-    // More than ten seconds, which a guest on a busy machine may stand still for.
-    let file = settings("shutdown_grace: 2m\n");
+    let file = settings(grace());
     let mut agent = Agent::start(&collector.environment(), &["--config", file.path().to_str().unwrap()]);
     let made = make("burst 50");
     assert_eq!(agent.stop(), Some(0), "{}", agent.log());

@@ -16,6 +16,7 @@ use crate::support::exposition::total;
 use crate::support::machine::{guest, kernel};
 use crate::support::makers::{Made, make_and_hold};
 use crate::support::{eventually, skip};
+use crate::watch::grace;
 
 const KILLS: &str = "oom_kills_total";
 const DROPPED: &str = "oom_watcher_kills_dropped_total";
@@ -42,8 +43,7 @@ impl Place {
         let state = tempfile::tempdir().unwrap();
         // The agent may be somebody else: it makes the folders that it locks in these.
         fs::set_permissions(state.path(), fs::Permissions::from_mode(0o777)).unwrap();
-        // More than ten seconds, which a guest on a busy machine may stand still for.
-        Ok(Self { pins, state, settings: settings("shutdown_grace: 2m\n") })
+        Ok(Self { pins, state, settings: settings(grace()) })
     }
 
     fn flags(&self) -> Vec<String> {

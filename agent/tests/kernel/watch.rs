@@ -140,6 +140,12 @@ impl Watch {
     }
 }
 
+/// How long agents may deliver at their end, as their configuration says it: ten seconds, which is the default, but a guest on a busy machine may stand
+/// still for as long.
+pub(crate) fn grace() -> &'static str {
+    if guest() { "shutdown_grace: 2m\n" } else { "shutdown_grace: 10s\n" }
+}
+
 /// An agent and its collector that no other test has.
 pub(crate) fn start_alone() -> (Agent, Collector) {
     let collector = Collector::start();

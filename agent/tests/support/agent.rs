@@ -139,7 +139,7 @@ impl Agent {
     /// Waits until its resident memory is less than that, and gives it. Twice a minute the agent gives back what it does not need.
     pub(crate) fn await_resident(&self, below: u64) -> u64 {
         let resident = || Some(self.resident()).filter(|resident| *resident < below);
-        eventually_within(Duration::from_secs(90), &format!("resident memory of less than {below} bytes"), resident)
+        eventually_within(Duration::from_secs(60), &format!("resident memory of less than {below} bytes"), resident)
     }
 
     /// Its process.
