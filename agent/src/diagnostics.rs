@@ -1,6 +1,7 @@
 //! The agent's own story: its log on standard error, and its spans of handling a kill, which join the kill's trace.
 //!
-//! Only spans of the target [`HANDLING`] are exported. Without that filter the exporter's own events would be exported, which makes more of them.
+//! Only spans of the target [`HANDLING`] are exported. Without that filter the exporter's own events would be exported,
+//! which makes more of them.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
@@ -19,14 +20,15 @@ use crate::stats::Stats;
 /// Target of the spans of handling a kill: `handle`, and in it `attribute`, `record` and `hand_over`.
 pub const HANDLING: &str = "oom_watcher::handling";
 
-/// Libraries whose everyday messages are not news to an operator, and OpenTelemetry's, because the agent itself tells once when an export begins to
-/// fail. A filter that names them has them again.
+/// Libraries whose everyday messages are not news to an operator, and OpenTelemetry's, because the agent itself tells
+/// once when an export begins to fail. A filter that names them has them again.
 const QUIET: &str = "opentelemetry=off,opentelemetry_sdk=off,opentelemetry-otlp=off,kube_client=off,kube_runtime=off,h2=warn,hyper=warn,hyper_util=warn,rustls=warn,tonic=warn,tower=warn";
 
 /// What a pipe that is said to be writable takes without waiting: `PIPE_BUF`, pipe(7).
 const PIPE_BUF: usize = 4096;
 
-/// Standard error, without ever waiting for who reads it: a kill must not. A line that finds no room is left out, and counted.
+/// Standard error, without ever waiting for who reads it: a kill must not. A line that finds no room is left out, and
+/// counted.
 #[derive(Clone, Debug)]
 struct Lines(Arc<Stats>);
 
@@ -61,7 +63,9 @@ pub fn start(log: &Log, tracer: Option<SdkTracer>, stats: &Arc<Stats>) -> Result
     // Checked by `config`; what comes later wins.
     let filter = EnvFilter::builder().parse_lossy(format!("{QUIET},{}", log.filter));
     let lines = match log.format {
-        Format::Human => fmt::layer().with_ansi(io::stderr().is_terminal()).with_writer(writer).with_filter(filter).boxed(),
+        Format::Human => {
+            fmt::layer().with_ansi(io::stderr().is_terminal()).with_writer(writer).with_filter(filter).boxed()
+        }
         Format::Json => fmt::layer().json().flatten_event(true).with_writer(writer).with_filter(filter).boxed(),
     };
     tracing_subscriber::registry().with(lines).with(tracer.map(spans)).try_init()

@@ -1,4 +1,5 @@
-//! The vocabulary: a [`Kill`] is one process that the OOM killer killed, its [`Owner`] says whose it was, and an [`Incident`] is the decision it was part of.
+//! The vocabulary: a [`Kill`] is one process that the OOM killer killed, its [`Owner`] says whose it was, and an
+//! [`Incident`] is the decision it was part of.
 //!
 //! What is not known is `None` or [`Owner::Unknown`], never 0 and never an empty string. Sizes are bytes.
 
@@ -16,7 +17,8 @@ mod pod;
 /// One process that the kernel's OOM killer killed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Kill {
-    /// The same for the same kill, however often it is read or sent: made of the boot, the victim's pid and its start time.
+    /// The same for the same kill, however often it is read or sent: made of the boot, the victim's pid and its start
+    /// time.
     pub id: KillId,
     /// Counts the kills of one attached probe from 1; a gap is a kill whose event was lost.
     pub sequence: u64,
@@ -28,17 +30,19 @@ pub struct Kill {
     pub trigger: Trigger,
     /// The victim's memory cgroup and its ancestors, its own first. Empty if the kernel told nothing.
     pub cgroups: Vec<Cgroup>,
-    /// The path of the first of `cgroups`, from the root of the memory hierarchy. Absent where names cannot be read (lockdown=confidentiality) and the
-    /// cgroup is not found by its id.
+    /// The path of the first of `cgroups`, from the root of the memory hierarchy. Absent where names cannot be read
+    /// (lockdown=confidentiality) and the cgroup is not found by its id.
     pub cgroup_path: Option<String>,
     /// More levels than the probe keeps, or than are mounted here: `cgroup_path` lacks its beginning.
     pub path_cut: bool,
-    /// Names and limits in `cgroups` are those of the cgroups' directories and files right after the kill, because the kernel refuses to have its own read
-    /// (lockdown=confidentiality). What the cgroups used at the kill is absent then.
+    /// Names and limits in `cgroups` are those of the cgroups' directories and files right after the kill, because the
+    /// kernel refuses to have its own read (lockdown=confidentiality). What the cgroups used at the kill is absent
+    /// then.
     pub cgroups_from_files: bool,
     /// What the kernel decided. Absent where `oom_kill_process` cannot be hooked.
     pub decision: Option<Decision>,
-    /// What the machine had left when the kill was read. Absent where the kernel says itself what the decision was about.
+    /// What the machine had left when the kill was read. Absent where the kernel says itself what the decision was
+    /// about.
     pub machine: Option<Machine>,
 }
 
@@ -151,8 +155,9 @@ pub struct Memory {
     pub swap: Option<u64>,
     /// Page tables.
     pub pgtables: Option<u64>,
-    /// Whether the resident sizes and swap are sums over all CPUs. If not, they are the kernel's approximate counters, as in its own log line: too small by
-    /// up to 64 pages for each thread (before 6.2), or by 32 pages and more for each CPU.
+    /// Whether the resident sizes and swap are sums over all CPUs. If not, they are the kernel's approximate counters,
+    /// as in its own log line: too small by up to 64 pages for each thread (before 6.2), or by 32 pages and more for
+    /// each CPU.
     pub is_exact: bool,
 }
 
@@ -199,8 +204,8 @@ pub struct Cgroup {
     pub swap_limit: Option<u64>,
     /// `memory.oom.group`: the kernel kills all its processes at once.
     pub oom_group: Option<bool>,
-    /// The kernel's own mark that the OOM killer works for this cgroup or for one above it. Absent on kernels without it (6.12 and later with cgroup v2
-    /// alone).
+    /// The kernel's own mark that the OOM killer works for this cgroup or for one above it. Absent on kernels without
+    /// it (6.12 and later with cgroup v2 alone).
     pub oom_lock: Option<bool>,
 }
 

@@ -1,7 +1,7 @@
 //! oom-watcher: says which container the kernel's OOM killer killed, why, and that nothing was missed.
 //!
-//! The modules in reading order. A module imports only from the lines above its own group; modules of one group never import each other
-//! (`tests/architecture.rs` checks it). [`run`] is the data path: read it first.
+//! The modules in reading order. A module imports only from the lines above its own group; modules of one group never
+//! import each other (`tests/architecture.rs` checks it). [`run`] is the data path: read it first.
 //!
 //! | module | what it is |
 //! | --- | --- |

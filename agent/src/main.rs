@@ -21,7 +21,8 @@ use tracing::warn;
 
 /// Says which container the kernel's OOM killer killed, why, and that nothing was missed.
 ///
-/// Without a command it watches: kills become Prometheus series on /metrics, and log records, spans and metrics over OTLP.
+/// Without a command it watches: kills become Prometheus series on /metrics, and log records, spans and metrics over
+/// OTLP.
 #[derive(Parser)]
 #[command(name = "oom-watcher", version = VERSION, after_help = AFTER_HELP, args_conflicts_with_subcommands = true)]
 struct Cli {
@@ -170,10 +171,11 @@ fn load(flags: &Flags) -> Result<Loaded, Error> {
     config::load(flags, &config::from_process).map_err(Error::Configuration)
 }
 
-/// It ends with the process and not before: the threads of OpenTelemetry's SDK panic if they look for a timer while it is shut down. Nor is a name resolution
-/// that hangs waited for then.
+/// It ends with the process and not before: the threads of OpenTelemetry's SDK panic if they look for a timer while it
+/// is shut down. Nor is a name resolution that hangs waited for then.
 fn runtime() -> io::Result<&'static tokio::runtime::Runtime> {
-    // One thread carries kills, scrapes and export: each of them takes microseconds or waits. The blocking pool encodes scrapes and resolves names.
+    // One thread carries kills, scrapes and export: each of them takes microseconds or waits. The blocking pool encodes
+    // scrapes and resolves names.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(4).build()?;
     Ok(Box::leak(Box::new(runtime)))
 }
@@ -214,8 +216,13 @@ struct Ending {
 
 impl Signals {
     fn listen() -> io::Result<Self> {
-        let ending =
-            |skip| Ok::<_, io::Error>(Ending { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())?, skip });
+        let ending = |skip| {
+            Ok::<_, io::Error>(Ending {
+                terminate: signal(SignalKind::terminate())?,
+                interrupt: signal(SignalKind::interrupt())?,
+                skip,
+            })
+        };
         Ok(Self { first: ending(0)?, second: ending(1)? })
     }
 
@@ -260,9 +267,11 @@ fn self_test(flags: &Flags, show: bool) -> Result<ExitCode, Error> {
     diagnostics::start(&config::Log { filter: "error".to_owned(), ..loaded.config.log.clone() }, None, &Arc::default())
         .map_err(anyhow::Error::from)?;
     let runtime = runtime()?;
-    runtime.block_on(selftest::run(loaded.config, show, &mut io::stdout())).map_err(|error| match error.downcast::<Failure>() {
-        Ok(failure) => failure.into(),
-        Err(error) => Error::Failed(error),
+    runtime.block_on(selftest::run(loaded.config, show, &mut io::stdout())).map_err(|error| {
+        match error.downcast::<Failure>() {
+            Ok(failure) => failure.into(),
+            Err(error) => Error::Failed(error),
+        }
     })?;
     Ok(ExitCode::SUCCESS)
 }
@@ -270,7 +279,9 @@ fn self_test(flags: &Flags, show: bool) -> Result<ExitCode, Error> {
 fn owner(subject: &str, json: bool) -> Result<ExitCode, Error> {
     // Line by line: who feeds it one path at a time gets each answer at once.
     let mut out = io::stdout().lock();
-    let mut print = |report: &Report| if json { writeln!(out, "{}", serde_json::to_string(report)?) } else { writeln!(out, "{report}") };
+    let mut print = |report: &Report| {
+        if json { writeln!(out, "{}", serde_json::to_string(report)?) } else { writeln!(out, "{report}") }
+    };
     if subject == "-" {
         for path in io::stdin().lock().split(b'\n') {
             print(&report::report(&String::from_utf8_lossy(&path?)))?;
@@ -282,8 +293,10 @@ fn owner(subject: &str, json: bool) -> Result<ExitCode, Error> {
         Subject::Path(path) => print(&report::report(path))?,
         Subject::Pid(pid) => {
             let file = format!("/proc/{pid}/cgroup");
-            let text = std::fs::read_to_string(&file).map_err(|error| anyhow::anyhow!("reading {file}: {error}: is there a process {pid}?"))?;
-            let path = proc_cgroup::memory_path(&text).ok_or_else(|| anyhow::anyhow!("{file} names no memory cgroup"))?;
+            let text = std::fs::read_to_string(&file)
+                .map_err(|error| anyhow::anyhow!("reading {file}: {error}: is there a process {pid}?"))?;
+            let path =
+                proc_cgroup::memory_path(&text).ok_or_else(|| anyhow::anyhow!("{file} names no memory cgroup"))?;
             print(&report::report(path))?;
         }
     }

@@ -1,6 +1,7 @@
 //! What the agent counts about itself. Written by every stage, read by the metrics callbacks.
 //!
-//! Plain atomics without order between them: each number is right by itself, two of them may be of slightly different moments.
+//! Plain atomics without order between them: each number is right by itself, two of them may be of slightly different
+//! moments.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -156,7 +157,8 @@ pub struct Stats {
     pub shared_memory: Level,
     /// Processes that a dying first process of a pid namespace took along.
     pub collateral: Level,
-    /// Kills on other nodes of the same kernel, and of those that the kernel counted and nobody saw the ones that no cgroup of this node tells of.
+    /// Kills on other nodes of the same kernel, and of those that the kernel counted and nobody saw the ones that no
+    /// cgroup of this node tells of.
     pub other_nodes: Count,
     /// Whether there are such nodes. Set before anything is counted.
     pub shares_kernel: AtomicBool,
@@ -186,7 +188,8 @@ pub struct Stats {
     pub connections_refused: Count,
     /// Lines of the agent's own log that were left out because nobody read standard error.
     pub log_lines_lost: Count,
-    /// The kernel's own count of the node's kills since it was booted. Unknown until it is read, and where the kernel does not tell.
+    /// The kernel's own count of the node's kills since it was booted. Unknown until it is read, and where the kernel
+    /// does not tell.
     pub kernel_kills: Reading,
     /// Kills of the node before this agent was started.
     earlier_kills: Count,
@@ -231,8 +234,9 @@ impl Stats {
         }
     }
 
-    /// All kills on this node that the agent knows of: those that reached it, also if they wait for their container to be known, those that found no room in
-    /// the ring buffer, those whose events were not understood, those that nobody saw; and with them those before a restart.
+    /// All kills on this node that the agent knows of: those that reached it, also if they wait for their container to
+    /// be known, those that found no room in the ring buffer, those whose events were not understood, those that nobody
+    /// saw; and with them those before a restart.
     ///
     /// Where other nodes have the same kernel: those that are known to be of this one.
     pub fn node_kills(&self) -> u64 {
@@ -248,12 +252,13 @@ impl Stats {
 
     /// What the next agent goes on with. Not while kills wait: they are counted, and it would count them again.
     pub fn keep(&self) -> Kept {
-        let missed = Missed::ALL.map(|why| (self.missed(why).reconstructed.get(), self.missed(why).without_owner.get()));
+        let missed =
+            Missed::ALL.map(|why| (self.missed(why).reconstructed.get(), self.missed(why).without_owner.get()));
         Kept { node_kills: self.node_kills(), missed }
     }
 
-    /// Goes on with what another agent kept, before anything else is counted but [`ring_full`](Self::ring_full), which has to have its first value: of a
-    /// pinned probe it includes what the other agent counted.
+    /// Goes on with what another agent kept, before anything else is counted but [`ring_full`](Self::ring_full), which
+    /// has to have its first value: of a pinned probe it includes what the other agent counted.
     pub fn restore(&self, kept: &Kept) {
         for (why, (reconstructed, without_owner)) in Missed::ALL.into_iter().zip(kept.missed) {
             self.missed(why).reconstructed.add(reconstructed);
@@ -281,7 +286,11 @@ mod tests {
             let after = Stats::default();
             after.ring_full.set(ring_full);
             after.restore(&before.keep());
-            assert_eq!((after.node_kills(), after.missed(Missed::Away).reconstructed.get()), (11, 3), "{ring_full} counted by a pinned probe");
+            assert_eq!(
+                (after.node_kills(), after.missed(Missed::Away).reconstructed.get()),
+                (11, 3),
+                "{ring_full} counted by a pinned probe"
+            );
             after.kills.add(1);
             after.missed(Missed::Away).without_owner.add(1);
             assert_eq!(after.node_kills(), 13);

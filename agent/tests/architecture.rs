@@ -1,4 +1,5 @@
-//! The layers of `lib.rs`, and what only one place may do, kept by reading the source. What is compiled for tests alone is free of these rules.
+//! The layers of `lib.rs`, and what only one place may do, kept by reading the source. What is compiled for tests alone
+//! is free of these rules.
 
 #![expect(clippy::unwrap_used, reason = "a failed test panics")]
 
@@ -24,7 +25,8 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// Crates that only these files, or the files of these folders, may name.
-const CRATES: &[(&str, &str)] = &[("aya", "source/probe/"), ("kube", "kubernetes/"), ("tonic", "export/otlp/"), ("serde_yaml", "config/")];
+const CRATES: &[(&str, &str)] =
+    &[("aya", "source/probe/"), ("kube", "kubernetes/"), ("tonic", "export/otlp/"), ("serde_yaml", "config/")];
 
 /// The functions of `std::env` that ask for or change variables. `current_exe` and the constants are no configuration.
 const VARIABLES: &[&str] = &["var", "var_os", "vars", "vars_os", "set_var", "remove_var"];
@@ -61,7 +63,10 @@ fn files() -> Vec<(String, String)> {
             if path.is_dir() {
                 folders.push(path);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
-                found.push((path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned(), fs::read_to_string(&path).unwrap()));
+                found.push((
+                    path.strip_prefix(root()).unwrap().to_str().unwrap().to_owned(),
+                    fs::read_to_string(&path).unwrap(),
+                ));
             }
         }
     }
@@ -111,7 +116,9 @@ fn complaints(file: &str, text: &str) -> Vec<String> {
     for window in source.tokens.windows(3) {
         let [before, word, after] = window else { continue };
         let is_method = before.text == "." && after.text == "(";
-        if is_method && PANICKING_METHODS.contains(&word.text.as_str()) || after.text == "!" && PANICS.contains(&word.text.as_str()) {
+        if is_method && PANICKING_METHODS.contains(&word.text.as_str())
+            || after.text == "!" && PANICS.contains(&word.text.as_str())
+        {
             found.push(format!("{}: {} panics", word.line, word.text));
         }
         if is_method && word.text == "elapsed" && own.first().is_some_and(|own| PURE.contains(own)) {
@@ -135,7 +142,9 @@ fn imported<'a>(own: &[&'a str], words: &[&'a str]) -> Option<&'a str> {
 
 /// `pub mod` of `lib.rs`, in groups between empty lines.
 fn declared(lib: &str) -> Vec<Vec<&str>> {
-    let groups = lib.split("\n\n").map(|group| group.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect());
+    let groups = lib
+        .split("\n\n")
+        .map(|group| group.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).collect());
     groups.filter(|group: &Vec<_>| !group.is_empty()).collect()
 }
 
@@ -148,7 +157,10 @@ fn every_file_keeps_to_its_layer_and_to_what_it_may_do() {
         .iter()
         .flat_map(|(file, text)| {
             let parent = module(file).join("/");
-            scan(text).test_modules.into_iter().map(move |name| format!("{parent}/{name}.rs").trim_start_matches('/').to_owned())
+            scan(text)
+                .test_modules
+                .into_iter()
+                .map(move |name| format!("{parent}/{name}.rs").trim_start_matches('/').to_owned())
         })
         .collect();
     for test in &tests {
@@ -156,7 +168,10 @@ fn every_file_keeps_to_its_layer_and_to_what_it_may_do() {
     }
     for (file, text) in files.iter().filter(|(file, _)| !tests.contains(file)) {
         let own = module(file);
-        crossings += paths(&scan(text).tokens).iter().filter(|path| path.words.first().is_some_and(|word| word == "crate")).count();
+        crossings += paths(&scan(text).tokens)
+            .iter()
+            .filter(|path| path.words.first().is_some_and(|word| word == "crate"))
+            .count();
         wrong.extend(complaints(file, text).into_iter().map(|complaint| format!("src/{file}:{complaint}")));
         assert!(own.is_empty() || layer(own[0]).is_some(), "src/{file} is in no layer");
     }
@@ -176,14 +191,20 @@ fn lib_rs_declares_and_describes_the_layers() {
 
 #[test]
 fn each_breach_is_found() {
-    let check = |file: &str, code: &str, expected: &[&str]| assert_eq!(complaints(file, &format!("//! It.\n{code}")), expected, "{file}: {code}");
+    let check = |file: &str, code: &str, expected: &[&str]| {
+        assert_eq!(complaints(file, &format!("//! It.\n{code}")), expected, "{file}: {code}")
+    };
     check("record/series.rs", "use crate::run::Agent;", &["2: crate::run::Agent is not above"]);
     check(
         "record/series.rs",
         "use crate::{kill::Kill, export::{otlp, queue}};",
         &["2: crate::export::otlp is not above", "2: crate::export::queue is not above"],
     );
-    check("source/event.rs", "\n\nfn f() { crate::attribution::attribute() }", &["4: crate::attribution::attribute is not above"]);
+    check(
+        "source/event.rs",
+        "\n\nfn f() { crate::attribution::attribute() }",
+        &["4: crate::attribution::attribute is not above"],
+    );
     check("export/otlp/mod.rs", "use super::super::source;", &["2: super::super::source is not above"]);
     check("config/mod.rs", "use super::run;", &["2: super::run is not above"]);
     check("kill.rs", "use crate::stats;", &["2: crate::stats is not above"]);
@@ -193,32 +214,61 @@ fn each_breach_is_found() {
     check("export/prometheus.rs", "fn f(code: tonic::Code) {}", &["2: tonic::Code is for export/otlp/ only"]);
     check("main.rs", "use {serde_yaml::from_str, std::io};", &["2: serde_yaml::from_str is for config/ only"]);
     check("run.rs", "let a = std::env::var(\"A\");", &["2: std::env::var is for config/environment.rs only"]);
-    check("config/host.rs", "use std::{env::{self, vars_os}, io};", &["2: std::env::vars_os is for config/environment.rs only"]);
-    check("run.rs", "use std::env;\nfn f() { env::remove_var(\"A\") }", &["3: env::remove_var is for config/environment.rs only"]);
+    check(
+        "config/host.rs",
+        "use std::{env::{self, vars_os}, io};",
+        &["2: std::env::vars_os is for config/environment.rs only"],
+    );
+    check(
+        "run.rs",
+        "use std::env;\nfn f() { env::remove_var(\"A\") }",
+        &["3: env::remove_var is for config/environment.rs only"],
+    );
     check("kill.rs", "fn f() { std::time::SystemTime::now(); }", &["2: std::time::SystemTime::now is not pure"]);
     check("record/span.rs", "use std::fs;", &["2: std::fs is not pure"]);
-    check("attribution/container.rs", "use std::{net::IpAddr, fs::File};", &["2: std::net::IpAddr is not pure", "2: std::fs::File is not pure"]);
+    check(
+        "attribution/container.rs",
+        "use std::{net::IpAddr, fs::File};",
+        &["2: std::net::IpAddr is not pure", "2: std::fs::File is not pure"],
+    );
     check(
         "record/span.rs",
         "fn f(t: Instant) { t.elapsed(); tokio::time::Instant::now(); }",
         &["2: tokio::time::Instant::now is not pure", "2: elapsed is not pure"],
     );
-    check("main.rs", "fn f() { g().unwrap(); h()\n.expect(\"x\"); panic!(\"no\") }", &["2: unwrap panics", "3: expect panics", "3: panic panics"]);
+    check(
+        "main.rs",
+        "fn f() { g().unwrap(); h()\n.expect(\"x\"); panic!(\"no\") }",
+        &["2: unwrap panics", "3: expect panics", "3: panic panics"],
+    );
     check("main.rs", "fn f() { todo!() }", &["2: todo panics"]);
-    check("run.rs", "#[cfg(test)]\nmod tests { use crate::selftest; }\nuse crate::selftest;", &["4: crate::selftest is not above"]);
+    check(
+        "run.rs",
+        "#[cfg(test)]\nmod tests { use crate::selftest; }\nuse crate::selftest;",
+        &["4: crate::selftest is not above"],
+    );
     assert_eq!(complaints("run.rs", "use std::io;\n"), ["1: does not open with what it is"]);
 }
 
 #[test]
 fn what_only_looks_like_a_breach_is_none() {
-    let check = |file: &str, code: &str| assert_eq!(complaints(file, &format!("//! It.\n{code}")), [""; 0], "{file}: {code}");
+    let check =
+        |file: &str, code: &str| assert_eq!(complaints(file, &format!("//! It.\n{code}")), [""; 0], "{file}: {code}");
     check("record/series.rs", "// use crate::run;\n/* a /* crate::run */ panic!() */ use crate::kill::Kill;");
-    check("record/series.rs", "/// [`run`](crate::run)\nconst A: &str = \"crate::run \\\" .unwrap() \"; const B: &str = r#\"crate::run\" \"#;");
-    check("record/series.rs", "fn f<'a>(c: char) -> &'a str { match c { '\"' => \"a\", '\\'' => \"b\", _ => \"crate::run\" } }");
+    check(
+        "record/series.rs",
+        "/// [`run`](crate::run)\nconst A: &str = \"crate::run \\\" .unwrap() \"; const B: &str = r#\"crate::run\" \
+         \"#;",
+    );
+    check(
+        "record/series.rs",
+        "fn f<'a>(c: char) -> &'a str { match c { '\"' => \"a\", '\\'' => \"b\", _ => \"crate::run\" } }",
+    );
     check("record/series.rs", "use crate::record::schema; use super::incident; use super::super::kill;");
     check(
         "record/series.rs",
-        "#[cfg(test)]\n#[expect(lint, reason = \"x\")]\nfn f(a: [u8; 2]) -> u8 { std::fs::read(\"\").unwrap(); { 1 } }\nfn g() {}",
+        "#[cfg(test)]\n#[expect(lint, reason = \"x\")]\nfn f(a: [u8; 2]) -> u8 { std::fs::read(\"\").unwrap(); { 1 } \
+         }\nfn g() {}",
     );
     check("record/series.rs", "fn f() { unwrap_or(1); a.unwrap_or_default(); fs::f(); time.now(); }");
     check("source/probe/load.rs", "use aya::Ebpf;");
@@ -230,7 +280,8 @@ fn what_only_looks_like_a_breach_is_none() {
 
 #[test]
 fn modules_with_files_that_only_tests_have_are_known() {
-    let source = scan("mod a;\n#[cfg(test)]\npub(crate) mod sample;\n#[cfg(test)]\nmod tests {\n mod inner;\n}\nmod b;");
+    let source =
+        scan("mod a;\n#[cfg(test)]\npub(crate) mod sample;\n#[cfg(test)]\nmod tests {\n mod inner;\n}\nmod b;");
     assert_eq!(source.test_modules, ["sample"]);
     let left: Vec<&str> = source.tokens.iter().map(|token| token.text.as_str()).collect();
     assert_eq!(left, ["mod", "a", ";", "mod", "b", ";"]);

@@ -64,7 +64,10 @@ fn assert_all_right<'a>(rows: impl Iterator<Item = Row<'a>>, owner_of: impl Fn(&
         count += 1;
         let owner = owner_of(row.input);
         if ids(&owner) != (row.pod_uid, row.container_id) {
-            wrong.push(format!("{}\n  {}\n  expected {:?} {:?}\n  got {owner:?}", row.shape, row.input, row.pod_uid, row.container_id));
+            wrong.push(format!(
+                "{}\n  {}\n  expected {:?} {:?}\n  got {owner:?}",
+                row.shape, row.input, row.pod_uid, row.container_id
+            ));
         }
     }
     assert!(count > 0 && wrong.is_empty(), "{} of {count} rows are wrong:\n{}", wrong.len(), wrong.join("\n"));

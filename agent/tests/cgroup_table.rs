@@ -1,4 +1,5 @@
-//! Ring "kernel": real kills of which the probe tells ids alone, as under lockdown=confidentiality, and the names that the table of cgroups gives them.
+//! Ring "kernel": real kills of which the probe tells ids alone, as under lockdown=confidentiality, and the names that
+//! the table of cgroups gives them.
 //!
 //! The agent runs in this process: that its probe reads no names is no setting of the program.
 
@@ -40,7 +41,8 @@ struct Nameless {
 fn configuration(environment: &[(&str, &str)]) -> config::Config {
     let mut all: BTreeMap<&str, &str> = environment.iter().copied().collect();
     all.insert("NODE_NAME", "test-node");
-    let mut config = config::load(&Flags::default(), &|name| all.get(name).map(|value| (*value).to_owned())).unwrap().config;
+    let mut config =
+        config::load(&Flags::default(), &|name| all.get(name).map(|value| (*value).to_owned())).unwrap().config;
     config.listen = "127.0.0.1:0".parse().unwrap();
     (config.probe.read_names, config.probe.pins, config.state_directory) = (false, None, None);
     config
@@ -56,7 +58,15 @@ impl Nameless {
                 let listener = run::bind(&config).unwrap();
                 let agent = Agent::build(config, listener).unwrap();
                 let privileged = Privileged::beside().unwrap();
-                agent.watch(privileged, |features| ready.send(features.names).unwrap(), stopped, std::future::pending::<()>()).await.unwrap();
+                agent
+                    .watch(
+                        privileged,
+                        |features| ready.send(features.names).unwrap(),
+                        stopped,
+                        std::future::pending::<()>(),
+                    )
+                    .await
+                    .unwrap();
             });
         });
         assert!(is_ready.recv_timeout(patience()).unwrap(), "the table has the names");
@@ -82,7 +92,8 @@ fn within(made: &Made) -> impl Fn(&str) -> bool + use<> {
     move |path| path.starts_with(&root)
 }
 
-/// Whether the kernel lets a program have its current task without following pointers: from 5.11 on (`bpf_get_current_task_btf`).
+/// Whether the kernel lets a program have its current task without following pointers: from 5.11 on
+/// (`bpf_get_current_task_btf`).
 fn tells_trigger() -> bool {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().unwrap());
@@ -105,10 +116,14 @@ fn each_of_200_kills_of_which_only_ids_are_told_has_its_container() {
     let records = collector.await_records(200, within(made));
     let told: BTreeSet<_> = records
         .iter()
-        .map(|record| ["process.linux.cgroup", "k8s.pod.uid", "container.id"].map(|key| record.text(key).unwrap_or("absent")))
+        .map(|record| {
+            ["process.linux.cgroup", "k8s.pod.uid", "container.id"].map(|key| record.text(key).unwrap_or("absent"))
+        })
         .collect();
     let containers = made.cgroups.iter().map(|cgroup| (cgroup, cgroup.container.as_ref().unwrap()));
-    let expected: BTreeSet<_> = containers.map(|(cgroup, container)| [cgroup.path.as_str(), &container.pod_uid, &container.container_id]).collect();
+    let expected: BTreeSet<_> = containers
+        .map(|(cgroup, container)| [cgroup.path.as_str(), &container.pod_uid, &container.container_id])
+        .collect();
     assert_eq!(told, expected);
     let ids: BTreeSet<_> = records.iter().map(|record| record.number("oom_watcher.cgroup.id").unwrap()).collect();
     assert_eq!(ids, made.cgroups.iter().map(|cgroup| cgroup.id.try_into().unwrap()).collect());
@@ -121,7 +136,10 @@ fn a_record_has_the_limit_and_not_what_was_used_of_it() {
     let _agent = Nameless::start(&collector);
     let held = make_and_hold("one");
     let record = only(collector.await_records(1, within(&held.made)));
-    assert_eq!((record.number("oom_watcher.cgroup.limit"), record.flag("oom_watcher.cgroup.from_files")), (Some(4 << 20), Some(true)));
+    assert_eq!(
+        (record.number("oom_watcher.cgroup.limit"), record.flag("oom_watcher.cgroup.from_files")),
+        (Some(4 << 20), Some(true))
+    );
     for absent in ["oom_watcher.cgroup.usage", "oom_watcher.cgroup.swap_usage"] {
         assert_eq!(record.number(absent), None, "{absent}");
     }
@@ -130,7 +148,10 @@ fn a_record_has_the_limit_and_not_what_was_used_of_it() {
         .text("oom_watcher.scope.method")
         .map(|method| (method, record.text("oom_watcher.scope.type"), record.number("oom_watcher.limit.size")));
     assert!(matches!(scope, None | Some(("oom_control", Some("cgroup"), Some(4_194_304)))), "{scope:?}");
-    assert_eq!(record.text("oom_watcher.trigger.cgroup"), record.text("process.linux.cgroup").filter(|_| tells_trigger()));
+    assert_eq!(
+        record.text("oom_watcher.trigger.cgroup"),
+        record.text("process.linux.cgroup").filter(|_| tells_trigger())
+    );
     assert!(record.text("process.command").is_some() && record.number("oom_watcher.memory.total_vm").is_some());
 }
 
@@ -193,7 +214,9 @@ async fn follow() {
     let inner = outer.nested("a/b", None).unwrap();
     let (id, path) = (inner.id().unwrap(), inner.path());
     changed(id, Some(path.clone())).await;
-    let rename = |from: &str, to: &str| std::fs::rename(hierarchy.mount.join(&name).join(from), hierarchy.mount.join(&name).join(to));
+    let rename = |from: &str, to: &str| {
+        std::fs::rename(hierarchy.mount.join(&name).join(from), hierarchy.mount.join(&name).join(to))
+    };
     // Only version 1 lets cgroups be renamed.
     if rename("a", "z").is_ok() {
         changed(id, Some(format!("/{name}/z/b"))).await;

@@ -16,7 +16,8 @@ fn written(path: &Path, age: u64, now: SystemTime) {
     File::options().write(true).open(path).unwrap().set_modified(now - Duration::from_secs(age)).unwrap();
 }
 
-/// `object` and `sources` are ages in seconds; the words that the refusal must contain, none if the object is to be embedded.
+/// `object` and `sources` are ages in seconds; the words that the refusal must contain, none if the object is to be
+/// embedded.
 #[track_caller]
 fn check(object: Option<u64>, sources: &[(&str, u64)], expected: Option<&str>) {
     let folder = tempfile::tempdir().unwrap();
@@ -71,7 +72,9 @@ fn an_object_that_is_not_built_yet_is_awaited_in_its_folder() {
 #[test]
 fn the_fingerprint_is_fnv_1a() {
     // The test vectors of the algorithm's authors.
-    for (bytes, expected) in [("", 0xcbf2_9ce4_8422_2325), ("a", 0xaf63_dc4c_8601_ec8c), ("foobar", 0x8594_4171_f739_67e8)] {
+    for (bytes, expected) in
+        [("", 0xcbf2_9ce4_8422_2325), ("a", 0xaf63_dc4c_8601_ec8c), ("foobar", 0x8594_4171_f739_67e8)]
+    {
         assert_eq!(build::fnv1a(bytes.as_bytes()), expected, "{bytes:?}");
     }
 }

@@ -47,7 +47,9 @@ fn known(pod: &Value, number: u32, restarts: u32) -> Known {
     pod["metadata"]["name"] = format!("web-7d4b9c6f5-{number:05}").into();
     for list in ["initContainerStatuses", "containerStatuses"] {
         for (index, status) in pod["status"][list].as_array_mut().unwrap().iter_mut().enumerate() {
-            status["containerID"] = format!("containerd://{number:032x}{:032x}", restarts * 8 + u32::try_from(index + list.len()).unwrap()).into();
+            status["containerID"] =
+                format!("containerd://{number:032x}{:032x}", restarts * 8 + u32::try_from(index + list.len()).unwrap())
+                    .into();
         }
     }
     let object: Object = serde_json::from_value(pod).unwrap();
@@ -77,7 +79,10 @@ fn a_pod_takes_less_than_3_kib_and_what_has_gone_gives_it_back() {
     let remembered = taken() - there;
     pods.expire(now + REMEMBERED + Duration::from_secs(1));
     let after = taken() - there;
-    println!("heap of a pod: {first} bytes, {restarted} after 9 restarts; {remembered} of those remembered, {after} when they are forgotten");
+    println!(
+        "heap of a pod: {first} bytes, {restarted} after 9 restarts; {remembered} of those remembered, {after} when \
+         they are forgotten"
+    );
     assert!(first < EACH && restarted < EACH_RESTARTED, "{first} {restarted}");
     assert!(remembered < 1024 * EACH, "{remembered}");
     assert!(pods.len() == 500 && after < remembered / 8, "what is left is the room of the maps: {after} bytes");

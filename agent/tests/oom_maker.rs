@@ -67,17 +67,29 @@ fn check(arguments: &str, claim: Claim) -> Made {
 
 /// The claim holds in each cgroup, and the cgroups are gone.
 fn check_cgroups(made: &Made, claim: Claim) {
-    assert_eq!((made.done.killed, made.done.collateral, made.done.kernel_kills), (claim.killed, claim.collateral, claim.counted), "{made:?}");
+    assert_eq!(
+        (made.done.killed, made.done.collateral, made.done.kernel_kills),
+        (claim.killed, claim.collateral, claim.counted),
+        "{made:?}"
+    );
     for cgroup in &made.cgroups {
-        let killed = made.processes.iter().filter(|process| process.cgroup == cgroup.path && died_of_it(process.role) && process.end == KILLED);
+        let killed = made
+            .processes
+            .iter()
+            .filter(|process| process.cgroup == cgroup.path && died_of_it(process.role) && process.end == KILLED);
         // Of siblings one is killed; of a group the first is counted twice.
-        let (killed, is_group) = (killed.count() as u64 - u64::from(made.has(Role::Sibling)), claim.counted > claim.killed);
+        let (killed, is_group) =
+            (killed.count() as u64 - u64::from(made.has(Role::Sibling)), claim.counted > claim.killed);
         assert_eq!(cgroup.kernel_kills, killed + u64::from(is_group), "{cgroup:?}");
-        let below = |path: &str| path.strip_prefix(&cgroup.path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-        let with_below: u64 = made.cgroups.iter().filter(|cgroup| below(&cgroup.path)).map(|cgroup| cgroup.kernel_kills).sum();
+        let below =
+            |path: &str| path.strip_prefix(&cgroup.path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        let with_below: u64 =
+            made.cgroups.iter().filter(|cgroup| below(&cgroup.path)).map(|cgroup| cgroup.kernel_kills).sum();
         assert!(cgroup.events_kills.is_none_or(|kills| kills == with_below), "{cgroup:?} {made:?}");
     }
-    let Some(root) = made.cgroups.first().and_then(|cgroup| cgroup.path.split('/').nth(1)) else { panic!("no cgroup in {made:?}") };
+    let Some(root) = made.cgroups.first().and_then(|cgroup| cgroup.path.split('/').nth(1)) else {
+        panic!("no cgroup in {made:?}")
+    };
     assert!(!Hierarchy::find().unwrap().mount.join(root).exists(), "{root} is left");
 }
 
@@ -115,7 +127,8 @@ fn a_parent_survives_its_child() {
 fn a_burst_kills_one_process_in_each_cgroup() {
     needs_cgroups!();
     let made = check("burst 40 --concurrency 8", kills(40));
-    let containers: Vec<_> = made.cgroups.iter().filter_map(|cgroup| Some((&cgroup.path, cgroup.container.as_ref()?))).collect();
+    let containers: Vec<_> =
+        made.cgroups.iter().filter_map(|cgroup| Some((&cgroup.path, cgroup.container.as_ref()?))).collect();
     for (path, container) in &containers {
         assert_eq!((container.pod_uid.len(), container.container_id.len()), (36, 64), "{container:?}");
         assert!(path.contains(&container.container_id), "{path}");
@@ -128,7 +141,9 @@ fn a_burst_kills_one_process_in_each_cgroup() {
 #[test]
 fn names_are_the_same_for_the_same_seed() {
     needs_cgroups!();
-    let below = |arguments: &str| make(arguments).cgroups.into_iter().map(|cgroup| cgroup.path.splitn(3, '/').nth(2).unwrap().to_owned());
+    let below = |arguments: &str| {
+        make(arguments).cgroups.into_iter().map(|cgroup| cgroup.path.splitn(3, '/').nth(2).unwrap().to_owned())
+    };
     let first: Vec<_> = below("burst 10").collect();
     assert_eq!(first, below("burst 10 --seed 1").collect::<Vec<_>>());
     assert!(below("burst 10 --seed 2").all(|path| !first.contains(&path)));
@@ -173,14 +188,23 @@ fn what_dies_with_the_first_process_of_its_namespace_is_not_counted() {
     needs_cgroups!();
     let made = check("pid1 5", Claim { killed: 1, collateral: 5, counted: 1 });
     assert_eq!(made.only(Role::Victim).end, KILLED);
-    assert_eq!(made.processes.iter().filter(|process| (process.role, process.end) == (Role::Collateral, KILLED)).count(), 5);
+    assert_eq!(
+        made.processes.iter().filter(|process| (process.role, process.end) == (Role::Collateral, KILLED)).count(),
+        5
+    );
 }
 
 #[test]
 fn a_kill_counts_where_the_victim_was_and_above_not_where_the_limit_was_hit() {
     needs_cgroups!();
     let made = check("nested", kills(2));
-    let counts = |path: &str| made.cgroups.iter().filter(|cgroup| cgroup.path.ends_with(path)).map(|cgroup| cgroup.kernel_kills).collect::<Vec<_>>();
+    let counts = |path: &str| {
+        made.cgroups
+            .iter()
+            .filter(|cgroup| cgroup.path.ends_with(path))
+            .map(|cgroup| cgroup.kernel_kills)
+            .collect::<Vec<_>>()
+    };
     assert_eq!((counts("/a"), counts("/a/b"), counts("/a/b/c")), (vec![0, 0], vec![0, 0], vec![1, 1]));
     for cgroup in &made.cgroups {
         // Version 1 neither adds up nor says so.
@@ -231,7 +255,11 @@ fn check_groups(arguments: &str, groups: u64, members: u64) {
     let made = check(arguments, Claim { killed: groups * members, collateral: 0, counted: groups * (members + 1) });
     for cgroup in &made.cgroups {
         // "memcg: expose the number of group kills": 5.17.
-        assert_eq!((cgroup.kernel_kills, cgroup.group_kills), (members + 1, (kernel() >= (5, 17)).then_some(1)), "{cgroup:?}");
+        assert_eq!(
+            (cgroup.kernel_kills, cgroup.group_kills),
+            (members + 1, (kernel() >= (5, 17)).then_some(1)),
+            "{cgroup:?}"
+        );
     }
 }
 
@@ -239,13 +267,21 @@ fn check_groups(arguments: &str, groups: u64, members: u64) {
 #[test]
 fn a_kill_that_nobody_saw_is_found_in_the_kernels_counters_with_its_cgroup() {
     needs_cgroups!();
-    let look = || Observed { node: node_kills(), probe: ProbeCounts::default(), cgroups: Some(cgroup_kills(&Hierarchy::find().unwrap())) };
+    let look = || Observed {
+        node: node_kills(),
+        probe: ProbeCounts::default(),
+        cgroups: Some(cgroup_kills(&Hierarchy::find().unwrap())),
+    };
     let mut account = Account::first(&look());
     account.resume(ProbeCounts::default(), false);
     let held = make_and_hold("tree");
     let cgroup = held.made.only(Role::Victim).cgroup.clone();
-    let found: Vec<_> = (0..30).flat_map(|_| account.check(look()).missed).filter(|kills| kills.cgroup_path == cgroup).collect();
-    assert!(matches!(&found[..], [kills] if (kills.first, kills.number, kills.removed) == (1, 1, false)), "{cgroup}: {found:?}");
+    let found: Vec<_> =
+        (0..30).flat_map(|_| account.check(look()).missed).filter(|kills| kills.cgroup_path == cgroup).collect();
+    assert!(
+        matches!(&found[..], [kills] if (kills.first, kills.number, kills.removed) == (1, 1, false)),
+        "{cgroup}: {found:?}"
+    );
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Ring "kernel": what the agent may do, before the probe is attached and after, and what it says where it may not. The release binary, as in
-//! `kernel.rs`.
+//! Ring "kernel": what the agent may do, before the probe is attached and after, and what it says where it may not. The
+//! release binary, as in `kernel.rs`.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
 
@@ -65,7 +65,9 @@ fn assert_sees_kills(agent: &Agent, collector: &Collector) {
     let made = make("one");
     let root = root(&made);
     assert_eq!(collector.await_records(1, |path| path.starts_with(&root)).len(), 1);
-    let seen = eventually("the kill on /metrics", || Some(agent.get("/metrics")).filter(|text| text.contains("\noom_kills_total{")));
+    let seen = eventually("the kill on /metrics", || {
+        Some(agent.get("/metrics")).filter(|text| text.contains("\noom_kills_total{"))
+    });
     assert!(seen.contains(&format!("oom_watcher_probe_attached{{node=\"{NODE}\"}} 1\n")), "{seen}");
 }
 
@@ -120,7 +122,8 @@ fn check_refused(start: impl Fn() -> (Command, Option<tempfile::TempDir>), says:
     let (command, _folder) = start();
     let (code, out, _) = end_of(command, CHECK);
     assert_eq!(code, Some(3), "{out}");
-    let unaligned = out.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>().join("\n");
+    let unaligned =
+        out.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>().join("\n");
     assert!(unaligned.contains(lines), "{out}");
 }
 
@@ -130,7 +133,11 @@ fn after_the_start_no_thread_of_root_has_a_capability_and_kills_are_seen() {
     let collector = Collector::start();
     let mut agent = Agent::start_with(None, &collector.environment(), &[]);
     assert_powerless(&agent, NO_CAPABILITY);
-    let used = if locked_memory::is_charged(locked_memory::running()) { "CAP_BPF,CAP_PERFMON,CAP_SYS_RESOURCE" } else { "CAP_BPF,CAP_PERFMON" };
+    let used = if locked_memory::is_charged(locked_memory::running()) {
+        "CAP_BPF,CAP_PERFMON,CAP_SYS_RESOURCE"
+    } else {
+        "CAP_BPF,CAP_PERFMON"
+    };
     assert_eq!(given_up(&agent)["used"], used);
     assert_sees_kills(&agent, &collector);
     assert_powerless(&agent, NO_CAPABILITY);
@@ -141,7 +148,8 @@ fn after_the_start_no_thread_of_root_has_a_capability_and_kills_are_seen() {
 fn two_capabilities_suffice_for_root() {
     needs_kernel!();
     let collector = Collector::start();
-    let mut agent = Agent::start_with(Some(Restricted { file: None, ..Restricted::user(0) }), &collector.environment(), &[]);
+    let mut agent =
+        Agent::start_with(Some(Restricted { file: None, ..Restricted::user(0) }), &collector.environment(), &[]);
     // Without CAP_SETPCAP the bounding set stays; under no_new_privs it gives nothing.
     assert_powerless(&agent, &Set::of(&NEEDED).to_string());
     assert_sees_kills(&agent, &collector);
@@ -172,7 +180,10 @@ fn an_agent_of_another_user_is_refused_with_the_process_id_of_the_first() {
     // What is that user's, root may not open without CAP_DAC_OVERRIDE.
     let (command, _folder) = Restricted { file: None, ..Restricted::user(0) }.command(&program());
     let (code, _, message) = end_of(command, &[WATCH, &["--state-dir", &state]].concat());
-    assert!(message.contains(&format!("another oom-watcher runs on this node, process {}: ", first.pid())), "{message}");
+    assert!(
+        message.contains(&format!("another oom-watcher runs on this node, process {}: ", first.pid())),
+        "{message}"
+    );
     assert_eq!(code, Some(3));
 }
 
@@ -188,14 +199,16 @@ fn check_passes_for_a_user_with_file_capabilities() {
 #[test]
 fn a_capability_that_the_container_was_not_given_is_named_with_the_remedy() {
     needs_kernel!();
-    for (added, missing) in
-        [(CAP_BPF, "CAP_PERFMON is missing: tracing programs are refused"), (CAP_PERFMON, "CAP_BPF is missing: no maps can be made")]
-    {
+    for (added, missing) in [
+        (CAP_BPF, "CAP_PERFMON is missing: tracing programs are refused"),
+        (CAP_PERFMON, "CAP_BPF is missing: no maps can be made"),
+    ] {
         let remedy = "add BPF and PERFMON to the container's securityContext.capabilities";
         for user in [0, USER] {
             let file = (user != 0).then(|| Set::of(&NEEDED));
             let start = || {
-                let (command, folder) = Restricted { added: Set::of(&[added]), file, ..Restricted::user(user) }.command(&program());
+                let (command, folder) =
+                    Restricted { added: Set::of(&[added]), file, ..Restricted::user(user) }.command(&program());
                 (command, Some(folder))
             };
             check_refused(
@@ -228,7 +241,8 @@ fn capabilities_that_no_new_privs_keeps_from_the_binary_are_told() {
         unsafe { command.pre_exec(|| Capabilities::default().apply()) };
         (command, Some(folder))
     };
-    let remedy = "add BPF and PERFMON to the container's securityContext.capabilities: the binary has them, but under no_new_privs who starts it \
+    let remedy = "add BPF and PERFMON to the container's securityContext.capabilities: the binary has them, but under \
+        no_new_privs who starts it \
                   must have them too";
     check_refused(start, remedy, &format!("\n-> {remedy}\n"));
 }
@@ -244,7 +258,11 @@ fn a_small_limit_of_locked_memory_is_a_matter_of_kernels_before_5_11() {
             (command, Some(folder))
         };
         let remedy = "raise it (ulimit -l unlimited), or add CAP_SYS_RESOURCE";
-        check_refused(start, remedy, "memlock FAIL 64 KiB may be locked, and this kernel charges 4096 KiB of maps to that\n-> raise the limit");
+        check_refused(
+            start,
+            remedy,
+            "memlock FAIL 64 KiB may be locked, and this kernel charges 4096 KiB of maps to that\n-> raise the limit",
+        );
     } else {
         assert_eq!(Agent::start_with(Some(small), &[], &[]).stop(), Some(0));
     }
@@ -284,7 +302,11 @@ fn a_seccomp_filter_that_refuses_bpf_is_told_apart_from_missing_capabilities() {
         (command, Some(folder))
     };
     let remedy = "update the container runtime (CRI-O 1.31 allows it), or set seccompProfile to one that allows bpf";
-    check_refused(start, remedy, &format!("capabilities FAIL all are there, but a seccomp filter refuses bpf(2)\n-> {remedy}\n"));
+    check_refused(
+        start,
+        remedy,
+        &format!("capabilities FAIL all are there, but a seccomp filter refuses bpf(2)\n-> {remedy}\n"),
+    );
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! What the kernel's own `oom_control` says of a decision: whose limit was hit, how much memory was asked for. Where `oom_kill_process` can be hooked.
+//! What the kernel's own `oom_control` says of a decision: whose limit was hit, how much memory was asked for. Where
+//! `oom_kill_process` can be hooked.
 //!
 //! The kernel decides under `oom_lock`: there is one decision at a time, and one place for it is enough.
 

@@ -1,8 +1,9 @@
 //! Every read of kernel memory, by the offsets that the agent found in the kernel's BTF.
 //!
-//! Two ways: a *typed* load (`load`) is a plain instruction on a pointer whose type the verifier knows, allowed even under lockdown=confidentiality; a
-//! *helper* read (`read`) takes any address, but is refused there. What needs the helper sits behind `use_helpers`, a constant to the verifier, which
-//! never checks the code behind a 0. Strings and casts (a css to its mem_cgroup) need the helper; so do arrays with a computed index.
+//! Two ways: a *typed* load (`load`) is a plain instruction on a pointer whose type the verifier knows, allowed even
+//! under lockdown=confidentiality; a *helper* read (`read`) takes any address, but is refused there. What needs the
+//! helper sits behind `use_helpers`, a constant to the verifier, which never checks the code behind a 0. Strings and
+//! casts (a css to its mem_cgroup) need the helper; so do arrays with a computed index.
 
 use core::mem::MaybeUninit;
 use core::ptr::{null, read_volatile};
@@ -10,7 +11,10 @@ use core::ptr::{null, read_volatile};
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_task, generated};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
-use oom_watcher_shared::{ABSENT, ARGUMENTS, COMM, KernelLayout, LEVELS, NAME, NAME_ABSENT, NO_OFFSET, Name, OomEvent, TRIGGER_LEVELS, present};
+use oom_watcher_shared::{
+    ABSENT, ARGUMENTS, COMM, KernelLayout, LEVELS, NAME, NAME_ABSENT, NO_OFFSET, Name, OomEvent, TRIGGER_LEVELS,
+    present,
+};
 
 use crate::decision::Decision;
 
@@ -33,13 +37,15 @@ macro_rules! layout {
 
 #[inline(always)]
 fn frozen(field: *const u32) -> u32 {
-    // SAFETY: only ever called with a field of LAYOUT. Volatile, because its value in this source is not the one it will have.
+    // SAFETY: only ever called with a field of LAYOUT. Volatile, because its value in this source is not the one it
+    // will have.
     unsafe { read_volatile(field) }
 }
 
 #[inline(always)]
 fn load<T: Copy>(base: Pointer, offset: u32) -> T {
-    // SAFETY: the verifier checks that `base` is a pointer to a kernel type with a member of this size there; faults read as 0.
+    // SAFETY: the verifier checks that `base` is a pointer to a kernel type with a member of this size there; faults
+    // read as 0.
     unsafe { read_volatile(base.add(offset as usize).cast::<T>()) }
 }
 
@@ -49,13 +55,15 @@ fn follow(base: Pointer, offset: u32) -> Pointer {
     if base.is_null() { null() } else { load(base, offset) }
 }
 
-/// The value and 0, or 0 and a negative error. Without a branch: each one would double the verifier's work on old kernels.
+/// The value and 0, or 0 and a negative error. Without a branch: each one would double the verifier's work on old
+/// kernels.
 #[inline(always)]
 fn try_read<T: Copy>(address: u64) -> (T, i64) {
     let mut value = MaybeUninit::<T>::uninit();
     // SAFETY: the helper writes the whole value, zeroes if it fails.
     unsafe {
-        let error = generated::bpf_probe_read_kernel(value.as_mut_ptr().cast(), size_of::<T>() as u32, address as *const _);
+        let error =
+            generated::bpf_probe_read_kernel(value.as_mut_ptr().cast(), size_of::<T>() as u32, address as *const _);
         (value.assume_init(), error)
     }
 }
@@ -87,7 +95,8 @@ unsafe fn read_name(name: *mut Name, kernfs: u64) {
     // SAFETY: `name` points into the caller's event. The helper writes NAME bytes at the most and a final NUL.
     unsafe {
         let string = read_pointer(kernfs, layout!(kernfs_name));
-        let length = generated::bpf_probe_read_kernel_str((&raw mut (*name).bytes).cast(), NAME as u32, string as *const _);
+        let length =
+            generated::bpf_probe_read_kernel_str((&raw mut (*name).bytes).cast(), NAME as u32, string as *const _);
         (*name).len = (length - 1) as u64 | (length >> 63) as u64;
     }
 }
@@ -98,7 +107,8 @@ pub(crate) fn tells_ends() -> bool {
     layout!(has_exit_mmap) != 0
 }
 
-/// Whether the running task is dying (`PF_EXITING`, include/linux/sched.h). Not known under lockdown=confidentiality before 5.11: no, then.
+/// Whether the running task is dying (`PF_EXITING`, include/linux/sched.h). Not known under lockdown=confidentiality
+/// before 5.11: no, then.
 #[inline(always)]
 pub(crate) fn current_is_exiting() -> bool {
     const PF_EXITING: u32 = 4;
@@ -147,7 +157,8 @@ pub(crate) unsafe fn victim(event: *mut OomEvent, task: Pointer, result: i32) ->
         (*event).tgid = load(task, layout!(task_tgid));
         (*event).pid = load(task, layout!(task_pid));
 
-        // The signalled task may be any thread. The process is its group leader, which stays until the last thread is gone.
+        // The signalled task may be any thread. The process is its group leader, which stays until the last thread is
+        // gone.
         let leader: Pointer = load(task, layout!(task_group_leader));
         (*event).start_boot_ns = 0;
         (*event).ns_tgid = 0;
@@ -169,7 +180,9 @@ pub(crate) unsafe fn victim(event: *mut OomEvent, task: Pointer, result: i32) ->
                     (*event).ns_tgid = (*event).tgid;
                 } else if layout!(use_helpers) != 0 {
                     let pid = read_pointer(leader as u64, layout!(task_thread_pid));
-                    let own = pid.wrapping_add(u64::from(layout!(pid_numbers)) + u64::from(level) * u64::from(layout!(upid_size)));
+                    let own = pid.wrapping_add(
+                        u64::from(layout!(pid_numbers)) + u64::from(level) * u64::from(layout!(upid_size)),
+                    );
                     let (number, error) = try_read::<u32>(own.wrapping_add(u64::from(layout!(upid_nr))));
                     (*event).ns_tgid = number;
                     flags |= !(error >> 63) as u64 & present::NS_TGID;
@@ -191,7 +204,8 @@ pub(crate) unsafe fn victim(event: *mut OomEvent, task: Pointer, result: i32) ->
         }
 
         flags |= memory(event, load(task, layout!(task_mm)));
-        // Not in a register while the loops run: kernels up to 6.1 walk through a loop once for each value that a register may have by then.
+        // Not in a register while the loops run: kernels up to 6.1 walk through a loop once for each value that a
+        // register may have by then.
         let present = &raw mut (*event).present;
         present.write_volatile(flags);
         let more = cgroups(event, task);
@@ -200,9 +214,11 @@ pub(crate) unsafe fn victim(event: *mut OomEvent, task: Pointer, result: i32) ->
     }
 }
 
-/// Fills in the beginning of the command line: only if the running task is one of the victim's, whose memory can be read then.
+/// Fills in the beginning of the command line: only if the running task is one of the victim's, whose memory can be
+/// read then.
 ///
-/// The last step of all: before a loop, kernels up to 6.1 walk through that once for all that the helper may have returned, and give up.
+/// The last step of all: before a loop, kernels up to 6.1 walk through that once for all that the helper may have
+/// returned, and give up.
 #[inline(always)]
 pub(crate) unsafe fn arguments(event: *mut OomEvent, task: Pointer) {
     if layout!(wants_arguments) == 0 {
@@ -210,7 +226,8 @@ pub(crate) unsafe fn arguments(event: *mut OomEvent, task: Pointer) {
     }
     let mm: Pointer = load(task, layout!(task_mm));
     // SAFETY: no arguments.
-    let own: Pointer = load(unsafe { generated::bpf_get_current_task_btf() }.cast::<u8>().cast_const(), layout!(task_mm));
+    let own: Pointer =
+        load(unsafe { generated::bpf_get_current_task_btf() }.cast::<u8>().cast_const(), layout!(task_mm));
     if mm.is_null() || own as u64 != mm as u64 {
         return;
     }
@@ -219,7 +236,8 @@ pub(crate) unsafe fn arguments(event: *mut OomEvent, task: Pointer) {
     let length = if length > ARGUMENTS as u64 { ARGUMENTS as u64 } else { length };
     // SAFETY: `length` is that of the array at the most.
     unsafe {
-        let error = generated::bpf_probe_read_user((&raw mut (*event).arguments).cast(), length as u32, start as *const _);
+        let error =
+            generated::bpf_probe_read_user((&raw mut (*event).arguments).cast(), length as u32, start as *const _);
         (*event).arguments_len = length as u32;
         if error == 0 {
             (*event).present |= present::ARGUMENTS;
@@ -246,8 +264,12 @@ unsafe fn memory(event: *mut OomEvent, mm: Pointer) -> u64 {
             (*event).pgtables_bytes = load(mm, layout!(mm_pgtables_bytes));
         }
         if layout!(rss_is_typed) != 0 {
-            let mut sums: [u64; 4] =
-                [load(mm, layout!(mm_file_rss)), load(mm, layout!(mm_anon_rss)), load(mm, layout!(mm_swap)), load(mm, layout!(mm_shmem_rss))];
+            let mut sums: [u64; 4] = [
+                load(mm, layout!(mm_file_rss)),
+                load(mm, layout!(mm_anon_rss)),
+                load(mm, layout!(mm_swap)),
+                load(mm, layout!(mm_shmem_rss)),
+            ];
             let mut exact = 0;
             if layout!(use_helpers) != 0 && layout!(rss_cpus) != 0 && layout!(rss_counters) != NO_OFFSET {
                 exact = add_parts(&mut sums, mm, &raw mut (*event).file_rss);
@@ -268,10 +290,11 @@ unsafe fn memory(event: *mut OomEvent, mm: Pointer) -> u64 {
     }
 }
 
-/// Adds to each `percpu_counter` what every CPU keeps for itself. Returns the flag for it, or 0 if that cannot be found.
+/// Adds to each `percpu_counter` what every CPU keeps for itself. Returns the flag for it, or 0 if that cannot be
+/// found.
 ///
-/// A CPU's part is at the counter's per-CPU address plus that CPU's offset, which the kernel exports to nobody. Where it has put each CPU's element of a
-/// per-CPU map, whose per-CPU address can be read, tells it.
+/// A CPU's part is at the counter's per-CPU address plus that CPU's offset, which the kernel exports to nobody. Where
+/// it has put each CPU's element of a per-CPU map, whose per-CPU address can be read, tells it.
 #[inline(always)]
 unsafe fn add_parts(sums: &mut [u64; 4], mm: Pointer, scratch: *mut u64) -> u64 {
     // A pointer that the verifier knows may not be calculated with: written to memory and read again it is a number.
@@ -285,7 +308,8 @@ unsafe fn add_parts(sums: &mut [u64; 4], mm: Pointer, scratch: *mut u64) -> u64 
     let map = (&raw const PERCPU).cast_mut().cast::<core::ffi::c_void>();
     let element = read_pointer(number(map as u64), layout!(array_pptrs));
     let part = |offset: u32| read_pointer(mm as u64, offset.wrapping_add(layout!(rss_counters)));
-    let parts = [part(layout!(mm_file_rss)), part(layout!(mm_anon_rss)), part(layout!(mm_swap)), part(layout!(mm_shmem_rss))];
+    let parts =
+        [part(layout!(mm_file_rss)), part(layout!(mm_anon_rss)), part(layout!(mm_swap)), part(layout!(mm_shmem_rss))];
     if element == 0 || parts[0] == 0 {
         return 0;
     }
@@ -309,7 +333,8 @@ unsafe fn add_parts(sums: &mut [u64; 4], mm: Pointer, scratch: *mut u64) -> u64 
     present::RSS_EXACT
 }
 
-/// The victim's memory cgroup and its ancestors: ids always, names and limits where the helper is allowed. Returns a flag if there were more.
+/// The victim's memory cgroup and its ancestors: ids always, names and limits where the helper is allowed. Returns a
+/// flag if there were more.
 #[inline(always)]
 unsafe fn cgroups(event: *mut OomEvent, task: Pointer) -> u64 {
     let mut css = follow(load(task, layout!(task_cgroups)), layout!(css_set_memory));

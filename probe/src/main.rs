@@ -1,10 +1,13 @@
-//! The eBPF programs: the victim of an OOM kill is captured when the kernel signals it and reported when the kernel marks it.
+//! The eBPF programs: the victim of an OOM kill is captured when the kernel signals it and reported when the kernel
+//! marks it.
 //!
-//! `__oom_kill_process` sends SIGKILL and calls `mark_oom_victim` under the victim's `task_lock`, so both hooks run in one task on one CPU, back to back.
-//! A mark alone proves nothing: from 6.16 on the kernel also marks dying tasks that merely get its reserves ("memcg, oom: do not bypass oom killer for
-//! dying tasks"). A signal alone proves nothing either: a dead pid namespace's members get the same one. Together they are one kill, exactly once.
+//! `__oom_kill_process` sends SIGKILL and calls `mark_oom_victim` under the victim's `task_lock`, so both hooks run in
+//! one task on one CPU, back to back. A mark alone proves nothing: from 6.16 on the kernel also marks dying tasks that
+//! merely get its reserves ("memcg, oom: do not bypass oom killer for dying tasks"). A signal alone proves nothing
+//! either: a dead pid namespace's members get the same one. Together they are one kill, exactly once.
 //!
-//! Where the kernel allows it, `oom_kill_process` tells what the decision was about ([`decision`]), and `exit_mmap` when the victim's memory is free.
+//! Where the kernel allows it, `oom_kill_process` tells what the decision was about ([`decision`]), and `exit_mmap`
+//! when the victim's memory is free.
 //!
 //! Nothing here reads a string, opens a file or allocates. Every read of kernel memory is in [`kernel`].
 #![no_std]
@@ -31,8 +34,8 @@ const SIGKILL: i32 = 9;
 const SEND_SIG_PRIV: u64 = 1;
 /// For [`EVENTS`]: nobody waits for it, a note follows each event.
 const NO_WAKEUP: u64 = aya_ebpf::bindings::BPF_RB_NO_WAKEUP as u64;
-/// No flag, for [`NOTES`]: the kernel wakes the agent only if it has read everything before and waits. In a burst it has not, and a wake-up, an interrupt to
-/// this CPU itself, costs the killing task more than all the rest.
+/// No flag, for [`NOTES`]: the kernel wakes the agent only if it has read everything before and waits. In a burst it
+/// has not, and a wake-up, an interrupt to this CPU itself, costs the killing task more than all the rest.
 const ADAPTIVE_WAKEUP: u64 = 0;
 /// `BPF_F_MMAPABLE`: the agent reads the counters without a system call, and so without a capability.
 const MMAPABLE: u32 = aya_ebpf::bindings::BPF_F_MMAPABLE;
@@ -41,7 +44,8 @@ const VICTIMS: u32 = 1024;
 
 /// The kills. Its size is set by the agent; this one is the smallest that every page size allows.
 ///
-/// Events stay until their log records are safe, so the agent's place in it says nothing about whether the agent sleeps: [`NOTES`] wake it.
+/// Events stay until their log records are safe, so the agent's place in it says nothing about whether the agent
+/// sleeps: [`NOTES`] wake it.
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(64 * 1024, 0);
 
@@ -106,7 +110,8 @@ fn count(counter: u32, more: u64) {
     }
 }
 
-/// `signal_generate(int sig, struct kernel_siginfo *info, struct task_struct *task, int group, int result)`: captures the victim.
+/// `signal_generate(int sig, struct kernel_siginfo *info, struct task_struct *task, int group, int result)`: captures
+/// the victim.
 #[btf_tracepoint(function = "signal_generate")]
 pub fn on_signal(ctx: BtfTracePointContext) -> i32 {
     let args = ctx.as_ptr().cast::<u64>().cast_const();
@@ -161,7 +166,8 @@ unsafe fn what_else(pending: *const Pending, sender: u64) -> Counter {
     }
 }
 
-/// `mark_victim(struct task_struct *task, uid_t uid)`, before "mm: update mark_victim tracepoints fields" `(int pid)`: confirms it.
+/// `mark_victim(struct task_struct *task, uid_t uid)`, before "mm: update mark_victim tracepoints fields" `(int pid)`:
+/// confirms it.
 #[raw_tracepoint(tracepoint = "mark_victim")]
 pub fn on_mark(ctx: RawTracePointContext) -> i32 {
     // SAFETY: the tracepoint has one argument at least.
@@ -178,7 +184,8 @@ pub fn on_mark(ctx: RawTracePointContext) -> i32 {
             return 0;
         }
         count((*pending).counted as u32 & (Counter::SLOTS - 1), u64::MAX);
-        let killed = Killed { start_boot_ns: (*pending).event.start_boot_ns, sender: (*pending).sender, mm: (*pending).mm };
+        let killed =
+            Killed { start_boot_ns: (*pending).event.start_boot_ns, sender: (*pending).sender, mm: (*pending).mm };
         let _ = KILLED.insert((*pending).event.tgid, killed, 0);
         if let Some(last) = LAST.get_ptr_mut(0) {
             *last = killed;
@@ -215,7 +222,8 @@ unsafe fn submit(pending: *mut Pending) {
     let Some(sequence) = SEQUENCE.get_ptr_mut(0) else {
         return;
     };
-    // SAFETY: `event` is a map element of the full size, of which `size` bytes are sent; the sequence is written under the kernel's oom_lock.
+    // SAFETY: `event` is a map element of the full size, of which `size` bytes are sent; the sequence is written under
+    // the kernel's oom_lock.
     let (seq, sent) = unsafe {
         let event = &raw mut (*pending).event;
         *sequence += 1;
@@ -230,8 +238,15 @@ unsafe fn submit(pending: *mut Pending) {
         }
         let used = read_volatile(&raw const (*event).levels) as usize & 31;
         let used = if used > LEVELS { LEVELS } else { used };
-        let size = if (*event).present & present::SAME_CGROUP != 0 { OomEvent::HEADER + used * size_of::<Level>() } else { size_of::<OomEvent>() };
-        (seq, generated::bpf_ringbuf_output((&raw const EVENTS).cast_mut().cast(), event.cast(), size as u64, NO_WAKEUP))
+        let size = if (*event).present & present::SAME_CGROUP != 0 {
+            OomEvent::HEADER + used * size_of::<Level>()
+        } else {
+            size_of::<OomEvent>()
+        };
+        (
+            seq,
+            generated::bpf_ringbuf_output((&raw const EVENTS).cast_mut().cast(), event.cast(), size as u64, NO_WAKEUP),
+        )
     };
     if sent != 0 {
         count(Counter::RingFull as u32, 1);
@@ -254,7 +269,8 @@ fn panic(_: &core::panic::PanicInfo) -> ! {
     loop {}
 }
 
-/// The kernel lets only programs of a GPL-compatible licence use the tracing helpers; see probe/README.md for what this means for the rest.
+/// The kernel lets only programs of a GPL-compatible licence use the tracing helpers; see probe/README.md for what this
+/// means for the rest.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 4] = *b"GPL\0";

@@ -1,13 +1,16 @@
 //! An OOM kill as the probe saw it, what became of its memory, and the counters the probe keeps.
 //!
-//! What the kernel did not tell is marked as absent: by a missing flag in [`OomEvent::present`] or by [`ABSENT`], never by 0.
+//! What the kernel did not tell is marked as absent: by a missing flag in [`OomEvent::present`] or by [`ABSENT`], never
+//! by 0.
 //!
-//! An agent reads what a probe of another version has left in its ring buffer. So each event says how large its parts are; new fields go to the end of a
-//! part and have a flag, so that where they are missing (0) they are absent; nothing is moved or removed.
+//! An agent reads what a probe of another version has left in its ring buffer. So each event says how large its parts
+//! are; new fields go to the end of a part and have a flag, so that where they are missing (0) they are absent; nothing
+//! is moved or removed.
 
 use core::mem::{offset_of, size_of};
 
-/// Levels of the victim's memory cgroup that are captured, the root among them. Deeper paths carry [`present::PATH_CUT`].
+/// Levels of the victim's memory cgroup that are captured, the root among them. Deeper paths carry
+/// [`present::PATH_CUT`].
 ///
 /// The deepest path seen in the field has 7 separators (a kind node inside docker).
 pub const LEVELS: usize = 20;
@@ -70,15 +73,18 @@ pub struct Name {
     pub bytes: [u8; NAME],
 }
 
-/// One memory cgroup on the way from the victim's own to the root. Counts are pages, as `struct page_counter` keeps them; each may be [`ABSENT`].
+/// One memory cgroup on the way from the victim's own to the root. Counts are pages, as `struct page_counter` keeps
+/// them; each may be [`ABSENT`].
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Level {
-    /// `kernfs_node.id`: on 64-bit kernels the inode number of the cgroup's directory. [`ABSENT`] if there was no kernfs node.
+    /// `kernfs_node.id`: on 64-bit kernels the inode number of the cgroup's directory. [`ABSENT`] if there was no
+    /// kernfs node.
     pub id: u64,
     /// `mem_cgroup.memory.usage`
     pub usage: u64,
-    /// `mem_cgroup.memory.max`: v2 `memory.max`, v1 `memory.limit_in_bytes`. "No limit" is a number beyond any machine's memory.
+    /// `mem_cgroup.memory.max`: v2 `memory.max`, v1 `memory.limit_in_bytes`. "No limit" is a number beyond any
+    /// machine's memory.
     pub max: u64,
     /// v2: `memory.swap.current`; v1: memory and swap together.
     pub swap_usage: u64,
@@ -88,7 +94,8 @@ pub struct Level {
     pub oom_group: u64,
     /// Its name.
     pub name: Name,
-    /// `mem_cgroup.oom_lock`: 1 while the OOM killer works for this cgroup or one above it, else 0, or [`ABSENT`]. See [`present::OOM_LOCK`].
+    /// `mem_cgroup.oom_lock`: 1 while the OOM killer works for this cgroup or one above it, else 0, or [`ABSENT`]. See
+    /// [`present::OOM_LOCK`].
     pub oom_lock: u64,
 }
 
@@ -104,7 +111,8 @@ pub struct TriggerLevel {
 
 /// One process that the OOM killer killed.
 ///
-/// The probe submits only the used part: up to the end of the last used level if the trigger shares the victim's cgroup, everything otherwise.
+/// The probe submits only the used part: up to the end of the last used level if the trigger shares the victim's
+/// cgroup, everything otherwise.
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct OomEvent {
@@ -126,7 +134,8 @@ pub struct OomEvent {
     pub present: u64,
     /// Pages of address space. [`ABSENT`] if the victim's memory was gone.
     pub total_vm: u64,
-    /// Resident file pages, or [`ABSENT`]. The kernel's approximate counters; a negative reading is given as 0, as the kernel itself does.
+    /// Resident file pages, or [`ABSENT`]. The kernel's approximate counters; a negative reading is given as 0, as the
+    /// kernel itself does.
     pub file_rss: u64,
     /// Resident anonymous pages, or [`ABSENT`].
     pub anon_rss: u64,
@@ -160,7 +169,8 @@ pub struct OomEvent {
     pub comm: [u8; COMM],
     /// The command name of the triggering thread, with a NUL.
     pub trigger_comm: [u8; COMM],
-    /// Counts the decisions of the OOM killer from 1: the kills of one decision have the same. This and the six below: see [`present::DECISION`].
+    /// Counts the decisions of the OOM killer from 1: the kills of one decision have the same. This and the six below:
+    /// see [`present::DECISION`].
     pub decision: u64,
     /// As [`Level::id`]: the cgroup whose limit was hit, or [`ABSENT`]: the machine ran out.
     pub limit_id: u64,
@@ -172,7 +182,8 @@ pub struct OomEvent {
     pub gfp_mask: u32,
     /// `oom_control.order`: 2 to this power pages were asked for; -1: a person asked for the kill (sysrq-f).
     pub order: i32,
-    /// `oom_control.constraint`: 0 none, 1 cpuset, 2 memory policy, 3 memory cgroup (`enum oom_constraint`, include/linux/oom.h).
+    /// `oom_control.constraint`: 0 none, 1 cpuset, 2 memory policy, 3 memory cgroup (`enum oom_constraint`,
+    /// include/linux/oom.h).
     pub constraint: u32,
     /// Used bytes of `arguments`. See [`present::ARGUMENTS`].
     pub arguments_len: u32,
@@ -209,7 +220,8 @@ pub enum Counter {
     Kills = 0,
     /// Kills whose event found no room in the ring buffer.
     RingFull = 1,
-    /// Marks of a task that the same context had not just killed: a dying task that got memory reserves (from 6.16 on; see docs/architecture.md).
+    /// Marks of a task that the same context had not just killed: a dying task that got memory reserves (from 6.16 on;
+    /// see docs/architecture.md).
     MarkWithoutKill = 2,
     /// The kernel's SIGKILLs that no mark followed and that are none of the three below.
     SignalWithoutMark = 3,
@@ -236,6 +248,9 @@ const _: () = assert!(OomEvent::HEADER == 8 + 10 * 8 + 10 * 4 + 2 * COMM + 4 * 8
 const _: () = assert!(OomEvent::WITHOUT_TRIGGER == OomEvent::HEADER + LEVELS * size_of::<Level>());
 const _: () = assert!(size_of::<OomEvent>() == OomEvent::WITHOUT_TRIGGER + TRIGGER_LEVELS * size_of::<TriggerLevel>());
 const _: () = assert!(OomEvent::HEADER.is_multiple_of(8));
-// The first version's fields are where they were: an agent may meet its events for as long as a node has not been started anew.
-const _: () = assert!(offset_of!(OomEvent, seq) == 8 && offset_of!(OomEvent, comm) == 128 && offset_of!(OomEvent, arguments) == 208);
+// The first version's fields are where they were: an agent may meet its events for as long as a node has not been
+// started anew.
+const _: () = assert!(
+    offset_of!(OomEvent, seq) == 8 && offset_of!(OomEvent, comm) == 128 && offset_of!(OomEvent, arguments) == 208
+);
 const _: () = assert!(offset_of!(Level, name) == 48 && offset_of!(Level, oom_lock) == 312);

@@ -1,7 +1,8 @@
-//! Where the running kernel keeps what the probe reads: found in its BTF by the agent, frozen into the probe's read-only data before the programs load.
+//! Where the running kernel keeps what the probe reads: found in its BTF by the agent, frozen into the probe's
+//! read-only data before the programs load.
 //!
-//! The verifier reads the numbers as constants. A load from a typed pointer plus a constant stays typed, so a wrong offset is refused at load instead of
-//! returning garbage, and code behind a switch that is off is never checked.
+//! The verifier reads the numbers as constants. A load from a typed pointer plus a constant stays typed, so a wrong
+//! offset is refused at load instead of returning garbage, and code behind a switch that is off is never checked.
 
 use core::mem::size_of;
 
@@ -25,7 +26,8 @@ macro_rules! kernel_layout {
 }
 
 kernel_layout! {
-    /// 1 if `bpf_probe_read_kernel` may be used. 0 under lockdown=confidentiality: names, limits and what else needs it are absent then.
+    /// 1 if `bpf_probe_read_kernel` may be used. 0 under lockdown=confidentiality: names, limits and what else needs it
+    /// are absent then.
     use_helpers,
     /// 1 if the kernel has `bpf_get_current_task_btf` (5.11).
     has_current_task_btf,

@@ -1,4 +1,5 @@
-//! Completeness: bursts of kills, counted by the kernel, by oom-watcher and by what people use today, all in the same run.
+//! Completeness: bursts of kills, counted by the kernel, by oom-watcher and by what people use today, all in the same
+//! run.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -17,7 +18,8 @@ use crate::support::makers::{Made, make};
 
 /// How long a slow collector takes to answer.
 const SLOW: Duration = Duration::from_secs(1);
-/// For so long the kernel log tells no more than ten decisions (DEFAULT_RATELIMIT_INTERVAL, include/linux/ratelimit_types.h): each burst begins with a new ten.
+/// For so long the kernel log tells no more than ten decisions (DEFAULT_RATELIMIT_INTERVAL,
+/// include/linux/ratelimit_types.h): each burst begins with a new ten.
 const RATE_LIMIT: Duration = Duration::from_secs(5);
 /// The limit of each cgroup: the smaller, the sooner it is reached.
 const LIMIT_KIB: u32 = 1024;
@@ -86,10 +88,20 @@ pub(crate) fn measure(report: &mut Report, repeat: u32) {
         bursts.push((format!("{kills} in as many cgroups"), kills, "", Circumstances::Idle));
     }
     for kills in [10, 100, 1000] {
-        bursts.push((format!("{kills} in one cgroup, one after the other"), kills, " --one-cgroup --concurrency 1", Circumstances::Idle));
+        bursts.push((
+            format!("{kills} in one cgroup, one after the other"),
+            kills,
+            " --one-cgroup --concurrency 1",
+            Circumstances::Idle,
+        ));
     }
     bursts.push(("1000 in as many cgroups, all CPUs busy".to_owned(), 1000, "", Circumstances::AllCpusBusy));
-    bursts.push(("1000 in as many cgroups, collector answers after 1 s".to_owned(), 1000, "", Circumstances::SlowCollector));
+    bursts.push((
+        "1000 in as many cgroups, collector answers after 1 s".to_owned(),
+        1000,
+        "",
+        Circumstances::SlowCollector,
+    ));
     let mut missing = 0;
     for (name, kills, flags, circumstances) in bursts {
         let outcomes: Vec<_> = (0..repeat)
@@ -174,13 +186,17 @@ impl Others {
         drop(load);
         let foreign = kernel_kills() - before - made.done.kernel_kills;
         if foreign > 0 {
-            eprintln!("bench: others made {foreign} kills meanwhile, of which one during the agent's start may not be in its count");
+            eprintln!(
+                "bench: others made {foreign} kills meanwhile, of which one during the agent's start may not be in its \
+                 count"
+            );
         }
         let truth = made.processes.iter().map(|process| (process.pid, process.cgroup.clone())).collect();
         let samples = agent.metrics();
         let of_cgroups = made.cgroups.iter().map(|cgroup| {
             let short = cgroup.container.as_ref().map_or("", |container| &container.container_id[..12]);
-            let of_container = samples.iter().filter(|sample| sample.name == "oom_kills_total" && sample.label("container") == short);
+            let of_container =
+                samples.iter().filter(|sample| sample.name == "oom_kills_total" && sample.label("container") == short);
             (cgroup.kernel_kills, of_container.map(|sample| sample.value).sum::<f64>() as u64)
         });
         let of_cgroups: Vec<_> = of_cgroups.collect();
@@ -223,12 +239,19 @@ impl Outcome {
 
     /// Victims of this burst that were seen.
     fn seen(&self, sightings: &[Sighting]) -> f64 {
-        sightings.iter().map(|sighting| sighting.pid).filter(|pid| self.truth.contains_key(pid)).collect::<BTreeSet<_>>().len() as f64
+        sightings
+            .iter()
+            .map(|sighting| sighting.pid)
+            .filter(|pid| self.truth.contains_key(pid))
+            .collect::<BTreeSet<_>>()
+            .len() as f64
     }
 
     /// Victims whose cgroup was told, and rightly.
     fn right(&self, sightings: &[Sighting]) -> f64 {
-        let right = sightings.iter().filter(|sighting| sighting.cgroup.is_some() && self.truth.get(&sighting.pid) == sighting.cgroup.as_ref());
+        let right = sightings
+            .iter()
+            .filter(|sighting| sighting.cgroup.is_some() && self.truth.get(&sighting.pid) == sighting.cgroup.as_ref());
         right.map(|sighting| sighting.pid).collect::<BTreeSet<_>>().len() as f64
     }
 }

@@ -25,8 +25,11 @@ pub(crate) fn measure(report: &mut Report) {
     report.beside(programs.path("kube-apiserver"));
     let (cluster, collector) = (Cluster::start(programs, false), Collector::start());
     let agent = Agent::start(&collector.environment(), &["--config", &cluster.settings("5s")]);
-    let await_pods =
-        |pods: usize| eventually(&format!("{pods} pods"), || (total(&agent.metrics(), "oom_watcher_pods") as usize == pods).then_some(()));
+    let await_pods = |pods: usize| {
+        eventually(&format!("{pods} pods"), || {
+            (total(&agent.metrics(), "oom_watcher_pods") as usize == pods).then_some(())
+        })
+    };
     await_pods(0);
     let mut table = Table::new(
         "Memory in a cluster, with OTLP; pods of two containers, each with its series at 0",
@@ -45,7 +48,8 @@ pub(crate) fn measure(report: &mut Report) {
         let cpu = (usage.cpu - before.cpu).as_secs_f64();
         before = usage;
         let each = (pods > 0).then(|| Cell::one(cpu / pods as f64)).flatten();
-        table.row(name, vec![Cell::one(usage.resident as f64), Cell::one(usage.anonymous as f64), Cell::one(cpu), each]);
+        table
+            .row(name, vec![Cell::one(usage.resident as f64), Cell::one(usage.anonymous as f64), Cell::one(cpu), each]);
         usage.resident as f64
     };
     row("no pods", 0);
@@ -53,7 +57,11 @@ pub(crate) fn measure(report: &mut Report) {
     for pods in PODS_OF_NODE {
         let names: Vec<_> = (there..pods).map(|number| (number, format!("stays-{number}"))).collect();
         cluster.admin.all(names.iter().map(|(_, name)| post(PODS, &pair(name, NODE))));
-        cluster.kubelet.all(names.iter().map(|(number, name)| merge(&format!("{PODS}/{name}/status"), &running_pair(*number as u64, 0))));
+        cluster.kubelet.all(
+            names
+                .iter()
+                .map(|(number, name)| merge(&format!("{PODS}/{name}/status"), &running_pair(*number as u64, 0))),
+        );
         await_pods(pods);
         let resident = row(&format!("{pods} pods, running"), pods - there);
         if pods == 110 {

@@ -1,4 +1,5 @@
-//! What it costs: the probe for each kill, each ordinary signal and each process of the machine; the agent for each kill and while nothing happens; its start.
+//! What it costs: the probe for each kill, each ordinary signal and each process of the machine; the agent for each
+//! kill and while nothing happens; its start.
 
 use std::process::Command;
 use std::thread;
@@ -19,7 +20,8 @@ const SIGNALS: u32 = 200_000;
 const PROCESSES: u32 = 1000;
 /// How long an idle agent is watched that sends nothing.
 const IDLE: Duration = Duration::from_secs(15);
-/// The default of `OTEL_METRIC_EXPORT_INTERVAL`: who sends is watched from its start to its first export, which is as long.
+/// The default of `OTEL_METRIC_EXPORT_INTERVAL`: who sends is watched from its start to its first export, which is as
+/// long.
 const EXPORT_INTERVAL: Duration = Duration::from_secs(60);
 /// Between two scrapes.
 const SCRAPES: Duration = Duration::from_secs(5);
@@ -50,7 +52,13 @@ fn start(report: &mut Report) {
         begin.elapsed().as_secs_f64()
     });
     let cell = Cell::of(starts).unwrap();
-    report.goal("start: process start → attached, largest of ten", "< 200 ms", Unit::Seconds, cell.maximum(), cell.maximum() < 0.2);
+    report.goal(
+        "start: process start → attached, largest of ten",
+        "< 200 ms",
+        Unit::Seconds,
+        cell.maximum(),
+        cell.maximum() < 0.2,
+    );
     table.row("process start → attached and listening, as its log says", vec![Some(cell)]);
     report.add(table);
 }
@@ -95,19 +103,30 @@ fn programs(report: &mut Report, repeat: u32) {
             let of = |value: &dyn Fn(&Ran) -> f64| Cell::of(runs.iter().map(|run| value(&run[index])));
             let each = of(&|ran| if ran.times == 0 { 0.0 } else { ran.nanoseconds as f64 / ran.times as f64 / 1e9 });
             if what == "kill" {
-                runs.iter().zip(&mut of_a_kill).for_each(|(run, sum)| *sum += run[index].nanoseconds as f64 / f64::from(number) / 1e9);
+                runs.iter()
+                    .zip(&mut of_a_kill)
+                    .for_each(|(run, sum)| *sum += run[index].nanoseconds as f64 / f64::from(number) / 1e9);
             }
             if what == "ordinary signal" && program.name == "on_signal" {
                 let median = each.as_ref().unwrap().median();
                 report.goal("the probe, for each ordinary signal", "< 60 ns", Unit::Seconds, median, median < 60e-9);
             }
             let times = of(&|ran| ran.times as f64 / f64::from(number));
-            table.row(&format!("`{}`, for each {what}", program.name), vec![times, each, Cell::one(program.verified as f64)]);
+            table.row(
+                &format!("`{}`, for each {what}", program.name),
+                vec![times, each, Cell::one(program.verified as f64)],
+            );
         }
     }
     // Everything that ran meanwhile: the maker's own signals and processes too.
     let all = Cell::of(of_a_kill).unwrap();
-    report.goal("the probe, for each kill, all programs together", "< 5 µs", Unit::Seconds, all.median(), all.median() < 5e-6);
+    report.goal(
+        "the probe, for each kill, all programs together",
+        "< 5 µs",
+        Unit::Seconds,
+        all.median(),
+        all.median() < 5e-6,
+    );
     table.row("all, for each kill", vec![None, Some(all), None]);
     report.add(table);
 }
@@ -117,16 +136,22 @@ fn ratios(report: &mut Report) {
     let mut table = Table::new(
         "The machine's ordinary work, without and with the probe",
         "cost",
-        &[("without", Unit::Seconds), ("with", Unit::Seconds), ("ratio of the least", Unit::Ratio), ("ratio of the medians", Unit::Ratio)],
+        &[
+            ("without", Unit::Seconds),
+            ("with", Unit::Seconds),
+            ("ratio of the least", Unit::Ratio),
+            ("ratio of the medians", Unit::Ratio),
+        ],
     );
     let timed = |work: &dyn Fn(u32), number: u32| {
         let begin = Instant::now();
         work(number);
         begin.elapsed().as_secs_f64() / f64::from(number)
     };
-    for (name, work, number) in
-        [("a signal (kill(2), ignored)", &send_signals as &dyn Fn(u32), SIGNALS), ("a process (fork, exec, exit, wait)", &execute, PROCESSES)]
-    {
+    for (name, work, number) in [
+        ("a signal (kill(2), ignored)", &send_signals as &dyn Fn(u32), SIGNALS),
+        ("a process (fork, exec, exit, wait)", &execute, PROCESSES),
+    ] {
         let (mut without, mut with) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
             eventually("end of the probes of earlier agents", || ran().is_empty().then_some(()));
@@ -146,7 +171,12 @@ fn agent(report: &mut Report, repeat: u32) {
     let mut table = Table::new(
         "The agent",
         "cost",
-        &[("CPU", Unit::Seconds), ("of one core", Unit::Part), ("wake-ups per second", Unit::Ratio), ("threads", Unit::Count)],
+        &[
+            ("CPU", Unit::Seconds),
+            ("of one core", Unit::Part),
+            ("wake-ups per second", Unit::Ratio),
+            ("threads", Unit::Count),
+        ],
     );
     let (agent, collector) = alone();
     let pid = agent.pid();
@@ -159,15 +189,19 @@ fn agent(report: &mut Report, repeat: u32) {
     }
     table.row("for each kill, with OTLP", vec![Cell::of(kills), None, None, None]);
     drop((agent, collector));
-    for (name, exports, scrapes) in
-        [("idle", false, false), ("idle, an OTLP export every 60 s", true, false), ("idle, a scrape every 5 s", false, true)]
-    {
+    for (name, exports, scrapes) in [
+        ("idle", false, false),
+        ("idle, an OTLP export every 60 s", true, false),
+        ("idle, a scrape every 5 s", false, true),
+    ] {
         let collector = Collector::start();
         let environment = collector.environment();
         let agent = Agent::start(if exports { &environment } else { &[] }, &[]);
         let (before, begin) = (Usage::of(agent.pid()), Instant::now());
         if exports {
-            eventually_within(2 * EXPORT_INTERVAL, "export", || collector.look(|received| !received.metrics.is_empty()).then_some(()));
+            eventually_within(2 * EXPORT_INTERVAL, "export", || {
+                collector.look(|received| !received.metrics.is_empty()).then_some(())
+            });
         }
         while !exports && begin.elapsed() < IDLE {
             // What is measured is a rate: of a stretch of time, in which somebody may scrape.
@@ -178,7 +212,8 @@ fn agent(report: &mut Report, repeat: u32) {
         }
         let (after, time) = (Usage::of(agent.pid()), begin.elapsed());
         let cpu = (after.cpu - before.cpu).as_secs_f64();
-        let (part, wake_ups) = (cpu / time.as_secs_f64(), (after.wake_ups - before.wake_ups) as f64 / time.as_secs_f64());
+        let (part, wake_ups) =
+            (cpu / time.as_secs_f64(), (after.wake_ups - before.wake_ups) as f64 / time.as_secs_f64());
         table.row(
             &format!("{name}; {:.0} s", time.as_secs_f64()),
             vec![Cell::one(cpu), Cell::one(part), Cell::one(wake_ups), Cell::one(after.threads as f64)],

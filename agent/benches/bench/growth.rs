@@ -77,7 +77,9 @@ fn kill(containers: u32) {
 
 fn scrape(agent: &Agent, containers: u32, repeat: u32, report: &mut Report) -> Vec<Option<Cell>> {
     kill(containers);
-    eventually("count of all kills", || (total(&agent.metrics(), "oom_kills_per_node_total") as u32 >= containers).then_some(()));
+    eventually("count of all kills", || {
+        (total(&agent.metrics(), "oom_kills_per_node_total") as u32 >= containers).then_some(())
+    });
     let (mut times, mut size, mut series) = (Vec::new(), 0, 0);
     for _ in 0..SCRAPES * repeat {
         let begin = Instant::now();
@@ -91,7 +93,8 @@ fn scrape(agent: &Agent, containers: u32, repeat: u32, report: &mut Report) -> V
         let median = times.as_ref().unwrap().median();
         report.goal("`/metrics` with 10,000 series", "< 50 ms", Unit::Seconds, median, median < 0.05);
     }
-    let [series, size, resident, peak] = [series as f64, size as f64, usage.resident as f64, usage.peak as f64].map(Cell::one);
+    let [series, size, resident, peak] =
+        [series as f64, size as f64, usage.resident as f64, usage.peak as f64].map(Cell::one);
     vec![series, times, Cell::of(each), size, resident, peak]
 }
 
@@ -108,7 +111,11 @@ fn export(agent: &Agent, collector: &Collector, containers: u32, repeat: u32) ->
         newest.is_some_and(|(_, point)| matches!(point.value, Some(number_data_point::Value::AsInt(kills)) if kills >= containers.into()))
     };
     eventually("export with all kills", || collector.look(all).then_some(()));
-    let next = |after: usize| eventually("export of metrics", || collector.look(|received| Some(exports(received)).filter(|number| *number > after)));
+    let next = |after: usize| {
+        eventually("export of metrics", || {
+            collector.look(|received| Some(exports(received)).filter(|number| *number > after))
+        })
+    };
     let first = next(collector.look(exports));
     let (mut cpu, mut number) = (Vec::new(), first);
     for _ in 0..repeat {
@@ -119,7 +126,8 @@ fn export(agent: &Agent, collector: &Collector, containers: u32, repeat: u32) ->
     }
     // As many whole exports as there are marks.
     let [points, bytes, requests] = collector.look(|received| {
-        let mut marks = received.metrics.iter().enumerate().filter(|(_, request)| is_marked(request)).map(|(index, _)| index);
+        let mut marks =
+            received.metrics.iter().enumerate().filter(|(_, request)| is_marked(request)).map(|(index, _)| index);
         let (begin, end) = (marks.nth(first - 1).unwrap(), marks.nth(number - first - 1).unwrap());
         let requests = &received.metrics[begin + 1..=end];
         let points: usize = requests.iter().map(data_points).sum();

@@ -1,4 +1,5 @@
-//! How long after the kill, by the kernel's clock, it is known where: in user space, in `/metrics`, at an OTLP receiver. All clocks are this machine's.
+//! How long after the kill, by the kernel's clock, it is known where: in user space, in `/metrics`, at an OTLP
+//! receiver. All clocks are this machine's.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -60,12 +61,16 @@ pub(crate) fn measure(report: &mut Report, repeat: u32) {
             let mut all: Vec<Vec<f64>> = runs.iter().map(of).collect();
             all.iter_mut().for_each(|values| values.sort_by(f64::total_cmp));
             let cells: Vec<_> = [0.5, 0.9, 0.99, 1.0]
-                .map(|part| Cell::of(all.iter().filter(|values| !values.is_empty()).map(|values| percentile(values, part))))
+                .map(|part| {
+                    Cell::of(all.iter().filter(|values| !values.is_empty()).map(|values| percentile(values, part)))
+                })
                 .into();
             table.row(&format!("{name}: {what}"), cells.clone());
             cells
         };
-        row(&mut table, "to user space", &|run| run.steps.iter().map(|step| step.in_user_space - step.killed).collect());
+        row(&mut table, "to user space", &|run| {
+            run.steps.iter().map(|step| step.in_user_space - step.killed).collect()
+        });
         if looks {
             let visible = row(&mut table, "to `/metrics`", &|run| run.visible.clone());
             row(&mut table, "(one look at `/metrics`)", &|run| run.looks.clone());
@@ -74,8 +79,9 @@ pub(crate) fn measure(report: &mut Report, repeat: u32) {
                 report.goal("kill → visible in `/metrics`, p99, idle", "< 5 ms", Unit::Seconds, p99, p99 < 5e-3);
             }
         }
-        let received =
-            row(&mut table, "to the log record, decoded at the receiver", &|run| run.steps.iter().map(|step| step.received - step.killed).collect());
+        let received = row(&mut table, "to the log record, decoded at the receiver", &|run| {
+            run.steps.iter().map(|step| step.received - step.killed).collect()
+        });
         if makes == Makes::OneByOne {
             let [p50, p99] = [0, 2].map(|at| received[at].as_ref().unwrap().median());
             report.goal("kill → log record at the collector, p50, idle", "< 20 ms", Unit::Seconds, p50, p50 < 20e-3);
@@ -85,8 +91,12 @@ pub(crate) fn measure(report: &mut Report, repeat: u32) {
         row(&mut steps, "attribute", &|run| run.steps.iter().map(|step| step.attribute).collect());
         row(&mut steps, "record", &|run| run.steps.iter().map(|step| step.record).collect());
         row(&mut steps, "hand over", &|run| run.steps.iter().map(|step| step.hand_over).collect());
-        row(&mut steps, "all of the handling", &|run| run.steps.iter().map(|step| step.handled - step.in_user_space).collect());
-        row(&mut steps, "batch, encode, send, decode", &|run| run.steps.iter().map(|step| step.received - step.handled).collect());
+        row(&mut steps, "all of the handling", &|run| {
+            run.steps.iter().map(|step| step.handled - step.in_user_space).collect()
+        });
+        row(&mut steps, "batch, encode, send, decode", &|run| {
+            run.steps.iter().map(|step| step.received - step.handled).collect()
+        });
     }
     report.add(table);
     report.add(steps);
@@ -109,7 +119,11 @@ fn watch(kills: usize, makes: Makes, looks: bool, seed: u64) -> Measured {
             while !ends.load(Ordering::Relaxed) {
                 let asked = SystemTime::now();
                 let page = crate::support::agent::get(address, "/metrics");
-                seen.push((seconds(asked), seconds(SystemTime::now()), total(&parse_exposition(&page), "oom_kills_per_node_total")));
+                seen.push((
+                    seconds(asked),
+                    seconds(SystemTime::now()),
+                    total(&parse_exposition(&page), "oom_kills_per_node_total"),
+                ));
                 thread::sleep(LOOK_AGAIN);
             }
             seen
@@ -126,7 +140,9 @@ fn watch(kills: usize, makes: Makes, looks: bool, seed: u64) -> Measured {
         (steps.len() >= kills).then_some(steps)
     });
     if looks {
-        eventually("scrape with all kills", || (total(&agent.metrics(), "oom_kills_per_node_total") as usize >= kills).then_some(()));
+        eventually("scrape with all kills", || {
+            (total(&agent.metrics(), "oom_kills_per_node_total") as usize >= kills).then_some(())
+        });
     }
     ends.store(true, Ordering::Relaxed);
     let seen = looking.map(|thread| thread.join().unwrap()).unwrap_or_default();
@@ -136,7 +152,11 @@ fn watch(kills: usize, makes: Makes, looks: bool, seed: u64) -> Measured {
         let (_, answered, _) = seen.iter().find(|(.., value)| *value as usize > index)?;
         Some(answered - killed)
     });
-    Measured { visible: visible.collect(), looks: seen.iter().map(|(asked, answered, _)| answered - asked).collect(), steps }
+    Measured {
+        visible: visible.collect(),
+        looks: seen.iter().map(|(asked, answered, _)| answered - asked).collect(),
+        steps,
+    }
 }
 
 /// The steps of each kill whose log record and whose spans of the handling are there.
@@ -149,11 +169,15 @@ fn steps(received: &Received) -> Vec<Steps> {
     let took = |span: &Span| (span.end_time_unix_nano - span.start_time_unix_nano) as f64 / 1e9;
     let mut found = Vec::new();
     for (request, decoded) in received.logs.iter().zip(&received.log_times) {
-        let records = request.resource_logs.iter().flat_map(|logs| &logs.scope_logs).flat_map(|scope| &scope.log_records);
+        let records =
+            request.resource_logs.iter().flat_map(|logs| &logs.scope_logs).flat_map(|scope| &scope.log_records);
         found.extend(records.filter_map(|record| {
             let handle = child(&record.span_id, "handle")?;
-            let [attribute, made, hand_over] =
-                [child(&handle.span_id, "attribute")?, child(&handle.span_id, "record")?, child(&handle.span_id, "hand_over")?];
+            let [attribute, made, hand_over] = [
+                child(&handle.span_id, "attribute")?,
+                child(&handle.span_id, "record")?,
+                child(&handle.span_id, "hand_over")?,
+            ];
             Some(Steps {
                 killed: record.time_unix_nano as f64 / 1e9,
                 in_user_space: handle.start_time_unix_nano as f64 / 1e9,

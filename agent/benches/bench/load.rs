@@ -12,7 +12,13 @@ pub(crate) struct Load {
 impl Load {
     pub(crate) fn start() -> Self {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
-        let busy = || Server::start(Path::new("/bin/sh"), &["-c".to_owned(), "while :; do :; done".to_owned()], Path::new("/dev/null"));
+        let busy = || {
+            Server::start(
+                Path::new("/bin/sh"),
+                &["-c".to_owned(), "while :; do :; done".to_owned()],
+                Path::new("/dev/null"),
+            )
+        };
         Self { _busy: (0..2 * cpus).map(|_| busy()).collect() }
     }
 }

@@ -22,9 +22,10 @@ pub(crate) fn measure(report: &mut Report) {
             ("log records and spans told as lost: queue full", Unit::Count),
         ],
     );
-    for (name, stops, hangs) in
-        [("the agent is stopped (SIGSTOP) during the burst", true, false), ("the collector hangs during the burst", false, true)]
-    {
+    for (name, stops, hangs) in [
+        ("the agent is stopped (SIGSTOP) during the burst", true, false),
+        ("the collector hangs during the burst", false, true),
+    ] {
         let collector = Collector::start();
         if hangs {
             collector.hang();
@@ -34,14 +35,20 @@ pub(crate) fn measure(report: &mut Report) {
         let made = make(&format!("burst {KILLS} --limit-kib 1024"));
         drop(stopped);
         let kills = made.done.kernel_kills;
-        let page = eventually("count of all kills", || Some(agent.metrics()).filter(|page| total(page, "oom_kills_per_node_total") as u64 >= kills));
+        let page = eventually("count of all kills", || {
+            Some(agent.metrics()).filter(|page| total(page, "oom_kills_per_node_total") as u64 >= kills)
+        });
         if hangs {
             collector.answer();
         }
         let sum = |name: &str, reason: &str| -> f64 {
-            page.iter().filter(|sample| sample.name == name && sample.label("reason") == reason).map(|sample| sample.value).sum()
+            page.iter()
+                .filter(|sample| sample.name == name && sample.label("reason") == reason)
+                .map(|sample| sample.value)
+                .sum()
         };
-        let (dropped, lost) = (sum("oom_watcher_kills_dropped_total", "ring_full"), sum("oom_watcher_export_lost_total", "queue_full"));
+        let (dropped, lost) =
+            (sum("oom_watcher_kills_dropped_total", "ring_full"), sum("oom_watcher_export_lost_total", "queue_full"));
         agent.stop();
         let records = collector.records(|path| made.cgroups.iter().any(|cgroup| cgroup.path == path)).len();
         table.row(

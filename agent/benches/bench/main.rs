@@ -1,6 +1,8 @@
-//! `make bench`, `make soak` and `make fleet`: what oom-watcher does and what it costs, on this machine, with real kills. Beside it, on the same kills, what people use today.
+//! `make bench`, `make soak` and `make fleet`: what oom-watcher does and what it costs, on this machine, with real
+//! kills. Beside it, on the same kills, what people use today.
 //!
-//! Tables go to standard output as Markdown, the way docs/performance.md has them, and all samples to a JSON file. Nothing here passes or fails by a time.
+//! Tables go to standard output as Markdown, the way docs/performance.md has them, and all samples to a JSON file.
+//! Nothing here passes or fails by a time.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a measurement that cannot be made ends the program")]
 

@@ -47,20 +47,28 @@ impl Usage {
 fn cpu(pid: u32) -> Duration {
     let (mut clock, mut time) = (0, libc::timespec { tv_sec: 0, tv_nsec: 0 });
     // SAFETY: both outlive the calls.
-    let results = unsafe { (libc::clock_getcpuclockid(pid.cast_signed(), &raw mut clock), libc::clock_gettime(clock, &raw mut time)) };
+    let results = unsafe {
+        (libc::clock_getcpuclockid(pid.cast_signed(), &raw mut clock), libc::clock_gettime(clock, &raw mut time))
+    };
     assert_eq!(results, (0, 0), "the CPU time of process {pid} cannot be had");
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 /// What that program says of its version in one line, or else its folder: not all know theirs.
 pub(crate) fn version(program: &Path) -> String {
-    let folder = program.parent().and_then(Path::file_name).map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    let folder =
+        program.parent().and_then(Path::file_name).map_or_else(String::new, |name| name.to_string_lossy().into_owned());
     // Programs that were compiled here are in a folder of name and version, and often say nothing.
-    let of_folder = folder.rsplit_once('-').filter(|(_, version)| version.contains('.') && version.starts_with(|first: char| first.is_ascii_digit()));
+    let of_folder = folder
+        .rsplit_once('-')
+        .filter(|(_, version)| version.contains('.') && version.starts_with(|first: char| first.is_ascii_digit()));
     if let Some((name, version)) = of_folder {
         return format!("{name} {version}");
     }
-    let output = Command::new(program).arg("--version").output().unwrap_or_else(|error| panic!("starting {}: {error}", program.display()));
+    let output = Command::new(program)
+        .arg("--version")
+        .output()
+        .unwrap_or_else(|error| panic!("starting {}: {error}", program.display()));
     let text = String::from_utf8_lossy(&output.stdout);
     // Prometheus has where it was built behind it.
     let line = text.lines().next().and_then(|line| line.split(" (branch").next());

@@ -1,4 +1,5 @@
-//! The eBPF programs of the running agent, and what the kernel says that they cost. Other probes must not be attached meanwhile.
+//! The eBPF programs of the running agent, and what the kernel says that they cost. Other probes must not be attached
+//! meanwhile.
 
 use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -39,7 +40,12 @@ pub(crate) fn ran() -> Vec<Ran> {
         let Ok(descriptor) = program.fd() else { continue };
         let told = fs::read_to_string(format!("/proc/self/fdinfo/{}", descriptor.as_fd().as_raw_fd())).unwrap();
         let number = |key: &str| told.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok()).unwrap_or(0);
-        found.push(Ran { name, times: number("run_cnt:"), nanoseconds: number("run_time_ns:"), verified: number("verified_insns:") });
+        found.push(Ran {
+            name,
+            times: number("run_cnt:"),
+            nanoseconds: number("run_time_ns:"),
+            verified: number("verified_insns:"),
+        });
     }
     found
 }

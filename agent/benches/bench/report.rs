@@ -130,7 +130,8 @@ impl Report {
         if !self.goals.is_empty() {
             text += "\n## Goals\n\n`make bench`\n\n| | goal | measured | |\n| --- | --- | --- | --- |\n";
             for Goal { what, goal, measured, met } in &self.goals {
-                let _ = writeln!(text, "| {what} | {goal} | {measured} | {} |", if *met { "met" } else { "**missed**" });
+                let _ =
+                    writeln!(text, "| {what} | {goal} | {measured} | {} |", if *met { "met" } else { "**missed**" });
             }
         }
         text
@@ -264,9 +265,12 @@ impl Machine {
     fn this() -> Self {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let field = |text: &str, key: &str| {
-            text.lines().find_map(|line| line.strip_prefix(key)?.trim_start().strip_prefix(':').map(|value| value.trim().to_owned()))
+            text.lines().find_map(|line| {
+                line.strip_prefix(key)?.trim_start().strip_prefix(':').map(|value| value.trim().to_owned())
+            })
         };
-        let total = field(&read("/proc/meminfo"), "MemTotal").and_then(|value| value.strip_suffix(" kB")?.trim().parse::<u64>().ok());
+        let total = field(&read("/proc/meminfo"), "MemTotal")
+            .and_then(|value| value.strip_suffix(" kB")?.trim().parse::<u64>().ok());
         Self {
             date: jiff::Zoned::now().date().to_string(),
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),

@@ -1,12 +1,13 @@
-//! `make soak`: the agent under churn for as long as is asked: pods come and go, containers are killed, the collector hangs for a while, somebody scrapes. Its
-//! memory, threads and descriptors are written down, and drawn.
+//! `make soak`: the agent under churn for as long as is asked: pods come and go, containers are killed, the collector
+//! hangs for a while, somebody scrapes. Its memory, threads and descriptors are written down, and drawn.
 
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use plotters::prelude::{
-    BLACK, ChartBuilder, Color, IntoDrawingArea, IntoFont, LineSeries, PathElement, RGBColor, SVGBackend, SeriesLabelPosition, WHITE,
+    BLACK, ChartBuilder, Color, IntoDrawingArea, IntoFont, LineSeries, PathElement, RGBColor, SVGBackend,
+    SeriesLabelPosition, WHITE,
 };
 use serde::Serialize;
 
@@ -30,7 +31,8 @@ const SAMPLE: Duration = Duration::from_secs(5);
 /// The collector hangs for a part of each such time.
 const OUTAGES: Duration = Duration::from_secs(120);
 const OUTAGE: Duration = Duration::from_secs(15);
-/// Rows of the table: an outage of the collector shows in each, and what it takes for a moment is told apart from what stays.
+/// Rows of the table: an outage of the collector shows in each, and what it takes for a moment is told apart from what
+/// stays.
 const PARTS: usize = 10;
 /// What the agent may keep is kept after this: the table of counts is full, as many pods are remembered as can be.
 const FULL: Duration = Duration::from_secs(300);
@@ -54,7 +56,11 @@ struct Sample {
 /// A file cannot be written. Nothing was done then.
 pub(crate) fn run(minutes: u64, json: Option<&Path>, picture: Option<&Path>) -> Result<(), String> {
     for file in json.iter().chain(&picture) {
-        fs::File::options().create(true).append(true).open(file).map_err(|error| format!("writing {}: {error}", file.display()))?;
+        fs::File::options()
+            .create(true)
+            .append(true)
+            .open(file)
+            .map_err(|error| format!("writing {}: {error}", file.display()))?;
     }
     let time = Duration::from_secs(minutes * 60);
     println!("## Soak\n\n`make soak MINUTES={minutes}`\n");
@@ -88,7 +94,10 @@ pub(crate) fn run(minutes: u64, json: Option<&Path>, picture: Option<&Path>) -> 
             }
             hangs = is_away;
         }
-        if samples.last().is_none_or(|last: &Sample| begin.elapsed().as_secs_f64() - last.seconds >= SAMPLE.as_secs_f64()) {
+        if samples
+            .last()
+            .is_none_or(|last: &Sample| begin.elapsed().as_secs_f64() - last.seconds >= SAMPLE.as_secs_f64())
+        {
             samples.push(sample(&agent, begin));
         }
     }
@@ -97,7 +106,8 @@ pub(crate) fn run(minutes: u64, json: Option<&Path>, picture: Option<&Path>) -> 
     samples.push(sample(&agent, begin));
     tell(&samples, if cluster.is_some() { round as usize } else { 0 }, kernel_kills);
     if let Some(file) = json {
-        fs::write(file, serde_json::to_string_pretty(&samples).unwrap()).unwrap_or_else(|error| panic!("writing {}: {error}", file.display()));
+        fs::write(file, serde_json::to_string_pretty(&samples).unwrap())
+            .unwrap_or_else(|error| panic!("writing {}: {error}", file.display()));
     }
     if let Some(file) = picture {
         draw(&samples, file);
@@ -128,10 +138,14 @@ fn sample(agent: &Agent, begin: Instant) -> Sample {
 fn tell(samples: &[Sample], rounds: usize, kernel_kills: u64) {
     // Parts of a short one are less than a minute.
     let digits = usize::from(samples.last().is_some_and(|last| last.seconds < 600.0));
-    println!("| minutes | kills | resident | of that, no file's | threads | descriptors | CPU so far |\n| --- | --- | --- | --- | --- | --- | --- |");
+    println!(
+        "| minutes | kills | resident | of that, no file's | threads | descriptors | CPU so far |\n| --- | --- | --- | \
+         --- | --- | --- | --- |"
+    );
     for part in samples.chunks(samples.len().div_ceil(PARTS)) {
         let (first, last) = (part[0], part[part.len() - 1]);
-        let bytes = |of: fn(&Sample) -> u64| Cell::of(part.iter().map(|sample| of(sample) as f64)).unwrap().show(Unit::Bytes);
+        let bytes =
+            |of: fn(&Sample) -> u64| Cell::of(part.iter().map(|sample| of(sample) as f64)).unwrap().show(Unit::Bytes);
         let most = |of: fn(&Sample) -> u64| part.iter().map(of).max().unwrap_or_default();
         println!(
             "| {:.digits$} – {:.digits$} | {} | {} | {} | {} | {} | {:.1} s |",
@@ -147,7 +161,10 @@ fn tell(samples: &[Sample], rounds: usize, kernel_kills: u64) {
     }
     println!("\n{} pods came and went.", rounds * PODS_AT_ONCE);
     let counted = samples.last().map_or(0.0, |last| last.kills);
-    println!("{kernel_kills} kills were made, by the kernel's count of their cgroups; the agent counted {counted}, those of others among them.");
+    println!(
+        "{kernel_kills} kills were made, by the kernel's count of their cgroups; the agent counted {counted}, those of \
+         others among them."
+    );
     let full: Vec<_> = samples.iter().filter(|sample| sample.seconds >= FULL.as_secs_f64()).collect();
     if full.len() > 1 {
         println!(
@@ -156,7 +173,10 @@ fn tell(samples: &[Sample], rounds: usize, kernel_kills: u64) {
             slope(&full) * 3600.0 / 1e3
         );
     } else {
-        println!("It was too short for a trend, which is told of what comes after the first {} minutes.", FULL.as_secs() / 60);
+        println!(
+            "It was too short for a trend, which is told of what comes after the first {} minutes.",
+            FULL.as_secs() / 60
+        );
     }
 }
 
@@ -165,8 +185,9 @@ fn slope(samples: &[&Sample]) -> f64 {
     let count = samples.len() as f64;
     let mean = |of: &dyn Fn(&Sample) -> f64| samples.iter().map(|sample| of(sample)).sum::<f64>() / count;
     let (seconds, bytes) = (mean(&|sample| sample.seconds), mean(&|sample| sample.resident_bytes as f64));
-    let sum =
-        |of: &dyn Fn(f64, f64) -> f64| samples.iter().map(|sample| of(sample.seconds - seconds, sample.resident_bytes as f64 - bytes)).sum::<f64>();
+    let sum = |of: &dyn Fn(f64, f64) -> f64| {
+        samples.iter().map(|sample| of(sample.seconds - seconds, sample.resident_bytes as f64 - bytes)).sum::<f64>()
+    };
     sum(&|x, y| x * y) / sum(&|x, _| x * x)
 }
 
@@ -194,7 +215,12 @@ fn draw(samples: &[Sample], file: &Path) {
                 .label(name)
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], color.stroke_width(2)));
         }
-        chart.configure_series_labels().position(SeriesLabelPosition::LowerRight).background_style(WHITE).border_style(BLACK.mix(0.3)).draw()?;
+        chart
+            .configure_series_labels()
+            .position(SeriesLabelPosition::LowerRight)
+            .background_style(WHITE)
+            .border_style(BLACK.mix(0.3))
+            .draw()?;
         Ok(area.present()?)
     };
     draw().unwrap_or_else(|error| panic!("drawing {}: {error}", file.display()));

@@ -1,5 +1,5 @@
-//! The measuring runs in a process of its own, so that it can be ended at any moment and leaves nothing: its servers and agents end with it, and this process, which
-//! waits for it, removes the files of all of them.
+//! The measuring runs in a process of its own, so that it can be ended at any moment and leaves nothing: its servers
+//! and agents end with it, and this process, which waits for it, removes the files of all of them.
 //!
 //! Nothing is left either when make is asked to end, or cargo ends, whose child this process is.
 

@@ -1,11 +1,14 @@
-//! Reads the owner of a process out of its cgroup path. Pure, and total: every text has an owner, at worst an unknown one.
+//! Reads the owner of a process out of its cgroup path. Pure, and total: every text has an owner, at worst an unknown
+//! one.
 //!
-//! Absent: names, which no path has, and a choice between two pods in one path (a cluster inside a pod): the inner pod is taken, unless who asks knows better.
+//! Absent: names, which no path has, and a choice between two pods in one path (a cluster inside a pod): the inner pod
+//! is taken, unless who asks knows better.
 //!
-//! The rule. From the leaf up, the first segment with `pod` and a UUID or 32 hexadecimal digits is the pod. The container's id is in the
-//! same segment after a `:`, or else in the segment right below it; what is deeper was made inside of the container. Without a pod, a leaf that
-//! is a service, a mount or `init.scope` belongs to the host, and everything else to the nearest segment that ends in an id.
-//! So the id of a node that is itself a container (kind, minikube) is never taken for a pod's container.
+//! The rule. From the leaf up, the first segment with `pod` and a UUID or 32 hexadecimal digits is the pod. The
+//! container's id is in the same segment after a `:`, or else in the segment right below it; what is deeper was made
+//! inside of the container. Without a pod, a leaf that is a service, a mount or `init.scope` belongs to the host, and
+//! everything else to the nearest segment that ends in an id. So the id of a node that is itself a container (kind,
+//! minikube) is never taken for a pod's container.
 
 use crate::kill::{KubernetesOwner, Owner, Qos, Runtime, Why};
 
@@ -20,7 +23,8 @@ pub(super) struct Reading<'a> {
     pub(super) owner: Owner,
     /// The segment that names the pod.
     pub(super) pod: Option<&'a str>,
-    /// The segment that names the container or makes it the host's, or that should have named a container. Absent if nothing looked like one.
+    /// The segment that names the container or makes it the host's, or that should have named a container. Absent if
+    /// nothing looked like one.
     pub(super) decisive: Option<&'a str>,
 }
 
@@ -30,7 +34,9 @@ pub fn owner(path: Option<&str>, path_cut: bool) -> Owner {
 }
 
 pub(super) fn read(path: Option<&str>, path_cut: bool) -> Reading<'_> {
-    let Some(path) = path.map(undeleted).filter(|path| !path.is_empty()) else { return Reading::unknown(Why::NoPath, None) };
+    let Some(path) = path.map(undeleted).filter(|path| !path.is_empty()) else {
+        return Reading::unknown(Why::NoPath, None);
+    };
     if segments(path).next().is_none() {
         // `/..` is what a reader in a cgroup namespace sees of its parent: no root.
         let cut = path_cut || path.contains("..");
@@ -125,7 +131,8 @@ impl<'a> Reading<'a> {
         Self { owner: Owner::Unknown { why }, pod: None, decisive }
     }
 
-    /// The innermost service, or else scope, or else slice: a service's name stays the same, a scope's is often made up for one use.
+    /// The innermost service, or else scope, or else slice: a service's name stays the same, a scope's is often made up
+    /// for one use.
     fn unit(path: &str, decisive: Option<&'a str>) -> Self {
         let innermost = |suffix| segments(path).rfind(|segment| segment.ends_with(suffix));
         let mount = segments(path).next_back().filter(|leaf| leaf.ends_with(".mount"));
@@ -163,7 +170,8 @@ fn pod_uid(segment: &str) -> Option<(&str, &str)> {
     })
 }
 
-/// How long the uid at the start of `text` is: a UUID, with dashes or as systemd writes them; or 32 digits, a static pod's.
+/// How long the uid at the start of `text` is: a UUID, with dashes or as systemd writes them; or 32 digits, a static
+/// pod's.
 fn uid_length(text: &[u8]) -> Option<usize> {
     let is_uuid = |(at, byte): (usize, &u8)| match at {
         8 | 13 | 18 | 23 => matches!(byte, b'-' | b'_'),
@@ -196,7 +204,10 @@ fn is_host_leaf(leaf: &str) -> bool {
 /// The runtime that `prefix`, or the cgroups above it, tell.
 fn runtime(prefix: &str, parent: Option<&str>, grandparent: Option<&str>) -> Option<Runtime> {
     // ECS containers are Docker's as well, but it is ECS that starts and names them.
-    if parent == Some("ecs") || grandparent == Some("ecs") || parent.is_some_and(|parent| parent.starts_with("ecstasks-")) {
+    if parent == Some("ecs")
+        || grandparent == Some("ecs")
+        || parent.is_some_and(|parent| parent.starts_with("ecstasks-"))
+    {
         return Some(Runtime::Ecs);
     }
     runtime_of(prefix).or(match parent {
@@ -220,7 +231,8 @@ fn runtime_of(name: &str) -> Option<Runtime> {
     })
 }
 
-/// The class that the pod's segment and the levels above it tell, nearest first. Guaranteed pods have no level of their own.
+/// The class that the pod's segment and the levels above it tell, nearest first. Guaranteed pods have no level of their
+/// own.
 fn qos<'a>(levels: impl Iterator<Item = &'a str>) -> Option<Qos> {
     for level in levels {
         let has = |word| tokens(level).any(|token| token == word);
@@ -253,12 +265,14 @@ mod tests {
     /// The owner in one line, with `ID64`, `NODE64` and `UID36` for the constants.
     fn said(owner: &Owner) -> String {
         let text = match owner {
-            Owner::Kubernetes(KubernetesOwner { pod_uid, qos, runtime, container_id, why_no_container, .. }) => format!(
-                "pod {pod_uid} {} {} {}",
-                qos.map_or("-", Qos::as_str),
-                runtime.map_or("-", Runtime::as_str),
-                container_id.as_deref().or(why_no_container.map(Why::as_str)).unwrap_or("neither")
-            ),
+            Owner::Kubernetes(KubernetesOwner { pod_uid, qos, runtime, container_id, why_no_container, .. }) => {
+                format!(
+                    "pod {pod_uid} {} {} {}",
+                    qos.map_or("-", Qos::as_str),
+                    runtime.map_or("-", Runtime::as_str),
+                    container_id.as_deref().or(why_no_container.map(Why::as_str)).unwrap_or("neither")
+                )
+            }
             Owner::Container { runtime, id } => format!("container {} {id}", runtime.map_or("-", Runtime::as_str)),
             Owner::Unit { name } => format!("unit {name}"),
             Owner::Unknown { why } => format!("unknown {}", why.as_str()),
@@ -275,18 +289,36 @@ mod tests {
     fn a_container_of_a_pod_is_right_below_it() {
         for (path, expected) in [
             // What kubelets and runtimes write.
-            ("/kubepods.slice/kubepods-podU_D36.slice/cri-containerd-ID64.scope", "pod UID36 Guaranteed containerd ID64"),
-            ("/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podU_D36.slice/docker-ID64.scope", "pod UID36 Burstable docker ID64"),
-            ("/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-podU_D36.slice/crio-ID64.scope", "pod UID36 BestEffort cri-o ID64"),
+            (
+                "/kubepods.slice/kubepods-podU_D36.slice/cri-containerd-ID64.scope",
+                "pod UID36 Guaranteed containerd ID64",
+            ),
+            (
+                "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podU_D36.slice/docker-ID64.scope",
+                "pod UID36 Burstable docker ID64",
+            ),
+            (
+                "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-podU_D36.slice/crio-ID64.scope",
+                "pod UID36 BestEffort cri-o ID64",
+            ),
             ("/kubepods/podUID36/ID64", "pod UID36 Guaranteed - ID64"),
             ("/kubepods/burstable/podUID36/ID64", "pod UID36 Burstable - ID64"),
             ("/kubepods/besteffort/podUID36/crio-ID64", "pod UID36 BestEffort cri-o ID64"),
             ("/kubepods/podUID36/kata_ID64", "pod UID36 Guaranteed kata ID64"),
             ("/kubepods.slice/kubepods-podU_D36.slice:crio:ID64", "pod UID36 Guaranteed cri-o ID64"),
-            ("/system.slice/containerd.service/kubepods-besteffort-podU_D36.slice:cri-containerd:ID64", "pod UID36 BestEffort containerd ID64"),
-            ("/kata_overhead/kubepods-burstable-podU_D36.slice:cri-containerd:ID64", "pod UID36 Burstable containerd ID64"),
+            (
+                "/system.slice/containerd.service/kubepods-besteffort-podU_D36.slice:cri-containerd:ID64",
+                "pod UID36 BestEffort containerd ID64",
+            ),
+            (
+                "/kata_overhead/kubepods-burstable-podU_D36.slice:cri-containerd:ID64",
+                "pod UID36 Burstable containerd ID64",
+            ),
             // Other roots.
-            ("/my_root.slice/my_root-kubepods.slice/my_root-kubepods-podU_D36.slice/crio-ID64.scope", "pod UID36 Guaranteed cri-o ID64"),
+            (
+                "/my_root.slice/my_root-kubepods.slice/my_root-kubepods-podU_D36.slice/crio-ID64.scope",
+                "pod UID36 Guaranteed cri-o ID64",
+            ),
             ("/custom/root/kubepods/besteffort/podUID36/ID64", "pod UID36 BestEffort - ID64"),
             // Seen from another cgroup namespace: no class can be told.
             ("/../../podUID36/ID64", "pod UID36 - - ID64"),
@@ -295,18 +327,36 @@ mod tests {
             ("/kubepods.slice/kubepods-podU_D36.slice/crio-ID64.scope/container", "pod UID36 Guaranteed cri-o ID64"),
             ("/kubepods/burstable/podUID36/ID64/kube-proxy", "pod UID36 Burstable - ID64"),
             ("/kubepods/burstable/podUID36/ID64/docker/NODE64", "pod UID36 Burstable - ID64"),
-            ("/kubepods/burstable/podUID36/ID64/system.slice/docker-NODE64.scope/init.scope", "pod UID36 Burstable - ID64"),
+            (
+                "/kubepods/burstable/podUID36/ID64/system.slice/docker-NODE64.scope/init.scope",
+                "pod UID36 Burstable - ID64",
+            ),
             ("/kubepods/burstable/podUID36/ID64/libpod_parent/conmon", "pod UID36 Burstable - ID64"),
             ("/kubepods/burstable/podUID36/ID64/buildkit/k5q0z8", "pod UID36 Burstable - ID64"),
-            ("/kubepods.slice/kubepods-podU_D36.slice/cri-containerd-ID64.scope/system.slice/foo.service", "pod UID36 Guaranteed containerd ID64"),
-            ("/kubepods.slice/kubepods-podU_D36.slice/cri-containerd-ID64.scope/system.slice/foo.mount", "pod UID36 Guaranteed containerd ID64"),
-            ("/kubepods.slice/kubepods-podU_D36.slice:cri-containerd:ID64/system.slice/foo.service", "pod UID36 Guaranteed containerd ID64"),
+            (
+                "/kubepods.slice/kubepods-podU_D36.slice/cri-containerd-ID64.scope/system.slice/foo.service",
+                "pod UID36 Guaranteed containerd ID64",
+            ),
+            (
+                "/kubepods.slice/kubepods-podU_D36.slice/cri-containerd-ID64.scope/system.slice/foo.mount",
+                "pod UID36 Guaranteed containerd ID64",
+            ),
+            (
+                "/kubepods.slice/kubepods-podU_D36.slice:cri-containerd:ID64/system.slice/foo.service",
+                "pod UID36 Guaranteed containerd ID64",
+            ),
             // Nodes that are containers.
             ("/docker/NODE64/kubelet/kubepods/burstable/podUID36/ID64", "pod UID36 Burstable - ID64"),
             ("/lxc.payload.node/kubepods/podUID36/ID64", "pod UID36 Guaranteed - ID64"),
             // A cluster inside of a pod: the inner pod, and its class.
-            ("/kubepods/burstable/pod11111111-2222-3333-4444-555555555555/NODE64/kubepods/podUID36/ID64", "pod UID36 Guaranteed - ID64"),
-            ("/kubepods/burstable/pod11111111-2222-3333-4444-555555555555/NODE64/x/podUID36/ID64", "pod UID36 - - ID64"),
+            (
+                "/kubepods/burstable/pod11111111-2222-3333-4444-555555555555/NODE64/kubepods/podUID36/ID64",
+                "pod UID36 Guaranteed - ID64",
+            ),
+            (
+                "/kubepods/burstable/pod11111111-2222-3333-4444-555555555555/NODE64/x/podUID36/ID64",
+                "pod UID36 - - ID64",
+            ),
             ("/kubepods/burstable/podUID36/ID64/system.slice/kubelet.service", "pod UID36 Burstable - ID64"),
             // What surrounds a path.
             (" /kubepods/podUID36/ID64/ \n", "pod UID36 Guaranteed - ID64"),
@@ -323,11 +373,26 @@ mod tests {
         for (path, expected) in [
             ("/kubepods/burstable/podUID36", "pod UID36 Burstable - pod_level"),
             ("/kubepods.slice/kubepods-podU_D36.slice/ (deleted)", "pod UID36 Guaranteed - pod_level"),
-            ("/kubepods.slice/kubepods-podU_D36.slice/crio-conmon-ID64.scope", "pod UID36 Guaranteed cri-o container_monitor"),
-            ("/kubepods.slice/kubepods-podU_D36.slice:crio-conmon:ID64", "pod UID36 Guaranteed cri-o container_monitor"),
-            ("/kubepods.slice/kubepods-podU_D36.slice/var-lib-docker-ID64-mounts-shm.mount", "pod UID36 Guaranteed - mount"),
-            ("/kubepods.slice/kubepods-podU_D36.slice/cri-containerd-abc.scope", "pod UID36 Guaranteed containerd malformed_id"),
-            ("/kubepods.slice/kubepods-podU_D36.slice:cri-containerd:abc", "pod UID36 Guaranteed containerd malformed_id"),
+            (
+                "/kubepods.slice/kubepods-podU_D36.slice/crio-conmon-ID64.scope",
+                "pod UID36 Guaranteed cri-o container_monitor",
+            ),
+            (
+                "/kubepods.slice/kubepods-podU_D36.slice:crio-conmon:ID64",
+                "pod UID36 Guaranteed cri-o container_monitor",
+            ),
+            (
+                "/kubepods.slice/kubepods-podU_D36.slice/var-lib-docker-ID64-mounts-shm.mount",
+                "pod UID36 Guaranteed - mount",
+            ),
+            (
+                "/kubepods.slice/kubepods-podU_D36.slice/cri-containerd-abc.scope",
+                "pod UID36 Guaranteed containerd malformed_id",
+            ),
+            (
+                "/kubepods.slice/kubepods-podU_D36.slice:cri-containerd:abc",
+                "pod UID36 Guaranteed containerd malformed_id",
+            ),
             ("/kubepods.slice/kubepods-podU_D36.slice:", "pod UID36 Guaranteed - malformed_id"),
             ("/kubepods/podUID36/0ID64", "pod UID36 Guaranteed - malformed_id"),
             ("/kubepods/podUID36/xID64", "pod UID36 Guaranteed - malformed_id"),
@@ -349,7 +414,10 @@ mod tests {
             ("/docker/ID64/user.slice/user-0.slice/session-1.scope", "container docker ID64"),
             ("/system.slice/docker-ID64.scope/init", "container docker ID64"),
             ("/system.slice:docker:ID64", "container docker ID64"),
-            ("/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-ID64.scope/container", "container podman ID64"),
+            (
+                "/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-ID64.scope/container",
+                "container podman ID64",
+            ),
             ("/machine.slice/machine-libpod_pod_NODE64.slice/libpod-ID64.scope/container", "container podman ID64"),
             ("/system.slice/web.service/libpod-payload-ID64", "container podman ID64"),
             ("/k8s.io/ID64", "container containerd ID64"),
@@ -382,7 +450,10 @@ mod tests {
             // A node's daemons, where the node is a container.
             ("/docker/NODE64/init.scope", "unit init.scope"),
             ("/docker/NODE64/kubelet.slice/kubelet.service", "unit kubelet.service"),
-            ("/system.slice/docker-NODE64.scope/system.slice/var-lib-docker-ID64-mounts-shm.mount", "unit var-lib-docker-ID64-mounts-shm.mount"),
+            (
+                "/system.slice/docker-NODE64.scope/system.slice/var-lib-docker-ID64-mounts-shm.mount",
+                "unit var-lib-docker-ID64-mounts-shm.mount",
+            ),
             ("/docker/NODE64/kubelet.slice/kubelet-kubepods.slice", "unit kubelet-kubepods.slice"),
             // What watches over containers and groups them is none.
             ("/libpod_parent/conmon", "unknown other_cgroup"),
@@ -391,7 +462,10 @@ mod tests {
             ("/system.slice/crio-conmon-ID64.scope", "unit crio-conmon-ID64.scope"),
             ("/machine.slice/machine-libpod_pod_ID64.slice", "unit machine-libpod_pod_ID64.slice"),
             ("/system.slice/ID64-2bd5e3f0.service", "unit ID64-2bd5e3f0.service"),
-            ("/system.slice/run-ra2ddf9594bbf4a1986439b594f89eb0f.scope", "unit run-ra2ddf9594bbf4a1986439b594f89eb0f.scope"),
+            (
+                "/system.slice/run-ra2ddf9594bbf4a1986439b594f89eb0f.scope",
+                "unit run-ra2ddf9594bbf4a1986439b594f89eb0f.scope",
+            ),
             // `pod` and a uid, but not a pod's cgroup.
             ("/system.slice/var-lib-kubelet-pods-UID36-volumes.mount", "unit var-lib-kubelet-pods-UID36-volumes.mount"),
             ("/system.slice/check-podUID36.service", "unit check-podUID36.service"),

@@ -10,7 +10,8 @@ pub mod report;
 use crate::kill::{Kill, KubernetesOwner, MissedKills, Owner, Why};
 use pods::{Found, Pods};
 
-/// Whose process `kill` ended, by the path of its cgroup. Where that is absent, by the names above it, as far as they leave no choice: see [`enclosing`].
+/// Whose process `kill` ended, by the path of its cgroup. Where that is absent, by the names above it, as far as they
+/// leave no choice: see [`enclosing`].
 ///
 /// `pods` are this node's; absent if they are not watched.
 pub fn attribute(kill: &Kill, pods: Option<&Pods>) -> Owner {
@@ -20,10 +21,13 @@ pub fn attribute(kill: &Kill, pods: Option<&Pods>) -> Owner {
     }
 }
 
-/// Whether nothing more will be known of its owner. If not, its pod, or the container's id, is not known to the Kubernetes API, and may be a little later.
+/// Whether nothing more will be known of its owner. If not, its pod, or the container's id, is not known to the
+/// Kubernetes API, and may be a little later.
 pub fn is_whole(kill: &Kill, pods: &Pods) -> bool {
     match by_cgroup(kill, Some(pods)) {
-        Owner::Kubernetes(in_pod) => matches!(pods.find(&in_pod.pod_uid, in_pod.container_id.as_deref()), Found::Whole(_)),
+        Owner::Kubernetes(in_pod) => {
+            matches!(pods.find(&in_pod.pod_uid, in_pod.container_id.as_deref()), Found::Whole(_))
+        }
         // Those without a pod in their path are found at once, or are none of Kubernetes.
         Owner::Container { .. } | Owner::Unit { .. } | Owner::Unknown { .. } => true,
     }
@@ -39,7 +43,8 @@ fn by_cgroup(kill: &Kill, pods: Option<&Pods>) -> Owner {
     apart_from_sandbox(owner, kill.victim.oom_score_adj)
 }
 
-/// In a cluster inside of a pod a path names two pods, or more: the innermost that this node's API server knows is it. If it knows none, the innermost.
+/// In a cluster inside of a pod a path names two pods, or more: the innermost that this node's API server knows is it.
+/// If it knows none, the innermost.
 fn of_this_cluster(path: &str, path_cut: bool, pods: &Pods) -> Owner {
     let innermost = container::read(Some(path), path_cut);
     let (mut outer, mut rest) = (None, path);
@@ -55,8 +60,9 @@ fn of_this_cluster(path: &str, path_cut: bool, pods: &Pods) -> Owner {
     }
 }
 
-/// What runtimes give a pod's sandbox, and nobody gives a container: the kubelet's go from -997 up (pkg/kubelet/qos/policy.go). containerd has it in
-/// internal/cri/server/podsandbox, CRI-O and cri-dockerd the same number.
+/// What runtimes give a pod's sandbox, and nobody gives a container: the kubelet's go from -997 up
+/// (pkg/kubelet/qos/policy.go). containerd has it in internal/cri/server/podsandbox, CRI-O and cri-dockerd the same
+/// number.
 const SANDBOX_SCORE: i32 = -998;
 
 /// The id of a sandbox is in no status, and looks like that of a container.
@@ -99,10 +105,12 @@ fn in_its_pod(owner: Owner, pods: &Pods) -> Owner {
     }
 }
 
-/// The owner of a process in a cgroup without a name below cgroups with names: under lockdown=confidentiality, one that was made and gone at once.
+/// The owner of a process in a cgroup without a name below cgroups with names: under lockdown=confidentiality, one that
+/// was made and gone at once.
 ///
-/// What is in a container belongs to it, however deep. What is in a pod belongs to the pod; in which of its containers it was is not known. All else may
-/// be a container that cannot be seen, so it is nobody's: also what is below a systemd unit, which may run containers.
+/// What is in a container belongs to it, however deep. What is in a pod belongs to the pod; in which of its containers
+/// it was is not known. All else may be a container that cannot be seen, so it is nobody's: also what is below a
+/// systemd unit, which may run containers.
 fn enclosing(kill: &Kill) -> Owner {
     // Where only a part of the cgroups can be seen, the outermost have no names either.
     let outermost_first = kill.cgroups.iter().rev().skip_while(|cgroup| cgroup.name.is_none());
@@ -119,7 +127,8 @@ fn enclosing(kill: &Kill) -> Owner {
 
 /// Whose processes were killed while nobody saw it. `pods` as for [`attribute`].
 ///
-/// If their cgroup is gone, only what was above it is known: the pod perhaps, never a container or unit that may have been another.
+/// If their cgroup is gone, only what was above it is known: the pod perhaps, never a container or unit that may have
+/// been another.
 pub fn attribute_missed(kills: &MissedKills, pods: Option<&Pods>) -> Owner {
     let mut owner = container::owner(Some(&kills.cgroup_path), false);
     match &mut owner {
@@ -129,7 +138,9 @@ pub fn attribute_missed(kills: &MissedKills, pods: Option<&Pods>) -> Owner {
             }
         }
         // A slice is made of units.
-        Owner::Unit { name } if kills.removed && name.ends_with(".slice") => owner = Owner::Unknown { why: Why::Removed },
+        Owner::Unit { name } if kills.removed && name.ends_with(".slice") => {
+            owner = Owner::Unknown { why: Why::Removed }
+        }
         Owner::Unknown { why } if kills.removed => *why = Why::Removed,
         Owner::Container { .. } | Owner::Unit { .. } | Owner::Unknown { .. } => {}
     }
@@ -194,7 +205,9 @@ mod tests {
             "spec": {"containers": [{"name": "cart"}]},
             "status": {"containerStatuses": [{"name": "cart", "containerID": container_id}]},
         });
-        let known = serde_json::from_value(object).ok().and_then(|object| pods::Known::of(&object, &pods::Selection::default()));
+        let known = serde_json::from_value(object)
+            .ok()
+            .and_then(|object| pods::Known::of(&object, &pods::Selection::default()));
         let mut pods = Pods::default();
         known.into_iter().for_each(|known| pods.apply(known));
         pods
@@ -245,7 +258,10 @@ mod tests {
     #[test]
     fn a_pod_that_nobody_knows_still_owns_its_kill() {
         let owner = attribute(&kill_in(POD), None);
-        assert!(matches!(owner, Owner::Kubernetes(KubernetesOwner { pod: None, container_id: Some(_), .. })), "pods are not watched");
+        assert!(
+            matches!(owner, Owner::Kubernetes(KubernetesOwner { pod: None, container_id: Some(_), .. })),
+            "pods are not watched"
+        );
     }
 
     /// The owner of a process in a cgroup without a name below these, the outermost first; `None`: without a name, too.
@@ -263,7 +279,8 @@ mod tests {
         let expected = container::owner(Some(POD), false);
         assert_eq!(owner_below(&[Some(""), Some("kubepods"), Some("burstable"), pod, id]), expected);
         assert_eq!(owner_below(&[None, None, Some("burstable"), pod, id]), expected, "only a part is mounted");
-        let docker = Owner::Container { runtime: Some(crate::kill::Runtime::Docker), id: id.unwrap_or_default().to_owned() };
+        let docker =
+            Owner::Container { runtime: Some(crate::kill::Runtime::Docker), id: id.unwrap_or_default().to_owned() };
         assert_eq!(owner_below(&[Some(""), Some("docker"), id]), docker);
         assert_eq!(owner_below(&[Some(""), Some("docker"), id, None]), docker, "two levels without a name");
     }
@@ -271,14 +288,17 @@ mod tests {
     #[test]
     fn what_is_below_a_pod_has_the_pod_and_no_container() {
         let owner = owner_below(&[Some(""), Some("kubepods"), Some("burstable"), POD.split('/').nth(3)]);
-        let Owner::Kubernetes(owner) = owner else { return assert_eq!(owner, Owner::Unknown { why: Why::OtherCgroup }, "it is a pod's") };
+        let Owner::Kubernetes(owner) = owner else {
+            return assert_eq!(owner, Owner::Unknown { why: Why::OtherCgroup }, "it is a pod's");
+        };
         assert_eq!((owner.pod_uid.as_str(), owner.container_id), ("4a163a05-439d-484b-8e53-2968bc15824f", None));
         assert_eq!(owner.why_no_container, Some(Why::NoPath), "it was not in the pod's own cgroup");
     }
 
     #[test]
     fn what_may_be_a_container_that_cannot_be_seen_is_nobodys() {
-        let check = |names: &[Option<&str>]| assert_eq!(owner_below(names), Owner::Unknown { why: Why::NoPath }, "{names:?}");
+        let check =
+            |names: &[Option<&str>]| assert_eq!(owner_below(names), Owner::Unknown { why: Why::NoPath }, "{names:?}");
         check(&[Some(""), Some("system.slice"), Some("docker.service")]);
         check(&[Some(""), Some("kubepods")]);
         check(&[Some("")]);
@@ -290,10 +310,22 @@ mod tests {
     #[test]
     fn a_cgroup_that_is_gone_blames_nobody_but_its_pod() {
         let check = |path: &str, removed: bool, expected: &str| {
-            let kills = MissedKills { cgroup_id: 1, cgroup_path: path.into(), removed, first: 1, number: 1, why: Missed::Away, may_repeat: false };
+            let kills = MissedKills {
+                cgroup_id: 1,
+                cgroup_path: path.into(),
+                removed,
+                first: 1,
+                number: 1,
+                why: Missed::Away,
+                may_repeat: false,
+            };
             let found = match attribute_missed(&kills, None) {
-                Owner::Kubernetes(KubernetesOwner { container_id: Some(_), why_no_container: None, .. }) => "container of a pod".to_owned(),
-                Owner::Kubernetes(KubernetesOwner { why_no_container: Some(why), .. }) => format!("pod, {}", why.as_str()),
+                Owner::Kubernetes(KubernetesOwner { container_id: Some(_), why_no_container: None, .. }) => {
+                    "container of a pod".to_owned()
+                }
+                Owner::Kubernetes(KubernetesOwner { why_no_container: Some(why), .. }) => {
+                    format!("pod, {}", why.as_str())
+                }
                 Owner::Unit { name } => name,
                 Owner::Unknown { why } => why.as_str().to_owned(),
                 other => format!("{other:?}"),

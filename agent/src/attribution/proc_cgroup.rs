@@ -7,13 +7,16 @@ use crate::kill::Owner;
 
 /// The path in a `/proc/PID/cgroup` text that says whose the process is. Absent if no line has one.
 ///
-/// With cgroup v1 and v2 side by side the lines disagree. Believed first is a line that names a pod: v1's with the memory controller, then v2's
-/// (`0::`). Then one that names anybody: v2's, then v1's with the memory controller. Other v1 lines count only where those name nobody.
+/// With cgroup v1 and v2 side by side the lines disagree. Believed first is a line that names a pod: v1's with the
+/// memory controller, then v2's (`0::`). Then one that names anybody: v2's, then v1's with the memory controller. Other
+/// v1 lines count only where those name nobody.
 ///
-/// v2 goes first because v1 gives the daemons of a node that is a Docker container the node's id. The price: a plain Docker container that only v1
-/// knows, with the runtime's service in its v2 line, looks the same and is taken for that service.
+/// v2 goes first because v1 gives the daemons of a node that is a Docker container the node's id. The price: a plain
+/// Docker container that only v1 knows, with the runtime's service in its v2 line, looks the same and is taken for that
+/// service.
 pub fn memory_path(proc_cgroup: &str) -> Option<&str> {
-    let of = |wanted: Hierarchy| lines(proc_cgroup).filter(move |(hierarchy, _)| *hierarchy == wanted).map(|(_, path)| path);
+    let of =
+        |wanted: Hierarchy| lines(proc_cgroup).filter(move |(hierarchy, _)| *hierarchy == wanted).map(|(_, path)| path);
     let (memory, unified, other) = (of(Hierarchy::Memory), of(Hierarchy::Unified), of(Hierarchy::Other));
 
     let names_a_pod = |path: &&str| matches!(owner(Some(path), false), Owner::Kubernetes(_));
@@ -63,17 +66,25 @@ mod tests {
 
     #[test]
     fn the_line_of_a_proc_file_that_names_somebody_is_taken() {
-        let check = |text: &str, expected: Option<&str>| assert_eq!(memory_path(&filled(text)), expected.map(filled).as_deref(), "{text}");
+        let check = |text: &str, expected: Option<&str>| {
+            assert_eq!(memory_path(&filled(text)), expected.map(filled).as_deref(), "{text}")
+        };
         check("", None);
         check("nonsense\n1:2", None);
         check("0::\n", None);
         check("0::/\n", Some("/"));
         check("0::/docker/ID64\n", Some("/docker/ID64"));
-        check("0::/a/kubepods-podUID36.slice:cri-containerd:ID64\r\n", Some("/a/kubepods-podUID36.slice:cri-containerd:ID64"));
+        check(
+            "0::/a/kubepods-podUID36.slice:cri-containerd:ID64\r\n",
+            Some("/a/kubepods-podUID36.slice:cri-containerd:ID64"),
+        );
         check("5:cpu,memory:/docker/ID64\n1:name=systemd:/docker/NODE64\n", Some("/docker/ID64"));
         check("3:cpu:/docker/NODE64\n5:memory:/docker/ID64\n0::/\n", Some("/docker/ID64"));
         check("2:name=memory:/docker/NODE64\n5:memory:/docker/ID64\n", Some("/docker/ID64"));
-        check("5:memory:/kubepods/podUID36/ID64\n3:cpu:/docker/NODE64\n0::/system.slice/containerd.service\n", Some("/kubepods/podUID36/ID64"));
+        check(
+            "5:memory:/kubepods/podUID36/ID64\n3:cpu:/docker/NODE64\n0::/system.slice/containerd.service\n",
+            Some("/kubepods/podUID36/ID64"),
+        );
         check("5:memory:/user.slice\n0::/user.slice/libpod-ID64.scope\n", Some("/user.slice/libpod-ID64.scope"));
         // The memory controller is off, or at the root.
         check("3:cpu:/\n2:pids:/kubepods/podUID36/ID64\n", Some("/kubepods/podUID36/ID64"));
@@ -81,6 +92,9 @@ mod tests {
         check("5:memory:/\n3:cpu:/docker/short\n", Some("/"));
         // Where v1 and v2 name different owners outside of pods, v2.
         check("5:memory:/docker/NODE64\n0::/system.slice/kubelet.service\n", Some("/system.slice/kubelet.service"));
-        check("5:memory:/docker/NODE64\n0::/a/podUID36/ID64\n0::/system.slice/containerd.service\n", Some("/a/podUID36/ID64"));
+        check(
+            "5:memory:/docker/NODE64\n0::/a/podUID36/ID64\n0::/system.slice/containerd.service\n",
+            Some("/a/podUID36/ID64"),
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! What `oom-watcher owner` prints: whom a kill at a cgroup path would be blamed on, and which part of the path decided it.
+//! What `oom-watcher owner` prints: whom a kill at a cgroup path would be blamed on, and which part of the path decided
+//! it.
 //!
 //! The path alone is judged: no names from the Kubernetes API, and no look at whether the cgroup exists.
 
@@ -21,7 +22,9 @@ pub enum Subject<'a> {
 /// A number is a process id; everything else is a path.
 pub fn subject(text: &str) -> Subject<'_> {
     match text.trim() {
-        number if number.bytes().all(|byte| byte.is_ascii_digit()) => number.parse().map_or(Subject::Path(text), Subject::Pid),
+        number if number.bytes().all(|byte| byte.is_ascii_digit()) => {
+            number.parse().map_or(Subject::Path(text), Subject::Pid)
+        }
         _ => Subject::Path(text),
     }
 }
@@ -118,16 +121,24 @@ fn because(owner: &Owner, pod: Option<&str>, decisive: Option<&str>) -> String {
     };
     match (why, pod, decisive) {
         (None, Some(pod), Some(container)) if pod == container => format!("`{pod}` names the pod and the container"),
-        (None, Some(pod), Some(container)) => format!("`{pod}` names the pod, and `{container}` right below it the container"),
+        (None, Some(pod), Some(container)) => {
+            format!("`{pod}` names the pod, and `{container}` right below it the container")
+        }
         (None, None, Some(segment)) if matches!(owner, Owner::Unit { .. }) => {
             format!("`{segment}` belongs to the host or to a node, and nothing above it names a pod")
         }
-        (None, None, Some(segment)) => format!("`{segment}` is the innermost with a container's id, and nothing names a pod"),
+        (None, None, Some(segment)) => {
+            format!("`{segment}` is the innermost with a container's id, and nothing names a pod")
+        }
         (None, _, None) => "nothing in the path names a pod or a container".to_owned(),
         (Some(Why::PodLevel), Some(pod), _) => format!("`{pod}` names the pod and nothing is below it"),
-        (Some(Why::ContainerMonitor), Some(pod), Some(segment)) => format!("`{pod}` names the pod, and `{segment}` watches over a container"),
+        (Some(Why::ContainerMonitor), Some(pod), Some(segment)) => {
+            format!("`{pod}` names the pod, and `{segment}` watches over a container")
+        }
         (Some(Why::Mount), Some(pod), Some(segment)) => format!("`{pod}` names the pod, and `{segment}` is a mount"),
-        (Some(_), Some(pod), Some(segment)) => format!("`{pod}` names the pod, but `{segment}` has no id of 64 lower-case hexadecimal digits"),
+        (Some(_), Some(pod), Some(segment)) => {
+            format!("`{pod}` names the pod, but `{segment}` has no id of 64 lower-case hexadecimal digits")
+        }
         (Some(Why::RootCgroup), ..) => "the path is the root".to_owned(),
         (Some(Why::PathCut), ..) => "the beginning of the path is missing and the rest names no container".to_owned(),
         (Some(Why::OtherCgroup), ..) => "nothing in the path names a pod, a container or a unit".to_owned(),
@@ -170,37 +181,55 @@ mod tests {
         let check = |path: &str, expected: &str| assert_eq!(report(path).to_string(), expected, "{path}");
         check(
             &format!("/kubepods.slice/kubepods-burstable.slice/{POD}/{SCOPE}/nested"),
-            &format!("container {ID} of pod {uid}, Burstable, containerd\nbecause `{POD}` names the pod, and `{SCOPE}` right below it the container"),
+            &format!(
+                "container {ID} of pod {uid}, Burstable, containerd\nbecause `{POD}` names the pod, and `{SCOPE}` \
+                 right below it the container"
+            ),
         );
         check(
             &format!("/system.slice/containerd.service/{POD}:cri-containerd:{ID}"),
-            &format!("container {ID} of pod {uid}, Burstable, containerd\nbecause `{POD}:cri-containerd:{ID}` names the pod and the container"),
+            &format!(
+                "container {ID} of pod {uid}, Burstable, containerd\nbecause `{POD}:cri-containerd:{ID}` names the pod \
+                 and the container"
+            ),
         );
         check(
             &format!("/{POD}/crio-conmon-{ID}.scope"),
             &format!(
-                "pod {uid}, none of its containers (container_monitor), Burstable, cri-o\nbecause `{POD}` names the pod, and `crio-conmon-{ID}.scope` \
+                "pod {uid}, none of its containers (container_monitor), Burstable, cri-o\nbecause `{POD}` names the \
+                 pod, and `crio-conmon-{ID}.scope` \
                  watches over a container"
             ),
         );
         check(
             &format!("/../../pod{hash}/kata_{ID}"),
             &format!(
-                "container {ID} of pod {hash}, kata\nbecause `pod{hash}` names the pod, and `kata_{ID}` right below it the container\n\
+                "container {ID} of pod {hash}, kata\nbecause `pod{hash}` names the pod, and `kata_{ID}` right below it \
+                 the container\n\
                  the pod is static: this is the kubelet's hash of it, metadata.uid is another\n\
                  the id is the sandbox's: Kata runs the container in a virtual machine"
             ),
         );
         check(
             &format!("/system.slice/{docker}/init"),
-            &format!("container {ID}, of no known pod, docker\nbecause `{docker}` is the innermost with a container's id, and nothing names a pod"),
+            &format!(
+                "container {ID}, of no known pod, docker\nbecause `{docker}` is the innermost with a container's id, \
+                 and nothing names a pod"
+            ),
         );
         check(
             &format!("/system.slice/{docker}/system.slice/kubelet.service"),
-            "kubelet.service, no container\nbecause `kubelet.service` belongs to the host or to a node, and nothing above it names a pod",
+            "kubelet.service, no container\nbecause `kubelet.service` belongs to the host or to a node, and nothing \
+             above it names a pod",
         );
-        check("/user.slice/session-3.scope", "session-3.scope, no container\nbecause nothing in the path names a pod or a container");
-        check("/docker/shortid", "nobody (malformed_id)\nbecause `shortid` looks like a container or a pod but has no whole id");
+        check(
+            "/user.slice/session-3.scope",
+            "session-3.scope, no container\nbecause nothing in the path names a pod or a container",
+        );
+        check(
+            "/docker/shortid",
+            "nobody (malformed_id)\nbecause `shortid` looks like a container or a pod but has no whole id",
+        );
         check("/", "nobody (root_cgroup)\nbecause the path is the root");
         check("", "nobody (no_path)\nbecause there is no path");
     }

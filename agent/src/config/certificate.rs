@@ -1,6 +1,8 @@
-//! Certificates and keys: the PEM files are read and checked here, so that a mistake is told at the start and not at the first kill.
+//! Certificates and keys: the PEM files are read and checked here, so that a mistake is told at the start and not at
+//! the first kill.
 //!
-//! Whether a certificate is trusted is the handshake's business; here it is only whether it can be one, and when it ends.
+//! Whether a certificate is trusted is the handshake's business; here it is only whether it can be one, and when it
+//! ends.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -38,17 +40,23 @@ pub(super) fn client(path: &str) -> Result<Pem, Refused> {
 pub(super) fn key(path: &str) -> Result<Pem, Refused> {
     let expected = "a PEM file with a private key that is not encrypted";
     let bytes = bounded(path.as_ref()).map_err(|error| Refused::new(format!("{}: {error}", quoted(path)), expected))?;
-    let key = PrivateKeyDer::from_pem_slice(&bytes).map_err(|_| Refused::new(format!("{}: no private key in it", quoted(path)), expected))?;
+    let key = PrivateKeyDer::from_pem_slice(&bytes)
+        .map_err(|_| Refused::new(format!("{}: no private key in it", quoted(path)), expected))?;
     match rustls::crypto::ring::sign::any_supported_type(&key) {
         Ok(_) => Ok(Pem { path: path.to_owned(), bytes, concern: None }),
-        Err(_) => Err(Refused::new(format!("{}: a key of an unknown kind", quoted(path)), "an RSA, ECDSA (P-256, P-384) or Ed25519 key")),
+        Err(_) => Err(Refused::new(
+            format!("{}: a key of an unknown kind", quoted(path)),
+            "an RSA, ECDSA (P-256, P-384) or Ed25519 key",
+        )),
     }
 }
 
 /// Whether `key` is the one of `client`.
 pub(super) fn belong_together(client: &Pem, key: &Pem) -> bool {
     let chain = CertificateDer::pem_slice_iter(&client.bytes).collect::<Result<Vec<_>, _>>();
-    let key = PrivateKeyDer::from_pem_slice(&key.bytes).ok().and_then(|key| rustls::crypto::ring::sign::any_supported_type(&key).ok());
+    let key = PrivateKeyDer::from_pem_slice(&key.bytes)
+        .ok()
+        .and_then(|key| rustls::crypto::ring::sign::any_supported_type(&key).ok());
     match (chain, key) {
         (Ok(chain), Some(key)) => CertifiedKey::new(chain, key).keys_match().is_ok(),
         _ => false,
@@ -71,7 +79,9 @@ fn concern(certificate: &CertificateDer<'_>) -> Option<String> {
     match validity(certificate) {
         None => Some("the certificate in it cannot be read".to_owned()),
         Some((_, end)) if end.unix < now => Some(format!("the certificate in it expired on {}", end.date)),
-        Some((start, _)) if start.unix > now => Some(format!("the certificate in it is not valid before {}", start.date)),
+        Some((start, _)) if start.unix > now => {
+            Some(format!("the certificate in it is not valid before {}", start.date))
+        }
         Some(_) => None,
     }
 }
@@ -84,7 +94,8 @@ struct Moment {
     date: String,
 }
 
-/// `tbsCertificate.validity`, RFC 5280 section 4.1. The only field that is needed: a crate for all of them would bring fifteen more.
+/// `tbsCertificate.validity`, RFC 5280 section 4.1. The only field that is needed: a crate for all of them would bring
+/// fifteen more.
 fn validity(certificate: &[u8]) -> Option<(Moment, Moment)> {
     const SEQUENCE: u8 = 0x30;
     const VERSION: u8 = 0xa0;
@@ -144,7 +155,9 @@ fn moment(tag: u8, text: &[u8]) -> Option<Moment> {
 /// Days from 1970-01-01: years are counted from March, so that the leap day is a year's last.
 fn days(year: i64, month: i64, day: i64) -> i64 {
     let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    365 * year + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400) + (153 * month + 2) / 5 + day - 1 - 719_468
+    365 * year + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400) + (153 * month + 2) / 5 + day
+        - 1
+        - 719_468
 }
 
 #[cfg(test)]
@@ -177,7 +190,9 @@ mod tests {
     fn load(variables: &[(&str, &str)]) -> Result<Vec<String>, String> {
         let flags = crate::config::Flags { node_name: Some("n".to_owned()), ..Default::default() };
         let base = [("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector:4317")];
-        let env = |name: &str| base.iter().chain(variables).rev().find(|(set, _)| *set == name).map(|(_, value)| (*value).to_owned());
+        let env = |name: &str| {
+            base.iter().chain(variables).rev().find(|(set, _)| *set == name).map(|(_, value)| (*value).to_owned())
+        };
         let loaded = crate::config::load(&flags, &env).map_err(|problems| problems.to_string())?;
         Ok(loaded.warnings.iter().map(ToString::to_string).collect())
     }
@@ -198,21 +213,35 @@ mod tests {
         let check = |variables: &[(&str, &str)], expected: String| assert_eq!(load(variables), Err(expected));
 
         let expected = "expected a PEM file with certificates";
-        check(&[(CA, "/no/ca.pem")], format!(r#"{CA}: "/no/ca.pem": No such file or directory (os error 2), {expected}"#));
+        check(
+            &[(CA, "/no/ca.pem")],
+            format!(r#"{CA}: "/no/ca.pem": No such file or directory (os error 2), {expected}"#),
+        );
         check(&[(CA, &directory)], format!("{CA}: {directory:?}: a directory, {expected}"));
         check(&[(CA, &text)], format!("{CA}: {text:?}: no certificate in it, {expected}"));
         check(&[(CA, &key)], format!("{CA}: {key:?}: no certificate in it, {expected}"));
         check(&[(CA, &cut)], format!("{CA}: {cut:?}: broken PEM, {expected}"));
         check(
             &[(CLIENT, &cert), (KEY, &cert)],
-            format!("{KEY}: {cert:?}: no private key in it, expected a PEM file with a private key that is not encrypted"),
+            format!(
+                "{KEY}: {cert:?}: no private key in it, expected a PEM file with a private key that is not encrypted"
+            ),
         );
         check(
             &[(CLIENT, &cert), (KEY, &other_key)],
-            format!("{KEY}: {other_key:?}: the key of another certificate, expected the key of the certificate in {cert} ({CLIENT})"),
+            format!(
+                "{KEY}: {other_key:?}: the key of another certificate, expected the key of the certificate in {cert} \
+                 ({CLIENT})"
+            ),
         );
-        check(&[(CLIENT, &cert)], format!("{CLIENT}: {cert:?} alone, expected {KEY} too: a certificate is of no use without its key"));
-        check(&[(KEY, &key)], format!("{KEY}: {key:?} alone, expected {CLIENT} too: a key is of no use without its certificate"));
+        check(
+            &[(CLIENT, &cert)],
+            format!("{CLIENT}: {cert:?} alone, expected {KEY} too: a certificate is of no use without its key"),
+        );
+        check(
+            &[(KEY, &key)],
+            format!("{KEY}: {key:?} alone, expected {CLIENT} too: a key is of no use without its certificate"),
+        );
     }
 
     #[test]
@@ -227,22 +256,34 @@ mod tests {
         let early_file = files.write("early.pem", early);
         let broken_file = files.write("broken.pem", broken);
         let both_file = files.write("both.pem", [old, good].concat());
-        let check = |variables: &[(&str, &str)], expected: &[String]| assert_eq!(load(variables).as_deref(), Ok(expected));
+        let check =
+            |variables: &[(&str, &str)], expected: &[String]| assert_eq!(load(variables).as_deref(), Ok(expected));
 
         check(&[(CA, &good_file), (CLIENT, &good_file), (KEY, &key)], &[]);
         check(&[(CA, &both_file)], &[]);
         check(&[(CA, &old_file)], &[format!("{CA}: {old_file:?}: the certificate in it expired on 2020-03-04")]);
-        check(&[(CLIENT, &old_file), (KEY, &old_key)], &[format!("{CLIENT}: {old_file:?}: the certificate in it expired on 2020-03-04")]);
-        check(&[(CA, &early_file)], &[format!("{CA}: {early_file:?}: the certificate in it is not valid before 2101-01-02")]);
+        check(
+            &[(CLIENT, &old_file), (KEY, &old_key)],
+            &[format!("{CLIENT}: {old_file:?}: the certificate in it expired on 2020-03-04")],
+        );
+        check(
+            &[(CA, &early_file)],
+            &[format!("{CA}: {early_file:?}: the certificate in it is not valid before 2101-01-02")],
+        );
         check(&[(CA, &broken_file)], &[format!("{CA}: {broken_file:?}: the certificate in it cannot be read")]);
-        check(&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector"), (CA, &good_file)], &[format!("{CA}: not used: the endpoint is not https://")]);
+        check(
+            &[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector"), (CA, &good_file)],
+            &[format!("{CA}: not used: the endpoint is not https://")],
+        );
     }
 
     #[test]
     fn no_bytes_make_reading_a_certificate_fail_otherwise() {
         let (pem, _) = certificate(2020, 2120);
         let der = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
-        assert!(validity(&der).is_some_and(|(start, end)| (start.date.as_str(), end.unix) == ("2020-01-02", 4_738_953_600)));
+        assert!(
+            validity(&der).is_some_and(|(start, end)| (start.date.as_str(), end.unix) == ("2020-01-02", 4_738_953_600))
+        );
         for length in 0..der.len() {
             // The validity is not at the end, but the outermost length says that all is there.
             assert!(validity(&der[..length]).is_none());
@@ -256,7 +297,13 @@ mod tests {
 
     #[test]
     fn days_are_counted_from_1970() {
-        for (date, expected) in [((1970, 1, 1), 0), ((1969, 12, 31), -1), ((2000, 2, 29), 11_016), ((2000, 3, 1), 11_017), ((2100, 3, 1), 47_541)] {
+        for (date, expected) in [
+            ((1970, 1, 1), 0),
+            ((1969, 12, 31), -1),
+            ((2000, 2, 29), 11_016),
+            ((2000, 3, 1), 11_017),
+            ((2100, 3, 1), 47_541),
+        ] {
             assert_eq!(days(date.0, date.1, date.2), expected, "{date:?}");
         }
     }

@@ -1,4 +1,5 @@
-//! The environment: which variables are read, which of OpenTelemetry's are not, and the one place that asks the process for them.
+//! The environment: which variables are read, which of OpenTelemetry's are not, and the one place that asks the process
+//! for them.
 
 use super::resolver::Resolver;
 use crate::stats::Signal;
@@ -20,8 +21,9 @@ impl Variable {
     /// The names that are read: its own, then those of the signals.
     pub fn names(&self) -> impl Iterator<Item = String> {
         let per_signal = self.name.strip_prefix("OTEL_EXPORTER_OTLP_").filter(|_| self.per_signal);
-        let signals =
-            per_signal.into_iter().flat_map(|rest| Signal::ALL.map(|signal| format!("OTEL_EXPORTER_OTLP_{}_{rest}", signal.as_str().to_uppercase())));
+        let signals = per_signal.into_iter().flat_map(|rest| {
+            Signal::ALL.map(|signal| format!("OTEL_EXPORTER_OTLP_{}_{rest}", signal.as_str().to_uppercase()))
+        });
         std::iter::once(self.name.to_owned()).chain(signals)
     }
 }
@@ -30,8 +32,16 @@ impl Variable {
 pub const VARIABLES: &[Variable] = &[
     general("NODE_NAME", "the host's name", "the name of this node, the label `node` of every series"),
     general("METRICS_PORT", "8080", "the port of /metrics"),
-    general("OOM_WATCHER_STATE_DIR", "/run/oom-watcher", "where the state is kept that outlives the agent; none: nowhere"),
-    general("OOM_WATCHER_SPOOL_DIR", "none", "where what waits for the collector is kept too, so that it outlives the agent"),
+    general(
+        "OOM_WATCHER_STATE_DIR",
+        "/run/oom-watcher",
+        "where the state is kept that outlives the agent; none: nowhere",
+    ),
+    general(
+        "OOM_WATCHER_SPOOL_DIR",
+        "none",
+        "where what waits for the collector is kept too, so that it outlives the agent",
+    ),
     general(
         "KUBERNETES_SERVICE_HOST",
         "none: not in a pod",
@@ -40,22 +50,32 @@ pub const VARIABLES: &[Variable] = &[
     general(
         "OOM_WATCHER_KUBERNETES",
         "auto",
-        "whether the Kubernetes API is asked for this node's pods: auto (in a pod, or with a kubeconfig), true or false",
+        "whether the Kubernetes API is asked for this node's pods: auto (in a pod, or with a kubeconfig), true or \
+         false",
     ),
     general(
         "OOM_WATCHER_DAEMONSET",
         "none",
-        "NAMESPACE/NAME of the agent's own DaemonSet: if that is gone when the agent ends, state, pins and spool are removed from the node",
+        "NAMESPACE/NAME of the agent's own DaemonSet: if that is gone when the agent ends, state, pins and spool are \
+         removed from the node",
     ),
     general("RUST_LOG", "info", "which of the agent's own messages are written"),
     general("OOM_WATCHER_PIN_DIR", "/sys/fs/bpf/oom-watcher", "where in bpffs the probe outlives the agent, or none"),
     general("OTEL_SDK_DISABLED", "false", "true: nothing is exported over OTLP"),
     general("OTEL_SERVICE_NAME", "oom-watcher", "the attribute service.name; wins over OTEL_RESOURCE_ATTRIBUTES"),
-    general("OTEL_RESOURCE_ATTRIBUTES", "none", "more attributes of the resource: name=value,name=value, percent-encoded"),
+    general(
+        "OTEL_RESOURCE_ATTRIBUTES",
+        "none",
+        "more attributes of the resource: name=value,name=value, percent-encoded",
+    ),
     general("OTEL_LOGS_EXPORTER", "otlp", "otlp or none"),
     general("OTEL_TRACES_EXPORTER", "otlp", "otlp or none"),
     general("OTEL_METRICS_EXPORTER", "otlp", "otlp, prometheus (/metrics alone) or none; /metrics is always served"),
-    otlp("OTEL_EXPORTER_OTLP_ENDPOINT", "none: nothing is exported", "the collector: http://, https:// or, for gRPC, unix://"),
+    otlp(
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "none: nothing is exported",
+        "the collector: http://, https:// or, for gRPC, unix://",
+    ),
     otlp("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", "grpc or http/protobuf"),
     otlp("OTEL_EXPORTER_OTLP_HEADERS", "none", "sent with each request: name=value,name=value, percent-encoded"),
     otlp("OTEL_EXPORTER_OTLP_COMPRESSION", "none", "gzip or none"),
@@ -114,7 +134,8 @@ const UNSUPPORTED: &[(&str, &str)] = &[
     ("OTEL_TRACES_SAMPLER_ARG", ""),
 ];
 
-/// Asks the environment of this process. Bytes that are not UTF-8 are replaced, and what is replaced is refused by `load`.
+/// Asks the environment of this process. Bytes that are not UTF-8 are replaced, and what is replaced is refused by
+/// `load`.
 pub fn from_process(name: &str) -> Option<String> {
     std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
 }

@@ -112,7 +112,8 @@ fn syntax(path: &str, text: &str, error: yaml::Malformed, problems: &mut Problem
         None => (path.to_owned(), None),
     };
     let has_tab = line.is_some_and(|line| line.chars().take_while(|c| c.is_whitespace()).any(|c| c == '\t'));
-    let expected = if has_tab { "YAML, which is indented with spaces: there is a tab" } else { "YAML with `key: value` lines" };
+    let expected =
+        if has_tab { "YAML, which is indented with spaces: there is a tab" } else { "YAML with `key: value` lines" };
     problems.push(name, error.message, expected);
 }
 
@@ -124,13 +125,18 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    /// Takes the keys of the section `name` (with a dot at its end, or empty), whose entry is found by the positions in `at`.
+    /// Takes the keys of the section `name` (with a dot at its end, or empty), whose entry is found by the positions in
+    /// `at`.
     fn section(&mut self, name: &str, tree: &Tree, at: &mut Vec<usize>) {
         let entries = match tree {
             Tree::Nothing => return,
             Tree::Map(entries) => entries,
             other => {
-                let place = if at.is_empty() { self.path.to_owned() } else { format!("{}: {}", self.place(at), name.trim_end_matches('.')) };
+                let place = if at.is_empty() {
+                    self.path.to_owned()
+                } else {
+                    format!("{}: {}", self.place(at), name.trim_end_matches('.'))
+                };
                 self.problems.push(place, other.to_string(), format!("the keys {}", known(name)));
                 return;
             }
@@ -193,7 +199,8 @@ impl Reading<'_> {
 
 /// The keys that a section may have.
 fn known(section: &str) -> String {
-    let mut names: Vec<&str> = KEYS.iter().filter_map(|(key, _)| key.strip_prefix(section)?.split('.').next()).collect();
+    let mut names: Vec<&str> =
+        KEYS.iter().filter_map(|(key, _)| key.strip_prefix(section)?.split('.').next()).collect();
     names.dedup();
     names.join(", ")
 }
@@ -233,27 +240,40 @@ mod tests {
             ("1: a\n", &format!("F:1:1: 1: an unknown key, expected one of {keys}")),
             ("<<: {}\n", &format!("F:1:1: <<: an unknown key, expected one of {keys}")),
             ("log.filter: info\n", &format!("F:1:1: log.filter: an unknown key, expected one of {keys}")),
-            ("log:\n  filter: info\n  level: info\n", "F:3:3: log.level: an unknown key, expected one of filter, format"),
-            ("log:\n\tfilter: info\n", "F:2:1: found character that cannot start any token, expected YAML, which is indented with spaces: there is a tab"),
+            ("log:\n  filter: info\n  level: info\n", "F:3:3: log.level: an unknown key, expected one of filter, \
+                format"),
+            ("log:\n\tfilter: info\n", "F:2:1: found character that cannot start any token, expected YAML, which is \
+                indented with spaces: there is a tab"),
             ("a: [\n", "F:2:1: did not find expected node content, expected YAML with `key: value` lines"),
-            ("log: {format: json}\nnode_name: a\nlog: {format: human}\n", "F:3:1: log: the same key again, expected each key once"),
+            ("log: {format: json}\nnode_name: a\nlog: {format: human}\n", "F:3:1: log: the same key again, expected \
+                each key once"),
             ("log:\n  filter: info\n  filter: warn\n", "F:3:3: log.filter: the same key again, expected each key once"),
             ("node_name: 12\n", "F:1:1: node_name: the number 12, expected a text; write it in quotation marks"),
             ("node_name:\n", "F:1:1: node_name: nothing, expected a text; write it in quotation marks"),
             ("listen: [a]\n", "F:1:1: listen: a list, expected a text; write it in quotation marks"),
-            ("series:\n  max_owners: \"5\"\n", "F:2:3: series.max_owners: the text \"5\", expected a whole number without quotation marks"),
-            ("probe:\n  ring_bytes: true\n", "F:2:3: probe.ring_bytes: true, expected a number of bytes or a text such as 1MiB"),
+            ("series:\n  max_owners: \"5\"\n", "F:2:3: series.max_owners: the text \"5\", expected a whole number \
+                without quotation marks"),
+            ("probe:\n  ring_bytes: true\n", "F:2:3: probe.ring_bytes: true, expected a number of bytes or a text such \
+                as 1MiB"),
             ("log: info\n", "F:1:1: log: the text \"info\", expected the keys filter, format"),
             ("just a text\n", &format!("F: the text \"just a text\", expected the keys {keys}")),
-            ("node_name: !secret a\n", "F:1:12: node_name: invalid type: enum, expected a YAML value without a tag, expected YAML with `key: value` lines"),
-            ("a: 1\n---\nb: 2\n", "F: deserializing from YAML containing more than one document is not supported, expected YAML with `key: value` lines"),
-            ("nodename: a\nlog:\n  filter: 1\nfoo: b\n", &format!("F:1:1: nodename: an unknown key, expected one of {keys}\nF:3:3: log.filter: the number 1, expected a text; write it in quotation marks\nF:4:1: foo: an unknown key, expected one of {keys}")),
+            ("node_name: !secret a\n", "F:1:12: node_name: invalid type: enum, expected a YAML value without a tag, \
+                expected YAML with `key: value` lines"),
+            ("a: 1\n---\nb: 2\n", "F: deserializing from YAML containing more than one document is not supported, \
+                expected YAML with `key: value` lines"),
+            ("nodename: a\nlog:\n  filter: 1\nfoo: b\n", &format!("F:1:1: nodename: an unknown key, expected one of \
+                {keys}\nF:3:3: log.filter: the number 1, expected a text; write it in quotation marks\nF:4:1: foo: an \
+                unknown key, expected one of {keys}")),
         ];
         for (text, expected) in rows {
             assert_eq!(problems(text.as_bytes()), *expected, "{text}");
         }
         assert_eq!(problems(b"log:\n  filter: \xff\xfe"), "F:2:11: bytes that are not UTF-8, expected a YAML text");
-        assert!(problems(b"\x7fELF\x02\x01\x01\0\0").contains("control characters are not allowed"), "{}", problems(b"\x7fELF\x02\x01\x01\0\0"));
+        assert!(
+            problems(b"\x7fELF\x02\x01\x01\0\0").contains("control characters are not allowed"),
+            "{}",
+            problems(b"\x7fELF\x02\x01\x01\0\0")
+        );
         let wrong = (0..1000).map(|key| format!("key{key}: {{}}\n")).collect::<String>();
         assert_eq!(problems(wrong.as_bytes()).lines().count(), MAX_PROBLEMS);
         assert!(problems("[".repeat(1000).as_bytes()).starts_with("F:"));
@@ -267,7 +287,10 @@ mod tests {
         let check = |path: &Path, expected: &str| {
             let mut problems = Problems::default();
             read(path, &mut problems);
-            assert_eq!(problems.to_string(), format!("--config: {:?}: {expected}, expected a readable YAML file", path.display().to_string()));
+            assert_eq!(
+                problems.to_string(),
+                format!("--config: {:?}: {expected}, expected a readable YAML file", path.display().to_string())
+            );
         };
         check(&missing, "No such file or directory (os error 2)");
         check(directory.path(), "a directory");

@@ -1,4 +1,5 @@
-//! The flags that every subcommand that needs a configuration takes. Their values are texts: `load` checks them like all others.
+//! The flags that every subcommand that needs a configuration takes. Their values are texts: `load` checks them like
+//! all others.
 
 use std::path::PathBuf;
 
@@ -20,16 +21,19 @@ pub struct Flags {
     /// The port of /metrics alone [env: METRICS_PORT] [default: 8080]
     #[arg(long, value_name = "PORT")]
     pub metrics_port: Option<String>,
-    /// Where in bpffs the probe outlives the agent, or none [env: OOM_WATCHER_PIN_DIR] [default: /sys/fs/bpf/oom-watcher]
+    /// Where in bpffs the probe outlives the agent, or none [env: OOM_WATCHER_PIN_DIR] [default:
+    /// /sys/fs/bpf/oom-watcher]
     #[arg(long, value_name = "DIR")]
     pub pin_dir: Option<String>,
-    /// Where the state is kept that outlives the agent; `none`: nowhere [env: OOM_WATCHER_STATE_DIR] [default: /run/oom-watcher]
+    /// Where the state is kept that outlives the agent; `none`: nowhere [env: OOM_WATCHER_STATE_DIR] [default:
+    /// /run/oom-watcher]
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<String>,
     /// How the agent's own messages look: human or json [default: human]
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<String>,
-    /// Which of the agent's own messages are written, such as `warn` or `info,oom_watcher=debug` [env: RUST_LOG] [default: info]
+    /// Which of the agent's own messages are written, such as `warn` or `info,oom_watcher=debug` [env: RUST_LOG]
+    /// [default: info]
     #[arg(long, value_name = "FILTER")]
     pub log_filter: Option<String>,
 }
@@ -83,7 +87,10 @@ mod tests {
     #[test]
     fn flags_are_texts_and_an_address_excludes_a_port() {
         let parse = |arguments: &str| Program::try_parse_from(arguments.split(' ')).map(|program| program.flags);
-        let all = parse("p --config f --node-name n --metrics-port x --pin-dir d --state-dir s --log-format y --log-filter z").ok();
+        let all = parse(
+            "p --config f --node-name n --metrics-port x --pin-dir d --state-dir s --log-format y --log-filter z",
+        )
+        .ok();
         let text = |text: &str| Some(text.to_owned());
         let expected = Flags {
             config: Some("f".into()),

@@ -35,10 +35,20 @@ pub(super) fn node(r: &mut Resolver<'_>, flags: &Flags, file: &File, host_name: 
         return String::new();
     }
     let Some(node) = host_name.filter(|name| value::node_name(name).is_ok()) else {
-        r.problems.push("NODE_NAME", unset, "the name of this node, since the host's name in /proc/sys/kernel/hostname cannot be used either");
+        r.problems.push(
+            "NODE_NAME",
+            unset,
+            "the name of this node, since the host's name in /proc/sys/kernel/hostname cannot be used either",
+        );
         return String::new();
     };
-    r.warn("NODE_NAME", format!("{unset}: the node is called {node} after the host's name, which in a pod is the pod's. Set it from spec.nodeName"));
+    r.warn(
+        "NODE_NAME",
+        format!(
+            "{unset}: the node is called {node} after the host's name, which in a pod is the \
+        pod's. Set it from spec.nodeName"
+        ),
+    );
     r.record("node_name", &node, Origin::Host);
     node
 }

@@ -1,7 +1,9 @@
-//! Flags, environment and a YAML file become one [`Config`], checked and complete. The only reader of the environment and of that file.
+//! Flags, environment and a YAML file become one [`Config`], checked and complete. The only reader of the environment
+//! and of that file.
 //!
-//! A flag wins over a variable, a variable over the file, the file over the default. Whatever is set is checked, also where something else wins, and all
-//! that is wrong is told at once. Nothing is logged here: logging is configured by the result.
+//! A flag wins over a variable, a variable over the file, the file over the default. Whatever is set is checked, also
+//! where something else wins, and all that is wrong is told at once. Nothing is logged here: logging is configured by
+//! the result.
 
 mod certificate;
 mod environment;
@@ -57,7 +59,8 @@ pub struct Config {
     pub kubernetes: Option<Settings>,
     /// How long a kill waits for its container to be known to the Kubernetes API.
     pub container_wait: Duration,
-    /// Where the kubelet has the logs of its pods, for names that the Kubernetes API does not tell. Absent: they are not looked at.
+    /// Where the kubelet has the logs of its pods, for names that the Kubernetes API does not tell. Absent: they are
+    /// not looked at.
     pub pod_logs: Option<PathBuf>,
     /// Where the state is kept that outlives the agent. Absent: nowhere.
     pub state_directory: Option<PathBuf>,
@@ -106,22 +109,34 @@ fn load_on(host_name: Option<String>, flags: &Flags, env: &dyn Fn(&str) -> Optio
     let r = &mut resolver;
     let node = host::node(r, flags, &file, host_name);
     let config = Config {
-        node_cgroup: r.resolve("node_cgroup", [file.get("node_cgroup")], NodeCgroup(Choice::Auto), value::node_cgroup).0,
+        node_cgroup: r
+            .resolve("node_cgroup", [file.get("node_cgroup")], NodeCgroup(Choice::Auto), value::node_cgroup)
+            .0,
         listen: host::listen(r, flags, &file),
         log: Log {
             filter: log_filter(r, flags, &file),
             format: r.resolve("log.format", [flags.log_format(), file.get("log.format")], Format::Human, value::format),
         },
         probe: probe::Config {
-            ring_bytes: r.resolve("probe.ring_bytes", [file.get("probe.ring_bytes")], value::DEFAULT_RING, value::ring_bytes).0,
+            ring_bytes: r
+                .resolve("probe.ring_bytes", [file.get("probe.ring_bytes")], value::DEFAULT_RING, value::ring_bytes)
+                .0,
             arguments: r.resolve("probe.arguments", [file.get("probe.arguments")], false, value::boolean),
             read_names: true,
             pins: pins(r, flags, &file),
         },
         series: Limits {
-            owners: r.resolve("series.max_owners", [file.get("series.max_owners")], 2000, |text| value::number(text, 1..=100_000)),
-            expiry: r.resolve("series.expiry", [file.get("series.expiry")], value::HOUR, |text| value::duration(text, "2m", "7d")).0,
-            from_zero: r.resolve("series.from_zero", [file.get("series.from_zero")], AtZero(FromZero::Kills), value::from_zero).0,
+            owners: r.resolve("series.max_owners", [file.get("series.max_owners")], 2000, |text| {
+                value::number(text, 1..=100_000)
+            }),
+            expiry: r
+                .resolve("series.expiry", [file.get("series.expiry")], value::HOUR, |text| {
+                    value::duration(text, "2m", "7d")
+                })
+                .0,
+            from_zero: r
+                .resolve("series.from_zero", [file.get("series.from_zero")], AtZero(FromZero::Kills), value::from_zero)
+                .0,
         },
         kubernetes: kubernetes::resolve(r, &file, &node),
         container_wait: kubernetes::container_wait(r, &file),
@@ -131,7 +146,9 @@ fn load_on(host_name: Option<String>, flags: &Flags, env: &dyn Fn(&str) -> Optio
             r.resolve("state.directory", candidates, value::Directory(Some(state::DEFAULT.into())), value::directory).0
         },
         shutdown_grace: r
-            .resolve("shutdown_grace", [file.get("shutdown_grace")], value::Span(Duration::from_secs(10)), |text| value::duration(text, "1s", "10m"))
+            .resolve("shutdown_grace", [file.get("shutdown_grace")], value::Span(Duration::from_secs(10)), |text| {
+                value::duration(text, "1s", "10m")
+            })
             .0,
         otlp: otlp::resolve(r, &file, &node),
         node,
@@ -154,7 +171,10 @@ fn log_filter(r: &mut Resolver<'_>, flags: &Flags, file: &File) -> String {
     if !value::filter_reaches_agent(&filter) {
         r.warn(
             origin.name(),
-            format!("{} names no level for oom_watcher: the agent's own messages are off, also its errors", problem::quoted(&filter)),
+            format!(
+                "{} names no level for oom_watcher: the agent's own messages are off, also its errors",
+                problem::quoted(&filter)
+            ),
         );
     }
     r.record("log.filter", &filter, origin);

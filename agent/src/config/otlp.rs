@@ -37,10 +37,15 @@ pub(super) fn resolve(r: &mut Resolver<'_>, file: &File, node: &str) -> Otlp {
     let (logs, traces, metrics) = (endpoint(Signal::Logs), endpoint(Signal::Traces), endpoint(Signal::Metrics));
     if !missing.is_empty() {
         let signals = missing.join(", ");
-        r.warn("OTEL_EXPORTER_OTLP_ENDPOINT", format!("not set: no OTLP export of {signals}. /metrics is served all the same"));
+        r.warn(
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            format!("not set: no OTLP export of {signals}. /metrics is served all the same"),
+        );
     }
     let interval = [r.variable("OTEL_METRIC_EXPORT_INTERVAL")];
-    let metric_interval = r.resolve("otlp.metric_interval", interval, DEFAULT_INTERVAL, |text| value::milliseconds(text, 100..=3_600_000)).0;
+    let metric_interval = r
+        .resolve("otlp.metric_interval", interval, DEFAULT_INTERVAL, |text| value::milliseconds(text, 100..=3_600_000))
+        .0;
     refuse_delta(r);
     let candidates = [r.variable("OOM_WATCHER_SPOOL_DIR"), file.get("export.spool_directory")];
     let spool = r.resolve("export.spool_directory", candidates, value::Directory(None), value::directory).0;
@@ -62,7 +67,10 @@ fn disabled(r: &mut Resolver<'_>) -> bool {
 fn is_exported(r: &mut Resolver<'_>, signal: Signal) -> bool {
     let exporters = |text: &str| {
         let mut exporters = text.split(',').map(|name| name.trim().to_ascii_lowercase());
-        match exporters.clone().find(|name| !matches!((name.as_str(), signal), ("otlp" | "none", _) | ("prometheus", Signal::Metrics))) {
+        match exporters
+            .clone()
+            .find(|name| !matches!((name.as_str(), signal), ("otlp" | "none", _) | ("prometheus", Signal::Metrics)))
+        {
             Some(_) if signal == Signal::Metrics => Err("otlp, prometheus or none".into()),
             Some(_) => Err(Refused::from("otlp or none")),
             None => Ok(exporters.any(|name| name == "otlp")),
@@ -79,14 +87,15 @@ fn is_exported(r: &mut Resolver<'_>, signal: Signal) -> bool {
 /// One signal's destination. All its variables are checked, also without an endpoint.
 fn endpoint(r: &mut Resolver<'_>, signal: Signal) -> Option<Endpoint> {
     let key = |name| format!("otlp.{}.{name}", signal.as_str());
-    let (protocol, protocol_origin) = choose(r, signal, "PROTOCOL", value::protocol).unwrap_or((Protocol::Grpc, Origin::Default));
+    let (protocol, protocol_origin) =
+        choose(r, signal, "PROTOCOL", value::protocol).unwrap_or((Protocol::Grpc, Origin::Default));
     let [specific, general] = r.signal_variables(signal, "ENDPOINT");
     let general = r.choose([general], url::parse_general);
     let url = r.choose([specific], url::parse);
     let headers = choose(r, signal, "HEADERS", pairs::headers);
     let (gzip, gzip_origin) = choose(r, signal, "COMPRESSION", value::compression).unwrap_or((false, Origin::Default));
-    let (timeout, timeout_origin) =
-        choose(r, signal, "TIMEOUT", |text| value::milliseconds(text, 1..=600_000)).unwrap_or((DEFAULT_TIMEOUT, Origin::Default));
+    let (timeout, timeout_origin) = choose(r, signal, "TIMEOUT", |text| value::milliseconds(text, 1..=600_000))
+        .unwrap_or((DEFAULT_TIMEOUT, Origin::Default));
     let insecure = choose(r, signal, "INSECURE", value::boolean);
     let certificates = Certificates::choose(r, signal);
 
@@ -103,14 +112,23 @@ fn endpoint(r: &mut Resolver<'_>, signal: Signal) -> Option<Endpoint> {
     r.record(key("protocol"), if protocol == Protocol::Grpc { "grpc" } else { "http/protobuf" }, protocol_origin);
     let (headers, origin) = headers.unwrap_or((Vec::new(), Origin::Default));
     let names: Vec<&str> = headers.iter().map(|(name, _)| name.as_str()).collect();
-    r.record(key("headers"), if names.is_empty() { "none".to_owned() } else { format!("{} (values not shown)", names.join(", ")) }, origin);
+    r.record(
+        key("headers"),
+        if names.is_empty() { "none".to_owned() } else { format!("{} (values not shown)", names.join(", ")) },
+        origin,
+    );
     r.record(key("compression"), if gzip { "gzip" } else { "none" }, gzip_origin);
     r.record(key("timeout"), timeout, timeout_origin);
     let tls = certificates.into_tls(r, &parsed, key);
     Some(Endpoint { protocol, url, headers, gzip, timeout: timeout.0, tls })
 }
 
-fn choose<T>(r: &mut Resolver<'_>, signal: Signal, variable: &str, parse: impl Fn(&str) -> Result<T, Refused>) -> Option<(T, Origin)> {
+fn choose<T>(
+    r: &mut Resolver<'_>,
+    signal: Signal,
+    variable: &str,
+    parse: impl Fn(&str) -> Result<T, Refused>,
+) -> Option<(T, Origin)> {
     let candidates = r.signal_variables(signal, variable);
     r.choose(candidates, parse)
 }
@@ -122,7 +140,11 @@ fn check_url(r: &mut Resolver<'_>, url: &Url, origin: &Origin, protocol: Protoco
             r.problems.push(origin.name(), "a socket with the protocol http/protobuf", "http:// or https://, or grpc")
         }
         Protocol::Grpc if url.port == Some(4318) && *protocol_origin == Origin::Default => {
-            r.warn(origin.name(), "port 4318 usually speaks HTTP, the protocol is grpc: set OTEL_EXPORTER_OTLP_PROTOCOL to say which is meant");
+            r.warn(
+                origin.name(),
+                "port 4318 usually speaks HTTP, the protocol is grpc: set \
+                OTEL_EXPORTER_OTLP_PROTOCOL to say which is meant",
+            );
         }
         Protocol::Grpc => {
             if let Some(path) = url.path() {
@@ -130,10 +152,18 @@ fn check_url(r: &mut Resolver<'_>, url: &Url, origin: &Origin, protocol: Protoco
             }
         }
         Protocol::HttpProtobuf => {
-            let of_signal =
-                |path: &str| Signal::ALL.into_iter().any(|signal| path.trim_end_matches('/').ends_with(&format!("/v1/{}", signal.as_str())));
-            if *origin == Origin::Variable("OTEL_EXPORTER_OTLP_ENDPOINT".to_owned()) && url.path().is_some_and(of_signal) {
-                r.warn(origin.name(), "ends with the path of one signal, and each signal's path is put behind it: leave it out here");
+            let of_signal = |path: &str| {
+                Signal::ALL
+                    .into_iter()
+                    .any(|signal| path.trim_end_matches('/').ends_with(&format!("/v1/{}", signal.as_str())))
+            };
+            if *origin == Origin::Variable("OTEL_EXPORTER_OTLP_ENDPOINT".to_owned())
+                && url.path().is_some_and(of_signal)
+            {
+                r.warn(
+                    origin.name(),
+                    "ends with the path of one signal, and each signal's path is put behind it: leave it out here",
+                );
             }
         }
     }
@@ -151,8 +181,18 @@ impl Certificates {
         // A file that cannot be read is set all the same.
         let mut is_set = |rest| r.signal_variables(signal, rest).into_iter().flatten().next();
         let (client, key) = (is_set("CLIENT_CERTIFICATE"), is_set("CLIENT_KEY"));
-        one_without_other(r, &client, &key, "OTEL_EXPORTER_OTLP_CLIENT_KEY too: a certificate is of no use without its key");
-        one_without_other(r, &key, &client, "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE too: a key is of no use without its certificate");
+        one_without_other(
+            r,
+            &client,
+            &key,
+            "OTEL_EXPORTER_OTLP_CLIENT_KEY too: a certificate is of no use without its key",
+        );
+        one_without_other(
+            r,
+            &key,
+            &client,
+            "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE too: a key is of no use without its certificate",
+        );
         let files = Self {
             ca: choose(r, signal, "CERTIFICATE", certificate::authorities),
             client: choose(r, signal, "CLIENT_CERTIFICATE", certificate::client),
@@ -198,7 +238,9 @@ fn refuse_delta(r: &mut Resolver<'_>) {
     let variable = [r.variable("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE")];
     r.choose(variable, |text| match text.eq_ignore_ascii_case("cumulative") {
         true => Ok(()),
-        false => Err("cumulative: Prometheus drops deltas, and a delta that is lost is a kill that is never counted".into()),
+        false => {
+            Err("cumulative: Prometheus drops deltas, and a delta that is lost is a kill that is never counted".into())
+        }
     });
 }
 

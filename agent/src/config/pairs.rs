@@ -8,7 +8,9 @@ use super::problem::{Refused, quoted};
 pub(super) fn pairs(text: &str) -> Result<Vec<(String, String)>, Refused> {
     let pair = |(index, pair): (usize, &str)| {
         let (name, value) = pair.split_once('=').ok_or_else(|| refused(index, "without `=`"))?;
-        let name = percent_decoded(name.trim()).filter(|name| !name.is_empty()).ok_or_else(|| refused(index, "without a valid name"))?;
+        let name = percent_decoded(name.trim())
+            .filter(|name| !name.is_empty())
+            .ok_or_else(|| refused(index, "without a valid name"))?;
         let value = percent_decoded(value.trim()).ok_or_else(|| refused(index, "with a bad percent-encoding"))?;
         Ok((name, value))
     };
@@ -17,13 +19,15 @@ pub(super) fn pairs(text: &str) -> Result<Vec<(String, String)>, Refused> {
 }
 
 /// Names that a request needs for itself.
-const RESERVED_HEADERS: &[&str] = &["connection", "content-encoding", "content-length", "content-type", "host", "te", "transfer-encoding"];
+const RESERVED_HEADERS: &[&str] =
+    &["connection", "content-encoding", "content-length", "content-type", "host", "te", "transfer-encoding"];
 
 /// [`pairs`] with valid names, in lower case, and values that a header can carry.
 pub(super) fn headers(text: &str) -> Result<Vec<(String, String)>, Refused> {
     let header = |(index, (name, value)): (usize, (String, String))| {
         // Also the name may be a secret: `Authorization: Basic dXNlcg==` is a common mistake.
-        let valid = hyper::header::HeaderName::from_bytes(name.as_bytes()).map_err(|_| refused(index, "without a valid name"))?;
+        let valid = hyper::header::HeaderName::from_bytes(name.as_bytes())
+            .map_err(|_| refused(index, "without a valid name"))?;
         let name = valid.as_str();
         // gRPC keeps names for itself, and decodes the values of those that end with -bin.
         if RESERVED_HEADERS.contains(&name) || name.starts_with("grpc-") || name.ends_with("-bin") {
@@ -38,7 +42,10 @@ pub(super) fn headers(text: &str) -> Result<Vec<(String, String)>, Refused> {
 }
 
 fn refused(index: usize, why: &str) -> Refused {
-    Refused::new(format!("item {} {why} (not shown, it may be a secret)", index + 1), "name=value,name=value, percent-encoded")
+    Refused::new(
+        format!("item {} {why} (not shown, it may be a secret)", index + 1),
+        "name=value,name=value, percent-encoded",
+    )
 }
 
 fn percent_decoded(text: &str) -> Option<String> {
@@ -78,7 +85,10 @@ mod tests {
 
     #[test]
     fn a_header_can_be_sent_and_its_value_is_never_told() {
-        assert_eq!(headers(" X-Scope-OrgID = a%20b , ,c=").unwrap(), [("x-scope-orgid".into(), "a b".into()), ("c".into(), String::new())]);
+        assert_eq!(
+            headers(" X-Scope-OrgID = a%20b , ,c=").unwrap(),
+            [("x-scope-orgid".into(), "a b".into()), ("c".into(), String::new())]
+        );
         for text in [
             "SECRET",
             "=SECRET",

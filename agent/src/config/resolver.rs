@@ -101,7 +101,9 @@ impl<'a> Resolver<'a> {
             match parse(&text) {
                 Ok(value) if chosen.is_none() => chosen = Some((value, origin)),
                 Ok(_) => {}
-                Err(refused) => self.problems.push(origin.name(), refused.found.unwrap_or_else(|| quoted(&text)), refused.expected),
+                Err(refused) => {
+                    self.problems.push(origin.name(), refused.found.unwrap_or_else(|| quoted(&text)), refused.expected)
+                }
             }
         }
         chosen
@@ -169,8 +171,10 @@ impl fmt::Display for Origins {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // One very long value does not push all the others' origins out of sight.
         const COLUMN: usize = 60;
-        let lines: Vec<_> = self.0.iter().map(|setting| (format!("{}: {}", setting.key, setting.value), &setting.origin)).collect();
-        let width = lines.iter().map(|(text, _)| text.chars().count()).filter(|width| *width <= COLUMN).max().unwrap_or(0);
+        let lines: Vec<_> =
+            self.0.iter().map(|setting| (format!("{}: {}", setting.key, setting.value), &setting.origin)).collect();
+        let width =
+            lines.iter().map(|(text, _)| text.chars().count()).filter(|width| *width <= COLUMN).max().unwrap_or(0);
         for (text, origin) in lines {
             writeln!(f, "{text:width$}  # {origin}")?;
         }

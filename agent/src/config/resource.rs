@@ -8,7 +8,8 @@ use opentelemetry_sdk::resource::{ResourceDetector, TelemetryResourceDetector};
 use super::pairs;
 use super::resolver::{Origin, Resolver};
 
-/// What belongs to a victim. On the resource it names the agent's own pod, and back ends prefer it to what the record says.
+/// What belongs to a victim. On the resource it names the agent's own pod, and back ends prefer it to what the record
+/// says.
 const VICTIMS: &[&str] = &["container.id", "k8s.container.name", "k8s.namespace.name", "k8s.pod.name", "k8s.pod.uid"];
 
 /// Our defaults, then `OTEL_RESOURCE_ATTRIBUTES`, then `OTEL_SERVICE_NAME`, in the order of their names.
@@ -21,7 +22,10 @@ pub(super) fn resolve(r: &mut Resolver<'_>, node: &str) -> Vec<KeyValue> {
     if let Some((pairs, origin)) = r.choose(variable, pairs::pairs) {
         for (name, value) in pairs {
             if VICTIMS.contains(&name.as_str()) {
-                r.warn(origin.name(), format!("{name} names the agent's own pod, and back ends take it for the victim's: leave it out"));
+                r.warn(
+                    origin.name(),
+                    format!("{name} names the agent's own pod, and back ends take it for the victim's: leave it out"),
+                );
             }
             attributes.insert(name, (value, origin.clone()));
         }

@@ -1,6 +1,7 @@
 //! The schema that editors read, `docs/oom-watcher.schema.json`, says of a file what the reader says. For tests alone.
 //!
-//! It may take what the reader refuses, where a schema cannot say why; [`only_the_reader_refuses`] has all of that. It refuses nothing that the reader takes.
+//! It may take what the reader refuses, where a schema cannot say why; [`only_the_reader_refuses`] has all of that. It
+//! refuses nothing that the reader takes.
 
 #![expect(clippy::unwrap_used, reason = "a failed test panics")]
 
@@ -51,15 +52,39 @@ const NO_TEXT: &[&str] = &["", "~", "12", "1.5", "true", "[a]", "{a: b}"];
 const DIRECTORIES: &[&str] = &["/run/x", "/", "none", r#""""#, "/a b", r#""/a\nb""#];
 const NO_DIRECTORIES: &[&str] = &["run/x", ".", "None", r#""none ""#, "~/x", r#"" /a""#, r#""/a\0b""#];
 
-const LISTS: &[&str] =
-    &["[]", "[a]", "[app.kubernetes.io/name, team]", r#"["1"]"#, "[A_b.C-1]", "[-./a]", r#"[""]"#, r#"[" a "]"#, r#"["a,b/c"]"#, r#"[",", "a,"]"#];
+const LISTS: &[&str] = &[
+    "[]",
+    "[a]",
+    "[app.kubernetes.io/name, team]",
+    r#"["1"]"#,
+    "[A_b.C-1]",
+    "[-./a]",
+    r#"[""]"#,
+    r#"[" a "]"#,
+    r#"["a,b/c"]"#,
+    r#"[",", "a,"]"#,
+];
 #[rustfmt::skip]
 const NO_LISTS: &[&str] = &[
     "", "~", "a", "1", "true", "{}", r#""""#, "[1]", "[true]", "[~]", "[[a]]", "[a/b/c]", "[-a]", "[a-]", "[_]", "[a b]", "[A.io/a]", "[/a]", "[a/]", "[ä]", "[a, b/]",
 ];
 
-const NO_DURATIONS: &[&str] =
-    &["", "~", "10", r#""10""#, "s", "5S", "5sec", r#""5 s""#, "1m30s", "-5s", "+5s", "5.0s", "99999999999999999999s", "9999999999999999999d"];
+const NO_DURATIONS: &[&str] = &[
+    "",
+    "~",
+    "10",
+    r#""10""#,
+    "s",
+    "5S",
+    "5sec",
+    r#""5 s""#,
+    "1m30s",
+    "-5s",
+    "+5s",
+    "5.0s",
+    "99999999999999999999s",
+    "9999999999999999999d",
+];
 
 /// Values as YAML.
 type Values = &'static [&'static [&'static str]];
@@ -121,7 +146,11 @@ fn schema_takes(validator: &Validator, text: &str) -> bool {
 /// Both say this of a file.
 #[track_caller]
 fn check(validator: &Validator, text: &str, expected: bool) {
-    assert_eq!((reader_takes(text), schema_takes(validator, text)), (expected, expected), "reader and schema of\n{text}");
+    assert_eq!(
+        (reader_takes(text), schema_takes(validator, text)),
+        (expected, expected),
+        "reader and schema of\n{text}"
+    );
 }
 
 #[test]
@@ -135,7 +164,8 @@ fn the_schema_has_the_keys_of_the_reader_with_their_defaults() {
     };
     let expected: BTreeMap<String, Option<String>> = file::keys().map(|key| (key.to_owned(), in_force(key))).collect();
     let found = all_keys().into_iter().map(|(key, schema)| {
-        let default = schema.get("default").map(|default| default.as_str().map_or_else(|| default.to_string(), str::to_owned));
+        let default =
+            schema.get("default").map(|default| default.as_str().map_or_else(|| default.to_string(), str::to_owned));
         (key, default)
     });
     assert_eq!(found.collect::<BTreeMap<_, _>>(), expected);
@@ -145,7 +175,10 @@ fn the_schema_has_the_keys_of_the_reader_with_their_defaults() {
 fn the_schema_and_the_reader_agree_on_the_form_of_a_file() {
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/oom-watcher.example.yaml");
     let example = std::fs::read_to_string(example).unwrap();
-    assert!(example.starts_with("# yaml-language-server: $schema=oom-watcher.schema.json\n"), "no editor finds the schema of the example");
+    assert!(
+        example.starts_with("# yaml-language-server: $schema=oom-watcher.schema.json\n"),
+        "no editor finds the schema of the example"
+    );
     let validator = validator();
     check(&validator, &example, true);
     for text in [
@@ -224,15 +257,22 @@ fn the_schema_and_the_reader_agree_on_lengths() {
 fn the_schema_and_the_reader_agree_on_the_bounds_of_durations() {
     let validator = validator();
     let (second, minute, day) = (1000_u64, 60_000, 86_400_000);
-    for (key, min, max) in
-        [("series.expiry", 2 * minute, 7 * day), ("kubernetes.container_wait", 0, 30 * second), ("shutdown_grace", second, 10 * minute)]
-    {
+    for (key, min, max) in [
+        ("series.expiry", 2 * minute, 7 * day),
+        ("kubernetes.container_wait", 0, 30 * second),
+        ("shutdown_grace", second, 10 * minute),
+    ] {
         for (unit, millis) in [("ms", 1), ("s", second), ("m", minute), ("h", 60 * minute), ("d", day)] {
             let powers = (0..10).map(|digits| 10_u64.pow(digits));
             let beside = [min / millis, max / millis].into_iter().flat_map(|border| {
-                powers.clone().flat_map(move |power| [Some(border), border.checked_sub(power), border.checked_add(power)]).flatten()
+                powers
+                    .clone()
+                    .flat_map(move |power| [Some(border), border.checked_sub(power), border.checked_add(power)])
+                    .flatten()
             });
-            let digits = powers.clone().flat_map(|power| (1..10).flat_map(move |digit| [digit * power, (digit + 1) * power - 1]));
+            let digits = powers
+                .clone()
+                .flat_map(|power| (1..10).flat_map(move |digit| [digit * power, (digit + 1) * power - 1]));
             for number in beside.chain(digits).collect::<BTreeSet<u64>>() {
                 check(&validator, &document(key, &format!("{number}{unit}")), (min..=max).contains(&(number * millis)));
             }
@@ -264,11 +304,18 @@ fn only_the_reader_refuses() {
         ("a scope of an IPv6 address has 32 bits", document("listen", r#""[fe80::1%4294967296]:80""#)),
         ("the grammar of filters", document("log.filter", r#""info,a=loud""#)),
         ("17 keys in one member of a list", document("kubernetes.labels", &format!("[\"{}\"]", ["a"; 17].join(",")))),
-        ("17 keys in a list with an empty member", document("kubernetes.annotations", &format!("[\"\", {}]", ["a"; 17].join(", ")))),
+        (
+            "17 keys in a list with an empty member",
+            document("kubernetes.annotations", &format!("[\"\", {}]", ["a"; 17].join(", "))),
+        ),
         // Editors say this of any YAML.
         ("a key that is there twice", "listen: 1.2.3.4:80\nlisten: 1.2.3.4:80\n".to_owned()),
     ] {
-        assert_eq!((reader_takes(&text), schema_takes(&validator, &text)), (false, true), "{why}: reader and schema of\n{text}");
+        assert_eq!(
+            (reader_takes(&text), schema_takes(&validator, &text)),
+            (false, true),
+            "{why}: reader and schema of\n{text}"
+        );
     }
 }
 

@@ -64,9 +64,12 @@ fn bad_variables_are_refused_with_name_value_and_what_was_expected() {
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s", r#"OTEL_EXPORTER_OTLP_TIMEOUT: "10s", expected milliseconds, a whole number from 1 to 600000"#),
         ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "0", r#"OTEL_EXPORTER_OTLP_TRACES_TIMEOUT: "0", expected milliseconds, a whole number from 1 to 600000"#),
         ("OTEL_EXPORTER_OTLP_INSECURE", "1", r#"OTEL_EXPORTER_OTLP_INSECURE: "1", expected true or false"#),
-        ("OTEL_EXPORTER_OTLP_HEADERS", "a=1,token", "OTEL_EXPORTER_OTLP_HEADERS: item 2 without `=` (not shown, it may be a secret), expected name=value,name=value, percent-encoded"),
-        ("OTEL_EXPORTER_OTLP_HEADERS", "a b=1", "OTEL_EXPORTER_OTLP_HEADERS: item 1 without a valid name (not shown, it may be a secret), expected name=value,name=value, percent-encoded"),
-        ("OTEL_RESOURCE_ATTRIBUTES", "a=%zz", "OTEL_RESOURCE_ATTRIBUTES: item 1 with a bad percent-encoding (not shown, it may be a secret), expected name=value,name=value, percent-encoded"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "a=1,token", "OTEL_EXPORTER_OTLP_HEADERS: item 2 without `=` (not shown, it may \
+            be a secret), expected name=value,name=value, percent-encoded"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "a b=1", "OTEL_EXPORTER_OTLP_HEADERS: item 1 without a valid name (not shown, \
+            it may be a secret), expected name=value,name=value, percent-encoded"),
+        ("OTEL_RESOURCE_ATTRIBUTES", "a=%zz", "OTEL_RESOURCE_ATTRIBUTES: item 1 with a bad percent-encoding (not \
+            shown, it may be a secret), expected name=value,name=value, percent-encoded"),
         ("OTEL_METRIC_EXPORT_INTERVAL", "0", r#"OTEL_METRIC_EXPORT_INTERVAL: "0", expected milliseconds, a whole number from 100 to 3600000"#),
         ("OTEL_BLRP_MAX_QUEUE_SIZE", "0", r#"OTEL_BLRP_MAX_QUEUE_SIZE: "0", expected a whole number from 1 to 65536"#),
         ("OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", "2049", r#"OTEL_BLRP_MAX_EXPORT_BATCH_SIZE: "2049", expected a whole number from 1 to 2048"#),
@@ -91,26 +94,32 @@ fn all_problems_are_told_at_once_and_each_once() {
 #[test]
 fn odd_variables_are_accepted_with_a_warning() {
     let collector = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317");
-    let port_4318 =
-        "OTEL_EXPORTER_OTLP_ENDPOINT: port 4318 usually speaks HTTP, the protocol is grpc: set OTEL_EXPORTER_OTLP_PROTOCOL to say which is meant";
+    let port_4318 = "OTEL_EXPORTER_OTLP_ENDPOINT: port 4318 usually speaks HTTP, the protocol is grpc: set \
+        OTEL_EXPORTER_OTLP_PROTOCOL to say which is meant";
     #[rustfmt::skip]
     let rows: &[(Variables<'_>, &[&str])] = &[
         (&[collector], &[]),
-        (&[], &["OTEL_EXPORTER_OTLP_ENDPOINT: not set: no OTLP export of logs, traces, metrics. /metrics is served all the same"]),
+        (&[], &["OTEL_EXPORTER_OTLP_ENDPOINT: not set: no OTLP export of logs, traces, metrics. /metrics is served all \
+            the same"]),
         (&[("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "http://c"), ("OTEL_TRACES_EXPORTER", "none")], &["OTEL_EXPORTER_OTLP_ENDPOINT: not set: no OTLP export of metrics. /metrics is served all the same"]),
-        (&[("OTEL_SDK_DISABLED", "TRUE")], &["OTEL_SDK_DISABLED: true: no OTLP export at all. /metrics is served all the same"]),
+        (&[("OTEL_SDK_DISABLED", "TRUE")], &["OTEL_SDK_DISABLED: true: no OTLP export at all. /metrics is served all \
+            the same"]),
         (&[collector, ("OTEL_SDK_DISABLED", "yes")], &["OTEL_SDK_DISABLED: neither true nor false: taken as false"]),
-        (&[collector, ("NODE_NAME", "")], &["NODE_NAME: empty, the same as not set: the node is called node-a from --node-name"]),
+        (&[collector, ("NODE_NAME", "")], &["NODE_NAME: empty, the same as not set: the node is called node-a from \
+            --node-name"]),
         (&[collector, ("RUST_LOG", "inof")], &[r#"RUST_LOG: "inof" names no level for oom_watcher: the agent's own messages are off, also its errors"#]),
-        (&[collector, ("OTEL_LOG_LEVEL", "debug")], &["OTEL_LOG_LEVEL: not supported, it has no effect; RUST_LOG has one"]),
+        (&[collector, ("OTEL_LOG_LEVEL", "debug")], &["OTEL_LOG_LEVEL: not supported, it has no effect; RUST_LOG has \
+            one"]),
         (&[collector, ("OTEL_TRACES_SAMPLER", "always_on")], &["OTEL_TRACES_SAMPLER: not supported, it has no effect"]),
         (&[collector, ("OTEL_TRACES_SAMPLER", "")], &[]),
         (&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318")], &[port_4318]),
         (&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318"), ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")], &[]),
-        (&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:80/v1/logs")], &["OTEL_EXPORTER_OTLP_ENDPOINT: the path /v1/logs is not used by the protocol grpc"]),
+        (&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:80/v1/logs")], &["OTEL_EXPORTER_OTLP_ENDPOINT: the path /v1/logs \
+            is not used by the protocol grpc"]),
         (&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c/v1/logs"), ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")], &["OTEL_EXPORTER_OTLP_ENDPOINT: ends with the path of one signal, and each signal's path is put behind it: leave it out here"]),
         (&[("OTEL_EXPORTER_OTLP_ENDPOINT", "https://c"), ("OTEL_EXPORTER_OTLP_INSECURE", "true")], &["OTEL_EXPORTER_OTLP_INSECURE: true has no effect: OTEL_EXPORTER_OTLP_ENDPOINT says https"]),
-        (&[collector, ("OTEL_RESOURCE_ATTRIBUTES", "k8s.pod.name=a")], &["OTEL_RESOURCE_ATTRIBUTES: k8s.pod.name names the agent's own pod, and back ends take it for the victim's: leave it out"]),
+        (&[collector, ("OTEL_RESOURCE_ATTRIBUTES", "k8s.pod.name=a")], &["OTEL_RESOURCE_ATTRIBUTES: k8s.pod.name names \
+            the agent's own pod, and back ends take it for the victim's: leave it out"]),
     ];
     for (variables, expected) in rows {
         assert_eq!(warnings(&load_env(variables).unwrap()), *expected, "{variables:?}");
@@ -123,8 +132,10 @@ fn a_node_without_a_name_is_called_after_its_host() {
         let env = |name: &str| value.filter(|_| name == "NODE_NAME").map(str::to_owned);
         let loaded = load_on(Some("host-a".to_owned()), &Flags::default(), &env).unwrap();
         assert_eq!(loaded.config.node, "host-a");
-        let expected =
-            format!("NODE_NAME: {text}: the node is called host-a after the host's name, which in a pod is the pod's. Set it from spec.nodeName");
+        let expected = format!(
+            "NODE_NAME: {text}: the node is called host-a after the host's name, which in a pod is the pod's. Set it \
+             from spec.nodeName"
+        );
         assert!(warnings(&loaded).contains(&expected), "{:?}", loaded.warnings);
 
         let problems = load_on(None, &Flags::default(), &env).unwrap_err().to_string();
@@ -135,7 +146,9 @@ fn a_node_without_a_name_is_called_after_its_host() {
 
 #[test]
 fn a_flag_wins_over_a_variable_over_the_file_over_the_default() {
-    let file = write("node_name: from-file\nlisten: 127.0.0.2:2000\nlog: {filter: warn, format: json}\nseries:\n  expiry: 2h\n");
+    let file = write(
+        "node_name: from-file\nlisten: 127.0.0.2:2000\nlog: {filter: warn, format: json}\nseries:\n  expiry: 2h\n",
+    );
     let path = Some(file.path().to_owned());
     let all = Flags {
         config: path.clone(),
@@ -150,8 +163,13 @@ fn a_flag_wins_over_a_variable_over_the_file_over_the_default() {
     let port_flag = Flags { config: path.clone(), metrics_port: Some("9000".to_owned()), ..Flags::default() };
     let only_file = Flags { config: path, ..Flags::default() };
     let variables: Variables<'_> = &[("NODE_NAME", "from-env"), ("METRICS_PORT", "3000"), ("RUST_LOG", "error")];
-    let prometheus: Variables<'_> = &[("OTEL_EXPORTER_PROMETHEUS_HOST", "localhost"), ("OTEL_EXPORTER_PROMETHEUS_PORT", "4000")];
-    let both: Variables<'_> = &[("METRICS_PORT", "3000"), ("OTEL_EXPORTER_PROMETHEUS_HOST", "::1"), ("OTEL_EXPORTER_PROMETHEUS_PORT", "4000")];
+    let prometheus: Variables<'_> =
+        &[("OTEL_EXPORTER_PROMETHEUS_HOST", "localhost"), ("OTEL_EXPORTER_PROMETHEUS_PORT", "4000")];
+    let both: Variables<'_> = &[
+        ("METRICS_PORT", "3000"),
+        ("OTEL_EXPORTER_PROMETHEUS_HOST", "::1"),
+        ("OTEL_EXPORTER_PROMETHEUS_PORT", "4000"),
+    ];
 
     let check = |flags: &Flags, variables, node: &str, listen: &str, filter: &str, format| {
         let config = load_with(flags, variables).unwrap().config;
@@ -176,7 +194,11 @@ fn a_flag_wins_over_a_variable_over_the_file_over_the_default() {
 #[test]
 fn the_state_is_kept_where_it_is_said_or_nowhere() {
     let file = write("state:\n  directory: /from/file\n");
-    let with = |flag: Option<&str>| Flags { config: Some(file.path().to_owned()), state_dir: flag.map(str::to_owned), ..Flags::default() };
+    let with = |flag: Option<&str>| Flags {
+        config: Some(file.path().to_owned()),
+        state_dir: flag.map(str::to_owned),
+        ..Flags::default()
+    };
     let variable: Variables<'_> = &[("OOM_WATCHER_STATE_DIR", "/from/variable")];
     let check = |flags: &Flags, variables, expected: Option<&str>| {
         assert_eq!(load_with(flags, variables).unwrap().config.state_directory.as_deref(), expected.map(Path::new));
@@ -196,7 +218,10 @@ fn pods_are_watched_in_a_pod_or_with_a_kubeconfig_or_as_it_is_said() {
     let in_a_pod: Variables<'_> = &[("KUBERNETES_SERVICE_HOST", "10.96.0.1")];
     let check = |content: &str, variables, expected: bool| {
         let file = write(content);
-        let found = load_with(&Flags { config: Some(file.path().to_owned()), ..Flags::default() }, variables).unwrap().config.kubernetes;
+        let found = load_with(&Flags { config: Some(file.path().to_owned()), ..Flags::default() }, variables)
+            .unwrap()
+            .config
+            .kubernetes;
         assert_eq!(found.is_some(), expected, "{content} {variables:?}");
         found
     };
@@ -205,15 +230,29 @@ fn pods_are_watched_in_a_pod_or_with_a_kubeconfig_or_as_it_is_said() {
     check("kubernetes: {enabled: false}\n", in_a_pod, false);
     check("kubernetes: {enabled: true}\n", &[], true);
     check("kubernetes: {enabled: true}\n", &[("OOM_WATCHER_KUBERNETES", "false")], false);
-    check("kubernetes: {enabled: false}\n", &[("OOM_WATCHER_KUBERNETES", "auto"), ("KUBERNETES_SERVICE_HOST", "10.96.0.1")], true);
-    let found =
-        check("kubernetes: {kubeconfig: /etc/kube/config, labels: [app.kubernetes.io/name, team], annotations: [note]}\n", &[], true).unwrap();
+    check(
+        "kubernetes: {enabled: false}\n",
+        &[("OOM_WATCHER_KUBERNETES", "auto"), ("KUBERNETES_SERVICE_HOST", "10.96.0.1")],
+        true,
+    );
+    let found = check(
+        "kubernetes: {kubeconfig: /etc/kube/config, labels: [app.kubernetes.io/name, team], annotations: [note]}\n",
+        &[],
+        true,
+    )
+    .unwrap();
     assert_eq!((found.node.as_str(), found.kubeconfig.as_deref()), ("host-a", Some(Path::new("/etc/kube/config"))));
-    assert_eq!((found.selection.labels.join(" "), found.selection.annotations.join(" ")), ("app.kubernetes.io/name team".into(), "note".into()));
+    assert_eq!(
+        (found.selection.labels.join(" "), found.selection.annotations.join(" ")),
+        ("app.kubernetes.io/name team".into(), "note".into())
+    );
     for (content, expected) in [
         ("kubernetes: {labels: team}\n", "the text \"team\", expected a list of texts, such as [app, team]"),
         ("kubernetes: {labels: [1]}\n", "a list, expected a list of texts, such as [app, team]"),
-        ("kubernetes: {labels: [no/such/key]}\n", "\"no/such/key\", expected at most 16 keys, such as app.kubernetes.io/name or team"),
+        (
+            "kubernetes: {labels: [no/such/key]}\n",
+            "\"no/such/key\", expected at most 16 keys, such as app.kubernetes.io/name or team",
+        ),
         ("kubernetes: {labels: [-a]}\n", "\"-a\", expected at most 16 keys, such as app.kubernetes.io/name or team"),
         ("kubernetes: {enabled: 1}\n", "the number 1, expected true, false, or a text"),
         ("kubernetes: {container_wait: 1h}\n", "\"1h\", expected a duration from 0s to 30s, such as 30s, 10m or 1h"),
@@ -265,7 +304,8 @@ fn each_value_is_printed_with_where_it_came_from() {
     assert!(!format!("{:?}", loaded.warnings).contains("SECRET"));
     let headers = loaded.config.otlp.logs.unwrap().headers;
     assert_eq!(headers, [("authorization".to_owned(), "Bearer SECRET".to_owned())]);
-    let columns: BTreeSet<usize> = text.lines().filter_map(|line| Some(line.split_once("  # ")?.0.chars().count())).collect();
+    let columns: BTreeSet<usize> =
+        text.lines().filter_map(|line| Some(line.split_once("  # ")?.0.chars().count())).collect();
     assert_eq!(columns.len(), 1, "not aligned:\n{text}");
 }
 
@@ -286,10 +326,18 @@ fn a_signal_wins_over_the_general_variable() {
     ];
     let otlp = load_env(variables).unwrap().config.otlp;
     let (logs, traces, metrics) = (otlp.logs.unwrap(), otlp.traces.unwrap(), otlp.metrics.unwrap());
-    let owned = |pairs: &[(&str, &str)]| pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect::<Vec<_>>();
-    assert_eq!((logs.url.as_str(), logs.protocol, logs.gzip), ("http://logs:4318/insert?x=1", Protocol::HttpProtobuf, true));
+    let owned = |pairs: &[(&str, &str)]| {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (logs.url.as_str(), logs.protocol, logs.gzip),
+        ("http://logs:4318/insert?x=1", Protocol::HttpProtobuf, true)
+    );
     assert_eq!((traces.url.as_str(), traces.protocol, traces.gzip), ("unix:///run/otel.sock", Protocol::Grpc, false));
-    assert_eq!((metrics.url.as_str(), metrics.protocol), ("http://general:4318/base/v1/metrics", Protocol::HttpProtobuf));
+    assert_eq!(
+        (metrics.url.as_str(), metrics.protocol),
+        ("http://general:4318/base/v1/metrics", Protocol::HttpProtobuf)
+    );
     assert_eq!((logs.headers, metrics.headers), (owned(&[("c", "3")]), owned(&[("a", "1"), ("b", "1,")])));
     assert_eq!((traces.timeout, metrics.timeout), (Duration::from_secs(2), Duration::from_millis(1500)));
 }
@@ -326,14 +374,25 @@ fn the_resource_is_the_agent_unless_the_user_says_otherwise() {
     let ours = resource(&[]);
     let names: Vec<&str> = ours.keys().map(String::as_str).collect();
     let sdk = ["telemetry.sdk.language", "telemetry.sdk.name", "telemetry.sdk.version"];
-    let expected = ["host.arch", "host.name", "k8s.node.name", "os.type", "service.instance.id", "service.name", "service.version"];
+    let expected = [
+        "host.arch",
+        "host.name",
+        "k8s.node.name",
+        "os.type",
+        "service.instance.id",
+        "service.name",
+        "service.version",
+    ];
     assert_eq!(names, [&expected[..], &sdk[..]].concat());
     assert_eq!((ours["service.name"].as_str(), ours["service.instance.id"].as_str()), ("oom-watcher", "node-a"));
     assert_eq!((ours["k8s.node.name"].as_str(), ours["host.name"].as_str()), ("node-a", "node-a"));
 
     let attributes = ("OTEL_RESOURCE_ATTRIBUTES", "service.name=mine, k8s.cluster.name=eu%2D1%20west ,host.name=h");
     let theirs = resource(&[attributes]);
-    assert_eq!((theirs["service.name"].as_str(), theirs["k8s.cluster.name"].as_str(), theirs["host.name"].as_str()), ("mine", "eu-1 west", "h"));
+    assert_eq!(
+        (theirs["service.name"].as_str(), theirs["k8s.cluster.name"].as_str(), theirs["host.name"].as_str()),
+        ("mine", "eu-1 west", "h")
+    );
     assert_eq!(resource(&[attributes, ("OTEL_SERVICE_NAME", "first")])["service.name"], "first");
 }
 

@@ -49,10 +49,16 @@ pub(super) fn parse(text: &str) -> Result<Url, Refused> {
             false => {
                 let shown = shown(text);
                 if text.starts_with("unix:") {
-                    return Err(Refused::new(quoted(&shown), "the path of a socket, such as unix:///run/otel/grpc.sock"));
+                    return Err(Refused::new(
+                        quoted(&shown),
+                        "the path of a socket, such as unix:///run/otel/grpc.sock",
+                    ));
                 }
                 let rest = shown.trim_start_matches("https:").trim_start_matches("http:").trim_start_matches('/');
-                Err(Refused::new(quoted(&shown), format!("a URL with its scheme: write http://{rest} or https://{rest}")))
+                Err(Refused::new(
+                    quoted(&shown),
+                    format!("a URL with its scheme: write http://{rest} or https://{rest}"),
+                ))
             }
         };
     };
@@ -77,7 +83,10 @@ pub(super) fn parse(text: &str) -> Result<Url, Refused> {
     };
     let port = match authority.strip_prefix(host).unwrap_or_default() {
         "" => None,
-        port => Some(super::value::port(port.trim_start_matches(':')).map_err(|refused| Refused::new(found(text), refused.expected))?),
+        port => Some(
+            super::value::port(port.trim_start_matches(':'))
+                .map_err(|refused| Refused::new(found(text), refused.expected))?,
+        ),
     };
     Ok(Url { text: text.to_owned(), port, path: uri.path().to_owned(), has_query: uri.query().is_some() })
 }

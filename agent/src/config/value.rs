@@ -85,7 +85,9 @@ pub(super) fn port(text: &str) -> Result<u16, Refused> {
         // `parse` takes a plus sign.
         Ok(port) if port != 0 && text.bytes().all(|byte| byte.is_ascii_digit()) => Ok(port),
         _ if text.starts_with("tcp://") => {
-            Err("a port from 1 to 65535; Kubernetes sets this for a Service of that name unless the pod has `enableServiceLinks: false`".into())
+            Err("a port from 1 to 65535; Kubernetes sets this for a Service of that name unless the pod has \
+                `enableServiceLinks: false`"
+                .into())
         }
         _ => Err("a port from 1 to 65535".into()),
     }
@@ -113,12 +115,18 @@ pub(super) fn keys(text: &str) -> Result<Keys, Refused> {
     let is_name = |name: &str| {
         (1..=63).contains(&name.len())
             && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
-            && [name.bytes().next(), name.bytes().next_back()].into_iter().flatten().all(|byte| byte.is_ascii_alphanumeric())
+            && [name.bytes().next(), name.bytes().next_back()]
+                .into_iter()
+                .flatten()
+                .all(|byte| byte.is_ascii_alphanumeric())
     };
     let is_domain = |domain: &str| {
-        (1..=253).contains(&domain.len()) && domain.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte))
+        (1..=253).contains(&domain.len())
+            && domain.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-.".contains(&byte))
     };
-    let is_key = |key: &str| key.rsplit_once('/').map_or_else(|| is_name(key), |(domain, name)| is_domain(domain) && is_name(name));
+    let is_key = |key: &str| {
+        key.rsplit_once('/').map_or_else(|| is_name(key), |(domain, name)| is_domain(domain) && is_name(name))
+    };
     let keys: Vec<String> = text.split(',').map(str::trim).filter(|key| !key.is_empty()).map(str::to_owned).collect();
     let expected = format!("at most {MAX_KEYS} keys, such as app.kubernetes.io/name or team");
     if let Some(bad) = keys.iter().find(|key| !is_key(key)) {
@@ -149,7 +157,10 @@ pub(super) fn ip(text: &str) -> Result<IpAddr, Refused> {
 
 pub(super) fn node_name(text: &str) -> Result<String, Refused> {
     if text.is_empty() || text.len() > MAX_NODE_NAME || text.chars().any(char::is_control) || text.trim() != text {
-        return Err(format!("a name of 1 to {MAX_NODE_NAME} bytes without control characters and without spaces around it").into());
+        return Err(format!(
+            "a name of 1 to {MAX_NODE_NAME} bytes without control characters and without spaces around it"
+        )
+        .into());
     }
     Ok(text.to_owned())
 }
@@ -161,12 +172,12 @@ pub(super) fn log_filter(text: &str) -> Result<String, Refused> {
     }
 }
 
-/// Whether any part of the filter concerns the agent: a level, or a target of ours. `RUST_LOG=inof` is a valid filter for a crate called `inof`.
+/// Whether any part of the filter concerns the agent: a level, or a target of ours. `RUST_LOG=inof` is a valid filter
+/// for a crate called `inof`.
 pub(super) fn filter_reaches_agent(filter: &str) -> bool {
-    filter
-        .split(',')
-        .map(str::trim)
-        .any(|directive| directive.parse::<LevelFilter>().is_ok() || directive.starts_with("oom_watcher") || directive.starts_with('['))
+    filter.split(',').map(str::trim).any(|directive| {
+        directive.parse::<LevelFilter>().is_ok() || directive.starts_with("oom_watcher") || directive.starts_with('[')
+    })
 }
 
 pub(super) fn format(text: &str) -> Result<Format, Refused> {
@@ -193,13 +204,18 @@ pub(super) fn ring_bytes(text: &str) -> Result<Size, Refused> {
     let bytes = digits.parse::<u32>().ok().and_then(|number| number.checked_mul(unit));
     // The smallest is a multiple of every page size, so each greater power of two is one too.
     let bytes = bytes.filter(|bytes| bytes.is_power_of_two() && (MIN_RING.0..=MAX_RING.0).contains(bytes));
-    bytes.map(Size).ok_or_else(|| format!("a power of two from {MIN_RING} to {MAX_RING}, such as {DEFAULT_RING}").into())
+    bytes
+        .map(Size)
+        .ok_or_else(|| format!("a power of two from {MIN_RING} to {MAX_RING}, such as {DEFAULT_RING}").into())
 }
 
 /// A whole number and `ms`, `s`, `m`, `h` or `d`; the bounds likewise.
 pub(super) fn duration(text: &str, min: &str, max: &str) -> Result<Span, Refused> {
     let allowed = |duration: &Duration| span(min) <= Some(*duration) && Some(*duration) <= span(max);
-    span(text).filter(allowed).map(Span).ok_or_else(|| format!("a duration from {min} to {max}, such as 30s, 10m or 1h").into())
+    span(text)
+        .filter(allowed)
+        .map(Span)
+        .ok_or_else(|| format!("a duration from {min} to {max}, such as 30s, 10m or 1h").into())
 }
 
 /// A path from the root, or `none`: relative ones would depend on where the agent was started.
@@ -228,7 +244,9 @@ fn span(text: &str) -> Option<Duration> {
 pub(super) fn daemonset(text: &str) -> Result<OwnDaemonSet, Refused> {
     match text {
         "" | "none" => Ok(OwnDaemonSet(None)),
-        _ => Name::parse(text).map(|name| OwnDaemonSet(Some(name))).ok_or_else(|| "NAMESPACE/NAME of a DaemonSet, or none".into()),
+        _ => Name::parse(text)
+            .map(|name| OwnDaemonSet(Some(name)))
+            .ok_or_else(|| "NAMESPACE/NAME of a DaemonSet, or none".into()),
     }
 }
 
@@ -278,7 +296,8 @@ impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let millis = self.0.as_millis();
         let units = [(3_600_000, "h"), (60_000, "m"), (1000, "s")];
-        let (unit, name) = units.into_iter().find(|(unit, _)| millis != 0 && millis.is_multiple_of(*unit)).unwrap_or((1, "ms"));
+        let (unit, name) =
+            units.into_iter().find(|(unit, _)| millis != 0 && millis.is_multiple_of(*unit)).unwrap_or((1, "ms"));
         write!(f, "{}{name}", millis / unit)
     }
 }
@@ -358,10 +377,25 @@ mod tests {
 
     #[test]
     fn a_ring_is_a_power_of_two_within_bounds() {
-        for (text, shown) in [("1MiB", "1MiB"), ("65536", "64KiB"), ("64KiB", "64KiB"), ("64MiB", "64MiB"), ("1024KiB", "1MiB")] {
+        for (text, shown) in
+            [("1MiB", "1MiB"), ("65536", "64KiB"), ("64KiB", "64KiB"), ("64MiB", "64MiB"), ("1024KiB", "1MiB")]
+        {
             check(ring_bytes(text), Ok(shown));
         }
-        for text in ["", "MiB", "1GiB", "1MB", "3MiB", "32KiB", "128MiB", "4294967296MiB", "-1", "1.5MiB", "1 MiB", "1000000000"] {
+        for text in [
+            "",
+            "MiB",
+            "1GiB",
+            "1MB",
+            "3MiB",
+            "32KiB",
+            "128MiB",
+            "4294967296MiB",
+            "-1",
+            "1.5MiB",
+            "1 MiB",
+            "1000000000",
+        ] {
             check(ring_bytes(text), Err("a power of two from 64KiB to 64MiB, such as 1MiB"));
         }
     }
@@ -371,7 +405,21 @@ mod tests {
         for (text, shown) in [("1s", "1s"), ("600s", "10m"), ("10m", "10m"), ("1500ms", "1500ms"), ("090s", "90s")] {
             check(duration(text, "1s", "10m"), Ok(shown));
         }
-        for text in ["", "10", "s", "0s", "999ms", "11m", "1h", "1h30m", "-1s", "1 s", "1S", "99999999999999999999s", "9999999999999999999d"] {
+        for text in [
+            "",
+            "10",
+            "s",
+            "0s",
+            "999ms",
+            "11m",
+            "1h",
+            "1h30m",
+            "-1s",
+            "1 s",
+            "1S",
+            "99999999999999999999s",
+            "9999999999999999999d",
+        ] {
             check(duration(text, "1s", "10m"), Err("a duration from 1s to 10m, such as 30s, 10m or 1h"));
         }
         assert_eq!(HOUR.to_string(), "1h");
@@ -380,7 +428,9 @@ mod tests {
 
     #[test]
     fn a_directory_is_absolute_or_none() {
-        for (text, shown) in [("/run/x", "/run/x"), ("/", "/"), ("/sys/fs/bpf/a b", "/sys/fs/bpf/a b"), ("none", "none"), ("", "none")] {
+        for (text, shown) in
+            [("/run/x", "/run/x"), ("/", "/"), ("/sys/fs/bpf/a b", "/sys/fs/bpf/a b"), ("none", "none"), ("", "none")]
+        {
             check(directory(text), Ok(shown));
         }
         for text in ["run/x", ".", "./run", "None", "~/x", "/a\0b"] {

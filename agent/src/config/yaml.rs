@@ -1,4 +1,5 @@
-//! YAML as it was written: duplicate keys are kept, and each key's place can be found. But for a test the only importer of `serde_yaml`.
+//! YAML as it was written: duplicate keys are kept, and each key's place can be found. But for a test the only importer
+//! of `serde_yaml`.
 //!
 //! The reader does not say where a good value was, so a place is looked up by reading again up to it.
 
@@ -34,7 +35,8 @@ pub(super) fn parse(text: &str) -> Result<Tree, Malformed> {
     })
 }
 
-/// Line and column, from 1, of the key that is reached by these positions: the entry of the document, the entry of that section, and so on.
+/// Line and column, from 1, of the key that is reached by these positions: the entry of the document, the entry of that
+/// section, and so on.
 pub(super) fn place(text: &str, at: &[usize]) -> Option<(usize, usize)> {
     let place = Locate(at).deserialize(serde_yaml::Deserializer::from_str(text)).err()?.location()?;
     Some((place.line(), place.column()))

@@ -1,6 +1,7 @@
 //! The instruments of both outputs: the same names, each with the label names of its world.
 //!
-//! All of them observe what is kept elsewhere, so a series that left the table has left both outputs at their next collection.
+//! All of them observe what is kept elsewhere, so a series that left the table has left both outputs at their next
+//! collection.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -70,11 +71,13 @@ pub fn register(
     register_exports(&meter, &attributes, stats);
     register_agent(&meter, &attributes, table, owners, stats, build);
     let metric = schema::RECLAIM;
-    let reclaim = meter.f64_histogram(metric.name).with_unit(metric.unit.unwrap_or_default()).with_description(metric.help);
+    let reclaim =
+        meter.f64_histogram(metric.name).with_unit(metric.unit.unwrap_or_default()).with_description(metric.help);
     Recorder { reclaim: reclaim.with_boundaries(schema::RECLAIM_BUCKETS.to_vec()).build(), node: attributes.node(&[]) }
 }
 
-/// A view that has room for all data points of a table with `owners` rows, twice: a gauge's of the previous collection count too.
+/// A view that has room for all data points of a table with `owners` rows, twice: a gauge's of the previous collection
+/// count too.
 pub fn limit(owners: usize) -> impl Fn(&Instrument) -> Option<Stream> + Send + Sync + 'static {
     let rows = owners.saturating_add(OVERFLOW_ROWS);
     move |instrument| {
@@ -123,13 +126,14 @@ fn register_owners(meter: &Meter, attributes: &Attributes, table: &Arc<Mutex<Tab
     // The only one with fractions.
     let (attributes, table) = (attributes.clone(), table.clone());
     let metric = schema::LAST_TIMESTAMP;
-    let instrument = meter.f64_observable_gauge(metric.name).with_description(metric.help).with_callback(move |observer| {
-        for (labels, counts) in lock(&table).rows() {
-            if let Some(Ok(time)) = counts.last_kill.map(|time| time.duration_since(UNIX_EPOCH)) {
-                observer.observe(time.as_secs_f64(), &attributes.owner(&labels, None));
+    let instrument =
+        meter.f64_observable_gauge(metric.name).with_description(metric.help).with_callback(move |observer| {
+            for (labels, counts) in lock(&table).rows() {
+                if let Some(Ok(time)) = counts.last_kill.map(|time| time.duration_since(UNIX_EPOCH)) {
+                    observer.observe(time.as_secs_f64(), &attributes.owner(&labels, None));
+                }
             }
-        }
-    });
+        });
     instrument.build();
 }
 
@@ -155,7 +159,9 @@ fn register_kills(meter: &Meter, attributes: &Attributes, stats: &Arc<Stats>) {
             observe(without_owner.get(), &[("reason", why.as_str()), ("reconstructed", "false")]);
         }
     });
-    number(meter, schema::UNEXPLAINED_KILLS, attributes, stats, |stats, observe| observe(stats.missed(Missed::Unexplained).total(), &[]));
+    number(meter, schema::UNEXPLAINED_KILLS, attributes, stats, |stats, observe| {
+        observe(stats.missed(Missed::Unexplained).total(), &[])
+    });
     number(meter, schema::KERNEL_KILLS, attributes, stats, |stats, observe| {
         if let Some(kills) = stats.kernel_kills.get() {
             observe(kills, &[]);
@@ -204,20 +210,35 @@ fn register_exports(meter: &Meter, attributes: &Attributes, stats: &Arc<Stats>) 
     number(meter, schema::EXPORT_LOST, attributes, stats, |stats, observe| {
         for signal in QUEUED {
             let Export { lost_queue_full, lost_rejected, lost_shutdown, .. } = stats.export(signal);
-            for (reason, lost) in [(reason::QUEUE_FULL, lost_queue_full), (reason::REJECTED, lost_rejected), (reason::SHUTDOWN, lost_shutdown)] {
+            for (reason, lost) in [
+                (reason::QUEUE_FULL, lost_queue_full),
+                (reason::REJECTED, lost_rejected),
+                (reason::SHUTDOWN, lost_shutdown),
+            ] {
                 observe(lost.get(), &[("reason", reason), ("signal", signal.as_str())]);
             }
         }
     });
 }
 
-fn register_agent(meter: &Meter, attributes: &Attributes, table: &Arc<Mutex<Table>>, owners: usize, stats: &Arc<Stats>, build: &Build) {
+fn register_agent(
+    meter: &Meter,
+    attributes: &Attributes,
+    table: &Arc<Mutex<Table>>,
+    owners: usize,
+    stats: &Arc<Stats>,
+    build: &Build,
+) {
     let rows = table.clone();
     number(meter, schema::SERIES, attributes, stats, move |_, observe| observe(lock(&rows).len() as u64, &[]));
     let rows = table.clone();
-    number(meter, schema::SERIES_OVERFLOW_KILLS, attributes, stats, move |_, observe| observe(lock(&rows).overflow_kills(), &[]));
+    number(meter, schema::SERIES_OVERFLOW_KILLS, attributes, stats, move |_, observe| {
+        observe(lock(&rows).overflow_kills(), &[])
+    });
     number(meter, schema::SERIES_LIMIT, attributes, stats, move |_, observe| observe(owners as u64, &[]));
-    number(meter, schema::PROBE_ATTACHED, attributes, stats, |stats, observe| observe(u64::from(stats.attached.load(Ordering::Relaxed)), &[]));
+    number(meter, schema::PROBE_ATTACHED, attributes, stats, |stats, observe| {
+        observe(u64::from(stats.attached.load(Ordering::Relaxed)), &[])
+    });
     number(meter, schema::PODS, attributes, stats, |stats, observe| {
         if let Some(pods) = stats.pods.get() {
             observe(pods, &[]);
@@ -234,11 +255,17 @@ fn register_agent(meter: &Meter, attributes: &Attributes, table: &Arc<Mutex<Tabl
         }
     });
     number(meter, schema::WAITING_KILLS, attributes, stats, |stats, observe| observe(stats.waiting_kills.get(), &[]));
-    number(meter, schema::PROBE_PINNED, attributes, stats, |stats, observe| observe(u64::from(stats.pinned.load(Ordering::Relaxed)), &[]));
-    number(meter, schema::CONNECTIONS_REFUSED, attributes, stats, |stats, observe| observe(stats.connections_refused.get(), &[]));
+    number(meter, schema::PROBE_PINNED, attributes, stats, |stats, observe| {
+        observe(u64::from(stats.pinned.load(Ordering::Relaxed)), &[])
+    });
+    number(meter, schema::CONNECTIONS_REFUSED, attributes, stats, |stats, observe| {
+        observe(stats.connections_refused.get(), &[])
+    });
     number(meter, schema::LOG_LINES_LOST, attributes, stats, |stats, observe| observe(stats.log_lines_lost.get(), &[]));
     let build = build.clone();
-    number(meter, schema::BUILD_INFO, attributes, stats, move |_, observe| observe(1, &[("probe", &build.probe), ("version", &build.version)]));
+    number(meter, schema::BUILD_INFO, attributes, stats, move |_, observe| {
+        observe(1, &[("probe", &build.probe), ("version", &build.version)])
+    });
 }
 
 /// An instrument with data points per owner; `read` says which of a row, each with one more label or none.
@@ -276,10 +303,20 @@ fn observable(meter: &Meter, metric: Metric, callback: impl Fn(&dyn AsyncInstrum
     let unit = metric.unit.unwrap_or_default();
     match metric.kind {
         Kind::Counter => {
-            meter.u64_observable_counter(metric.name).with_unit(unit).with_description(metric.help).with_callback(callback).build();
+            meter
+                .u64_observable_counter(metric.name)
+                .with_unit(unit)
+                .with_description(metric.help)
+                .with_callback(callback)
+                .build();
         }
         Kind::Gauge => {
-            meter.u64_observable_gauge(metric.name).with_unit(unit).with_description(metric.help).with_callback(callback).build();
+            meter
+                .u64_observable_gauge(metric.name)
+                .with_unit(unit)
+                .with_description(metric.help)
+                .with_callback(callback)
+                .build();
         }
         // Not observed but recorded: see `Recorder`.
         Kind::Histogram => {}
@@ -328,7 +365,9 @@ impl Attributes {
         let key = match self.keys {
             Keys::Prometheus => label,
             Keys::Semantic if value.as_str().is_empty() => return,
-            Keys::Semantic => schema::LABELS.iter().find(|known| known.prometheus == label).map_or(label, |known| known.otlp),
+            Keys::Semantic => {
+                schema::LABELS.iter().find(|known| known.prometheus == label).map_or(label, |known| known.otlp)
+            }
         };
         set.push(KeyValue::new(key, value));
     }

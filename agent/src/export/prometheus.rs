@@ -35,21 +35,24 @@ use crate::stats::Stats;
 pub const MAX_CONNECTIONS: usize = 64;
 /// The longest wait for a whole request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// The longest life of a connection, from its first byte to the last of the answer: Prometheus itself waits for 10 s unless told otherwise. One
-/// connection, one request: to connect again costs nothing here, and so one limit holds for clients that do not send, do not read or do not leave.
+/// The longest life of a connection, from its first byte to the last of the answer: Prometheus itself waits for 10 s
+/// unless told otherwise. One connection, one request: to connect again costs nothing here, and so one limit holds for
+/// clients that do not send, do not read or do not leave.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes of a request's head; the least that hyper allows.
 const MAX_HEAD: usize = 8 * 1024;
 /// Headers of a request.
 const MAX_HEADERS: usize = 64;
-/// The pause after a connection could not be accepted. Most likely there are no file descriptors left, which does not pass at once.
+/// The pause after a connection could not be accepted. Most likely there are no file descriptors left, which does not
+/// pass at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Bytes that are read of somebody else's answer: more than the largest table of counts gives.
 const MAX_ANSWER: u64 = 64 << 20;
 
 const TEXT: &str = "text/plain; charset=utf-8";
-const INDEX: &str = "oom-watcher\n\n/metrics  what the kernel's OOM killer killed\n/healthz  is the agent alive\n/readyz   does it see kills\n";
+const INDEX: &str = "oom-watcher\n\n/metrics  what the kernel's OOM killer killed\n/healthz  is the agent \
+    alive\n/readyz   does it see kills\n";
 
 /// The way from instruments to the text that Prometheus reads.
 #[derive(Debug)]
@@ -85,7 +88,8 @@ impl Bridge {
     /// What `/metrics` shows now. Runs the callbacks of all instruments.
     ///
     /// # Errors
-    /// There is nothing to show: a callback panicked, now or earlier. Prometheus must not take that for a node without kills.
+    /// There is nothing to show: a callback panicked, now or earlier. Prometheus must not take that for a node without
+    /// kills.
     pub fn text(&self) -> anyhow::Result<Vec<u8>> {
         let mut text = Vec::new();
         TextEncoder::new().encode(&self.registry.gather(), &mut text).context("writing the metrics")?;
@@ -115,7 +119,8 @@ impl Health {
         self.state().not_ready = reason;
     }
 
-    /// Something is lost, because of `reason`, or nothing any more. The agent does what it is for all the same, so it stays ready.
+    /// Something is lost, because of `reason`, or nothing any more. The agent does what it is for all the same, so it
+    /// stays ready.
     pub fn degrade(&self, reason: Option<String>) {
         self.state().degraded = reason;
     }
@@ -162,7 +167,8 @@ pub async fn is_served(address: SocketAddr) -> bool {
     matches!(tokio::time::timeout(REQUEST_TIMEOUT, ask).await, Ok(Ok(true)))
 }
 
-/// Answers requests until dropped. `before_scrape` is called before each look at the instruments, on a thread that may block.
+/// Answers requests until dropped. `before_scrape` is called before each look at the instruments, on a thread that may
+/// block.
 ///
 /// # Errors
 /// The listener is not of [`bind`].
@@ -175,7 +181,11 @@ pub async fn serve(
 ) -> io::Result<()> {
     let listener = tokio::net::TcpListener::from_std(listener)?;
     let site = Arc::new(Site { bridge, health, before_scrape, page: Arc::default() });
-    let door = Arc::new(Door { places: Arc::new(Semaphore::new(MAX_CONNECTIONS)), silent: Mutex::default(), next: AtomicU64::new(0) });
+    let door = Arc::new(Door {
+        places: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
+        silent: Mutex::default(),
+        next: AtomicU64::new(0),
+    });
     let mut failing = false;
     loop {
         let stream = match listener.accept().await {
@@ -195,8 +205,8 @@ pub async fn serve(
     }
 }
 
-/// Who may come in, and who has come in without a word. When all places are taken, who has been silent for longest makes room: clients that only connect
-/// keep out nobody who asks.
+/// Who may come in, and who has come in without a word. When all places are taken, who has been silent for longest
+/// makes room: clients that only connect keep out nobody who asks.
 struct Door {
     places: Arc<Semaphore>,
     /// Connections without a whole request yet, oldest first. No more than there are places.
@@ -212,7 +222,12 @@ struct Silent {
 }
 
 impl Door {
-    fn let_in<F: Fn() + Send + Sync + 'static>(self: &Arc<Self>, stream: TcpStream, site: &Arc<Site<F>>, stats: &Stats) {
+    fn let_in<F: Fn() + Send + Sync + 'static>(
+        self: &Arc<Self>,
+        stream: TcpStream,
+        site: &Arc<Site<F>>,
+        stats: &Stats,
+    ) {
         let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
         let place = match self.places.clone().try_acquire_owned() {
             Ok(place) => place,
@@ -263,7 +278,8 @@ struct Site<F> {
     bridge: Arc<Bridge>,
     health: Health,
     before_scrape: F,
-    /// The last page and when it was begun. The registry lets in one at a time anyway; the others wait here, where they take no thread.
+    /// The last page and when it was begun. The registry lets in one at a time anyway; the others wait here, where they
+    /// take no thread.
     page: Arc<tokio::sync::Mutex<Option<(Instant, Bytes)>>>,
 }
 
@@ -293,7 +309,8 @@ impl<F: Fn() + Send + Sync + 'static> Site<F> {
     async fn metrics(self: &Arc<Self>) -> Response<Full<Bytes>> {
         let asked = Instant::now();
         let mut page = self.page.clone().lock_owned().await;
-        // Who waited while a page was begun and written has that one: many at once cost two pages, not as many as they are.
+        // Who waited while a page was begun and written has that one: many at once cost two pages, not as many as they
+        // are.
         if let Some((_, text)) = page.as_ref().filter(|(begun, _)| *begun >= asked) {
             return reply(StatusCode::OK, prometheus::TEXT_FORMAT, text.clone());
         }

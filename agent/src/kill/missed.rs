@@ -40,14 +40,15 @@ pub struct MissedKills {
     pub cgroup_path: String,
     /// They were not in this cgroup, but in some below it that are gone: it is the nearest that is left.
     pub removed: bool,
-    /// Which of the kernel's kills there the first of these is, from 1. The same whenever the same kills are found again.
+    /// Which of the kernel's kills there the first of these is, from 1. The same whenever the same kills are found
+    /// again.
     pub first: u64,
     /// How many.
     pub number: u64,
     /// Why nobody saw them.
     pub why: Missed,
-    /// The kernel counts the first victim of a group kill twice (`memory.oom.group`), and this kernel (v2 before 5.17) does not tell how many group kills
-    /// there were: the number may be too high by one for each.
+    /// The kernel counts the first victim of a group kill twice (`memory.oom.group`), and this kernel (v2 before 5.17)
+    /// does not tell how many group kills there were: the number may be too high by one for each.
     pub may_repeat: bool,
 }
 
@@ -68,8 +69,15 @@ mod tests {
 
     #[test]
     fn each_missed_kill_has_an_id_of_its_own_that_stays() {
-        let kills =
-            MissedKills { cgroup_id: 7, cgroup_path: "/a".to_owned(), removed: false, first: 3, number: 2, why: Missed::Away, may_repeat: false };
+        let kills = MissedKills {
+            cgroup_id: 7,
+            cgroup_path: "/a".to_owned(),
+            removed: false,
+            first: 3,
+            number: 2,
+            why: Missed::Away,
+            may_repeat: false,
+        };
         let boot = Uuid::from_u128(1);
         let others = [
             kills.clone(),

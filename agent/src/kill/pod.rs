@@ -11,7 +11,8 @@ pub struct Pod {
     pub namespace: String,
     /// `metadata.name`
     pub name: String,
-    /// `metadata.uid`. That of a static pod is its mirror's, and not in its cgroup's path. Absent if the API has not told of it.
+    /// `metadata.uid`. That of a static pod is its mirror's, and not in its cgroup's path. Absent if the API has not
+    /// told of it.
     pub uid: Option<String>,
     /// The container. Absent if the id is in no status of the pod, which has others too, or there is none.
     pub container: Option<PodContainer>,

@@ -1,6 +1,8 @@
-//! Whether the DaemonSet that the agent belongs to is still there: an agent that is told to end leaves its state, pins and spool for the next one, unless none comes.
+//! Whether the DaemonSet that the agent belongs to is still there: an agent that is told to end leaves its state, pins
+//! and spool for the next one, unless none comes.
 //!
-//! Asked when the agent has begun, so that it is known whether it may ask; and when it ends. RBAC: get of that one DaemonSet.
+//! Asked when the agent has begun, so that it is known whether it may ask; and when it ends. RBAC: get of that one
+//! DaemonSet.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -17,7 +19,8 @@ use super::watch::{self, Settings};
 
 /// An answer that takes longer at the end is none. In less than the least that a pod is given to end.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// After so many answers that it is not there, or not told, it is taken to be so. And what is between two attempts: permissions may come a moment after the pod.
+/// After so many answers that it is not there, or not told, it is taken to be so. And what is between two attempts:
+/// permissions may come a moment after the pod.
 const ATTEMPTS: u32 = 3;
 const AGAIN: Duration = Duration::from_secs(30);
 
@@ -85,7 +88,12 @@ impl Own {
     /// `None`: the configuration names none.
     pub fn new(settings: &Settings) -> Option<Self> {
         let name = settings.daemonset.clone()?;
-        Some(Self { node: settings.node.clone(), name, kubeconfig: settings.kubeconfig.clone(), was_there: Arc::default() })
+        Some(Self {
+            node: settings.node.clone(),
+            name,
+            kubeconfig: settings.kubeconfig.clone(),
+            was_there: Arc::default(),
+        })
     }
 
     /// Learns whether it is there and may be asked for. Must be called inside a Tokio runtime.
@@ -104,7 +112,8 @@ impl Own {
                         return warn!(
                             daemonset = %self.name,
                             reason = answer.to_string(),
-                            "the agent's DaemonSet is not known: state and pins will stay on this node when it is removed"
+                            "the agent's DaemonSet is not known: state and pins will stay on this node when it is \
+                             removed"
                         );
                     }
                 }
@@ -115,7 +124,9 @@ impl Own {
 
     /// Whether it is certain that no agent follows this one here.
     pub async fn is_gone(self) -> bool {
-        let answer = tokio::time::timeout(PATIENCE, self.ask()).await.unwrap_or_else(|_| Answer::Unknown(anyhow::anyhow!("nothing came in time")));
+        let answer = tokio::time::timeout(PATIENCE, self.ask())
+            .await
+            .unwrap_or_else(|_| Answer::Unknown(anyhow::anyhow!("nothing came in time")));
         info!(daemonset = %self.name, answer = answer.to_string(), "whether another agent follows");
         answer.is_gone(self.was_there.load(Ordering::Relaxed))
     }
@@ -125,7 +136,8 @@ impl Own {
     }
 
     async fn find(&self) -> Result<Answer> {
-        let client = Client::try_from(watch::connection(self.kubeconfig.as_deref()).await?).context("setting up the client of the Kubernetes API")?;
+        let client = Client::try_from(watch::connection(self.kubeconfig.as_deref()).await?)
+            .context("setting up the client of the Kubernetes API")?;
         let path = format!("/apis/apps/v1/namespaces/{}/daemonsets/{}", self.name.namespace, self.name.name);
         let request = http::Request::get(path).body(Vec::new())?;
         match client.request::<Object>(request).await {
@@ -139,7 +151,8 @@ impl Own {
 }
 
 impl Answer {
-    /// What was never there has another name, and an agent that was never allowed to ask learns nothing from being denied it.
+    /// What was never there has another name, and an agent that was never allowed to ask learns nothing from being
+    /// denied it.
     fn is_gone(&self, was_there: bool) -> bool {
         was_there && matches!(self, Self::Gone | Self::Denied)
     }
@@ -150,7 +163,9 @@ impl fmt::Display for Answer {
         match self {
             Self::There => f.write_str("it is there"),
             Self::Gone => f.write_str("there is none of this name, or it is being deleted"),
-            Self::Denied => f.write_str("the API does not tell (401 or 403): the Role of k8s/ allows that, get of this DaemonSet"),
+            Self::Denied => {
+                f.write_str("the API does not tell (401 or 403): the Role of k8s/ allows that, get of this DaemonSet")
+            }
             Self::Unknown(error) => write!(f, "{error:#}"),
         }
     }
@@ -167,7 +182,10 @@ mod tests {
             assert_eq!(Name::parse(good).map(|name| name.to_string()).as_deref(), Some(good));
         }
         let too_long = [format!("{long}a/a"), format!("a/{long}{long}{long}{long}aa")];
-        let bad = ["", "/", "a", "a/", "/a", "A/a", "a/A", "a/b/c", "a/b?c", "a.b/c", "a/-b", "a/b-", "a/..", "a/b%2fc", "none/", " a/b"];
+        let bad = [
+            "", "/", "a", "a/", "/a", "A/a", "a/A", "a/b/c", "a/b?c", "a.b/c", "a/-b", "a/b-", "a/..", "a/b%2fc",
+            "none/", " a/b",
+        ];
         for bad in bad.into_iter().chain(too_long.iter().map(String::as_str)) {
             assert_eq!(Name::parse(bad), None, "{bad}");
         }

@@ -1,7 +1,9 @@
-//! What the Kubernetes API knows of this node's pods: one writer that watches them ([`watch`]), and cheap readers. Where it does not tell, the kubelet's
-//! directories name them ([`pod_logs`]). And whether the agent's own DaemonSet is there ([`daemonset`]).
+//! What the Kubernetes API knows of this node's pods: one writer that watches them ([`watch`]), and cheap readers.
+//! Where it does not tell, the kubelet's directories name them ([`pod_logs`]). And whether the agent's own DaemonSet is
+//! there ([`daemonset`]).
 //!
-//! Without the API the agent goes on: kills have what their cgroups tell. What is wrong with it is told once, when it changes.
+//! Without the API the agent goes on: kills have what their cgroups tell. What is wrong with it is told once, when it
+//! changes.
 
 pub mod daemonset;
 pub mod pod_logs;
@@ -59,11 +61,17 @@ impl Trouble {
         match self {
             Self::NotAsked => "it was not asked yet",
             Self::Unauthenticated => "it does not accept the token (401): mount the service account's token",
-            Self::Forbidden => "it forbids listing or watching pods (403): apply the ClusterRole of k8s/, which needs pods: list, watch",
+            Self::Forbidden => {
+                "it forbids listing or watching pods (403): apply the ClusterRole of k8s/, which needs pods: list, \
+                 watch"
+            }
             Self::Server(_) => "it has trouble of its own (429 or 5xx): see the API server's log",
             Self::Refused(_) => "it refuses the request: is it a Kubernetes API server?",
             Self::Unreachable => "it does not answer: look at the network, the address and the certificate authority",
-            Self::NoClient => "it is not known where it is: run the agent in a pod with a service account's token, or set kubernetes.kubeconfig",
+            Self::NoClient => {
+                "it is not known where it is: run the agent in a pod with a service account's token, or set \
+                 kubernetes.kubeconfig"
+            }
         }
     }
 }
@@ -74,7 +82,8 @@ impl Store {
         self.0.pods.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether all pods are known, and changes are told. Not while there are none: the agent is in a pod of its node itself, so it asks for another one.
+    /// Whether all pods are known, and changes are told. Not while there are none: the agent is in a pod of its node
+    /// itself, so it asks for another one.
     pub fn is_synced(&self) -> bool {
         self.0.listed.load(Ordering::Relaxed) && self.trouble().is_none() && !self.pods().is_empty()
     }

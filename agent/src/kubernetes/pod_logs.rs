@@ -1,8 +1,10 @@
 //! Names of pods and containers by the directories of their logs: for kills that the API does not tell of.
 //!
-//! The kubelet makes them before a container starts, and removes them with the pod: `/var/log/pods/NAMESPACE_POD_UID/CONTAINER` (pkg/kubelet/kuberuntime/
-//! helpers.go), and `/var/log/containers/POD_NAMESPACE_CONTAINER-ID.log` for each container that has begun to write (legacy.go). Namespaces, pods and
-//! containers are DNS names: `_` is in none of them. The uid of a static pod is the one in its cgroup's path, not that of the API.
+//! The kubelet makes them before a container starts, and removes them with the pod:
+//! `/var/log/pods/NAMESPACE_POD_UID/CONTAINER` (pkg/kubelet/kuberuntime/ helpers.go), and
+//! `/var/log/containers/POD_NAMESPACE_CONTAINER-ID.log` for each container that has begun to write (legacy.go).
+//! Namespaces, pods and containers are DNS names: `_` is in none of them. The uid of a static pod is the one in its
+//! cgroup's path, not that of the API.
 //!
 //! Absent: everything that names do not tell, and the names of containers that cannot be told apart.
 
@@ -61,7 +63,8 @@ impl PodLogs {
     fn container(&self, id: &str, namespace: &str, pod: &str) -> Option<String> {
         let containers = self.pods.parent()?.join("containers");
         let (before, behind) = (format!("{pod}_{namespace}_"), format!("-{id}.log"));
-        let mut found = names(&containers).filter_map(|entry| Some(entry.strip_prefix(&before)?.strip_suffix(&behind)?.to_owned()));
+        let mut found =
+            names(&containers).filter_map(|entry| Some(entry.strip_prefix(&before)?.strip_suffix(&behind)?.to_owned()));
         found.find(|container| !container.is_empty())
     }
 }
@@ -101,8 +104,9 @@ mod tests {
     fn check(paths: &[String], uid: &str, id: Option<&str>, expected: Option<(&str, &str, Option<&str>)>) {
         let (_root, logs) = logs(paths);
         let found = logs.find(uid, id);
-        let names =
-            found.as_ref().map(|pod| (pod.namespace.as_str(), pod.name.as_str(), pod.container.as_ref().map(|container| container.name.as_str())));
+        let names = found.as_ref().map(|pod| {
+            (pod.namespace.as_str(), pod.name.as_str(), pod.container.as_ref().map(|container| container.name.as_str()))
+        });
         assert_eq!(names, expected, "{paths:?}");
     }
 
@@ -114,14 +118,34 @@ mod tests {
         check(&one, UID, Some(ID), Some(("shop", "cart-0", Some("app"))));
         check(&one, UID, None, Some(("shop", "cart-0", None)));
         check(&one, HASH, Some(ID), None);
-        check(&[format!("pods/kube-system_etcd-node_{HASH}/etcd")], HASH, Some(ID), Some(("kube-system", "etcd-node", Some("etcd"))));
+        check(
+            &[format!("pods/kube-system_etcd-node_{HASH}/etcd")],
+            HASH,
+            Some(ID),
+            Some(("kube-system", "etcd-node", Some("etcd"))),
+        );
         // With two nobody guesses, unless the id is in a link.
         let two = [pod("app"), pod("side-car")];
         check(&two, UID, Some(ID), Some(("shop", "cart-0", None)));
         let (other, of_app) = (ID.replace('c', "d"), link("app", ID));
-        check(&[two.as_slice(), &[link("side-car", ID), link("app", &other)]].concat(), UID, Some(ID), Some(("shop", "cart-0", Some("side-car"))));
-        check(&[two.as_slice(), &[link("app", &other), link("side-car", &other)]].concat(), UID, Some(ID), Some(("shop", "cart-0", None)));
-        check(&[two.as_slice(), &[of_app.replace("shop", "other")]].concat(), UID, Some(ID), Some(("shop", "cart-0", None)));
+        check(
+            &[two.as_slice(), &[link("side-car", ID), link("app", &other)]].concat(),
+            UID,
+            Some(ID),
+            Some(("shop", "cart-0", Some("side-car"))),
+        );
+        check(
+            &[two.as_slice(), &[link("app", &other), link("side-car", &other)]].concat(),
+            UID,
+            Some(ID),
+            Some(("shop", "cart-0", None)),
+        );
+        check(
+            &[two.as_slice(), &[of_app.replace("shop", "other")]].concat(),
+            UID,
+            Some(ID),
+            Some(("shop", "cart-0", None)),
+        );
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! Lists and watches the pods of one node.
 //!
-//! One list (`resourceVersion=0`, from the API server's cache) and one watch, both with the field selector `spec.nodeName`, which the API server has an index
-//! of: what reaches this agent is about its own pods. Nothing else is asked, so the permissions needed are list and watch of pods.
+//! One list (`resourceVersion=0`, from the API server's cache) and one watch, both with the field selector
+//! `spec.nodeName`, which the API server has an index of: what reaches this agent is about its own pods. Nothing else
+//! is asked, so the permissions needed are list and watch of pods.
 
 use std::borrow::Cow;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -29,7 +30,8 @@ use crate::attribution::pods::object::Object;
 use crate::attribution::pods::{Known, Selection};
 use crate::source::allocator;
 
-/// How long one watch lasts: the API server ends it then, and kube begins another one. A connection that is dead without a word is noticed 5 s later.
+/// How long one watch lasts: the API server ends it then, and kube begins another one. A connection that is dead
+/// without a word is noticed 5 s later.
 const WATCH: u32 = 240;
 /// A list that takes longer has no answer. More than [`WATCH`]: a watch may be silent for as long as it lasts.
 const READ_TIMEOUT: Duration = Duration::from_secs(260);
@@ -78,7 +80,8 @@ pub async fn ask(settings: &Settings) -> Result<usize> {
     match tokio::time::timeout(CONNECT_TIMEOUT, pods.list(&one_list)).await {
         Ok(Ok(list)) => Ok(list.items.len()),
         Ok(Err(error)) => {
-            let trouble = store.trouble().filter(|trouble| *trouble != Trouble::NotAsked).unwrap_or(Trouble::Unreachable);
+            let trouble =
+                store.trouble().filter(|trouble| *trouble != Trouble::NotAsked).unwrap_or(Trouble::Unreachable);
             let said = match &error {
                 kube::Error::Api(status) => status.message.clone(),
                 error => causes(error),
@@ -100,8 +103,11 @@ async fn watch_pods(settings: &Settings, store: &Store) -> Result<()> {
     let config = watcher::Config::default().fields(&selector(&settings.node)).any_semantic().timeout(WATCH);
     // A list in pages is not answered from the API server's cache, and kube leaves the version 0 out then.
     let config = watcher::Config { page_size: None, ..config };
-    let mut events =
-        pin!(watch(pods, config).backoff(Pauses { pauses: watcher::DefaultBackoff::default(), had_trouble: false, store: store.clone() }));
+    let mut events = pin!(watch(pods, config).backoff(Pauses {
+        pauses: watcher::DefaultBackoff::default(),
+        had_trouble: false,
+        store: store.clone()
+    }));
     let mut listing = Vec::new();
     let mut expiry = tokio::time::interval(EXPIRY);
     let known = |watched: &Watched| Known::of(&watched.object, &settings.selection);
@@ -132,15 +138,16 @@ async fn watch_pods(settings: &Settings, store: &Store) -> Result<()> {
                 known(&pod).into_iter().for_each(|known| pods.apply(known));
                 pods.remove(&pod.object.metadata.uid, SystemTime::now());
             }),
-            // Each request's answer was seen by the client already; what ends a watch that had begun, such as an expired version (410), is followed by a list.
+            // Each request's answer was seen by the client already; what ends a watch that had begun, such as an
+            // expired version (410), is followed by a list.
             Some(Err(error)) => tracing::debug!(error = format!("{:#}", anyhow::Error::from(error)), "watching pods"),
             None => anyhow::bail!("the watch of pods has ended"),
         }
     }
 }
 
-/// The pauses between attempts, which begin anew when the API has answered again: after a long time away a version is expired, and the pause before the list
-/// would be as long as the last one.
+/// The pauses between attempts, which begin anew when the API has answered again: after a long time away a version is
+/// expired, and the pause before the list would be as long as the last one.
 struct Pauses {
     pauses: watcher::DefaultBackoff,
     had_trouble: bool,
@@ -167,7 +174,8 @@ impl Backoff for Pauses {
     }
 }
 
-/// A client that reads its token and certificate authority again when they change (kube does), and tells `store` how it is answered.
+/// A client that reads its token and certificate authority again when they change (kube does), and tells `store` how it
+/// is answered.
 async fn client(kubeconfig: Option<&Path>, store: &Store) -> Result<Client> {
     let mut config = connection(kubeconfig).await?;
     config.read_timeout = Some(READ_TIMEOUT);
@@ -181,13 +189,17 @@ async fn client(kubeconfig: Option<&Path>, store: &Store) -> Result<Client> {
         }
         result
     });
-    Ok(ClientBuilder::try_from(config).context("setting up the client of the Kubernetes API")?.with_layer(&observe).build())
+    Ok(ClientBuilder::try_from(config)
+        .context("setting up the client of the Kubernetes API")?
+        .with_layer(&observe)
+        .build())
 }
 
 /// Where the API is, and who asks.
 pub(super) async fn connection(kubeconfig: Option<&Path>) -> Result<kube::Config> {
     let mut config = match kubeconfig {
-        None => kube::Config::incluster().context("finding the Kubernetes API in the pod's environment and service account")?,
+        None => kube::Config::incluster()
+            .context("finding the Kubernetes API in the pod's environment and service account")?,
         Some(path) => {
             let kubeconfig = Kubeconfig::read_from(path).map_err(|error| anyhow::anyhow!(first_line(&causes(&error))));
             let kubeconfig = kubeconfig.with_context(|| format!("reading {}", path.display()))?;
@@ -213,7 +225,8 @@ fn causes(error: &(dyn std::error::Error + 'static)) -> String {
     text
 }
 
-/// What is wrong in a file, without the lines of it that the reader of YAML shows behind that: there are secrets in them.
+/// What is wrong in a file, without the lines of it that the reader of YAML shows behind that: there are secrets in
+/// them.
 fn first_line(error: &str) -> String {
     error.lines().next().unwrap_or_default().to_owned()
 }
@@ -235,7 +248,8 @@ pub(super) fn spread(node: &str) -> Duration {
     Duration::from_millis(hasher.finish() % u64::try_from(SPREAD.as_millis()).unwrap_or(1))
 }
 
-/// A pod as kube wants its objects. Only what it asks for is in the metadata: what an object has there that nobody reads can be a hundred times as much.
+/// A pod as kube wants its objects. Only what it asks for is in the metadata: what an object has there that nobody
+/// reads can be a hundred times as much.
 #[derive(Clone, Debug)]
 struct Watched {
     metadata: ObjectMeta,
@@ -295,8 +309,14 @@ mod tests {
     #[test]
     fn answers_are_told_apart() {
         let refused = [401, 403, 429, 500, 503, 404].map(trouble);
-        let expected =
-            [Trouble::Unauthenticated, Trouble::Forbidden, Trouble::Server(429), Trouble::Server(500), Trouble::Server(503), Trouble::Refused(404)];
+        let expected = [
+            Trouble::Unauthenticated,
+            Trouble::Forbidden,
+            Trouble::Server(429),
+            Trouble::Server(500),
+            Trouble::Server(503),
+            Trouble::Refused(404),
+        ];
         assert_eq!(refused, expected.map(Some));
         assert_eq!([200, 201, 410].map(trouble), [None; 3]);
     }
@@ -305,16 +325,25 @@ mod tests {
     async fn a_kubeconfig_that_cannot_be_read_is_told_without_its_secrets() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("kubeconfig");
-        std::fs::write(&path, "apiVersion: v1\nkind: Config\nusers: [{name: u, user: {token: secret}\ncurrent-context: x\n").unwrap();
+        std::fs::write(
+            &path,
+            "apiVersion: v1\nkind: Config\nusers: [{name: u, user: {token: secret}\ncurrent-context: x\n",
+        )
+        .unwrap();
         let error = format!("{:#}", client(Some(&path), &Store::default()).await.err().unwrap());
-        assert!(error.starts_with(&format!("reading {}: failed to parse kubeconfig YAML: ", path.display())) && error.contains("line 3"), "{error}");
+        assert!(
+            error.starts_with(&format!("reading {}: failed to parse kubeconfig YAML: ", path.display()))
+                && error.contains("line 3"),
+            "{error}"
+        );
         assert!(!error.contains("secret"), "{error}");
     }
 
     #[test]
     fn pauses_grow_until_the_api_answers_again() {
         let store = Store::default();
-        let mut pauses = Pauses { pauses: watcher::DefaultBackoff::default(), had_trouble: false, store: store.clone() };
+        let mut pauses =
+            Pauses { pauses: watcher::DefaultBackoff::default(), had_trouble: false, store: store.clone() };
         let longest = |pauses: &mut Pauses, number: usize| pauses.take(number).max().unwrap();
         store.answered(Some(Trouble::Unreachable), None);
         assert!(longest(&mut pauses, 9) > Duration::from_secs(10));

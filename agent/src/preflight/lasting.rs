@@ -17,7 +17,8 @@ pub struct Lasting {
 impl Lasting {
     /// Tries both, in no agent's way. Nothing is left.
     pub(super) fn look(config: &Config) -> Self {
-        let pins = config.probe.pins.as_deref().map(|folder| pins::try_out(folder).map_err(|error| format!("{error:#}")));
+        let pins =
+            config.probe.pins.as_deref().map(|folder| pins::try_out(folder).map_err(|error| format!("{error:#}")));
         let store = config.state_directory.clone().map(|directory| Store::new(Some(directory)));
         Self { pins, state: store.map(|store| store.try_out(&config.node).map_err(|error| format!("{error:#}"))) }
     }
@@ -28,7 +29,11 @@ impl Lasting {
 
     fn judge_pins(&self) -> Finding {
         match &self.pins {
-            None => finding("pins", Verdict::Pass, "none are wanted: of kills while no agent runs there is what the kernel's counters tell"),
+            None => finding(
+                "pins",
+                Verdict::Pass,
+                "none are wanted: of kills while no agent runs there is what the kernel's counters tell",
+            ),
             Some(Ok(Kept { sets, holder })) => {
                 let user = holder.map(|pid| format!(", in use by process {pid}")).unwrap_or_default();
                 let there = match sets {
@@ -37,17 +42,21 @@ impl Lasting {
                 };
                 finding("pins", Verdict::Pass, format!("the probe can outlive the agent; {there}{user}"))
             }
-            Some(Err(why)) => finding("pins", Verdict::Degraded, format!("kills while no agent runs are not seen: {why}"))
-                .or_else("let the agent write to a BPF file system, or set OOM_WATCHER_PIN_DIR=none"),
+            Some(Err(why)) => {
+                finding("pins", Verdict::Degraded, format!("kills while no agent runs are not seen: {why}"))
+                    .or_else("let the agent write to a BPF file system, or set OOM_WATCHER_PIN_DIR=none")
+            }
         }
     }
 
     fn judge_state(&self) -> Finding {
         match &self.state {
             None => finding("state", Verdict::Pass, "none is wanted: counts begin at 0 with each agent"),
-            Some(Ok(is_there)) => {
-                finding("state", Verdict::Pass, if *is_there { "can be saved; one is there" } else { "can be saved; none is there yet" })
-            }
+            Some(Ok(is_there)) => finding(
+                "state",
+                Verdict::Pass,
+                if *is_there { "can be saved; one is there" } else { "can be saved; none is there yet" },
+            ),
             Some(Err(why)) => finding("state", Verdict::Degraded, format!("counts begin at 0 with each agent: {why}"))
                 .or_else("a directory that the agent's user may write to, or OOM_WATCHER_STATE_DIR=none"),
         }

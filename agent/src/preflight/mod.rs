@@ -1,6 +1,8 @@
-//! What this node allows: `oom-watcher check`. Looks first ([`look`]), then judges ([`judge`], pure): each finding says what to do about it.
+//! What this node allows: `oom-watcher check`. Looks first ([`look`]), then judges ([`judge`], pure): each finding says
+//! what to do about it.
 //!
-//! The last word has the probe itself: it is loaded, attached and detached again. The findings before it explain why it fails.
+//! The last word has the probe itself: it is loaded, attached and detached again. The findings before it explain why it
+//! fails.
 
 mod lasting;
 mod names;
@@ -115,7 +117,8 @@ pub enum MemoryController {
     V1,
 }
 
-/// Looks at everything, with the capabilities of the calling thread, which it makes effective. Must be called inside a Tokio runtime.
+/// Looks at everything, with the capabilities of the calling thread, which it makes effective. Must be called inside a
+/// Tokio runtime.
 pub async fn look(config: &Config) -> Seen {
     // What fails here fails again where the probe is attached, and says there what it was.
     let is_charged = locked_memory::is_charged(locked_memory::running());
@@ -125,7 +128,11 @@ pub async fn look(config: &Config) -> Seen {
     }
     let read = |path: &str| std::fs::read_to_string(path);
     let mut endpoints = Vec::new();
-    for (signal, endpoint) in [(Signal::Logs, &config.otlp.logs), (Signal::Traces, &config.otlp.traces), (Signal::Metrics, &config.otlp.metrics)] {
+    for (signal, endpoint) in [
+        (Signal::Logs, &config.otlp.logs),
+        (Signal::Traces, &config.otlp.traces),
+        (Signal::Metrics, &config.otlp.metrics),
+    ] {
         if let Some(endpoint) = endpoint {
             endpoints.push((signal, endpoint.url.clone(), otlp::reach(signal, endpoint).await));
         }
@@ -174,8 +181,12 @@ pub fn judge(seen: &Seen) -> Vec<Finding> {
     findings.extend(seen.endpoints.iter().map(|(signal, url, answer)| endpoint(*signal, url, answer)));
     if seen.endpoints.is_empty() {
         findings.push(
-            finding("otlp", Verdict::Pass, "no endpoint is configured: nothing is exported over OTLP, /metrics is served")
-                .or_else("set OTEL_EXPORTER_OTLP_ENDPOINT to export log records, spans and metrics"),
+            finding(
+                "otlp",
+                Verdict::Pass,
+                "no endpoint is configured: nothing is exported over OTLP, /metrics is served",
+            )
+            .or_else("set OTEL_EXPORTER_OTLP_ENDPOINT to export log records, spans and metrics"),
         );
     }
     findings.push(attached(seen));
@@ -183,7 +194,11 @@ pub fn judge(seen: &Seen) -> Vec<Finding> {
     findings.push(node(seen));
     findings.push(pods(seen));
     if !seen.programs.is_empty() {
-        findings.push(finding("programs", Verdict::Pass, seen.programs.iter().map(program).collect::<Vec<_>>().join("; ")));
+        findings.push(finding(
+            "programs",
+            Verdict::Pass,
+            seen.programs.iter().map(program).collect::<Vec<_>>().join("; "),
+        ));
     }
     findings
 }
@@ -217,23 +232,25 @@ fn object(seen: &Seen) -> Finding {
     if seen.object {
         finding("probe", Verdict::Pass, format!("built in, {}", probe::BUILD))
     } else {
-        finding("probe", Verdict::Fail, "not in this binary").or_else("build it with `make build`, which builds the probe first")
+        finding("probe", Verdict::Fail, "not in this binary")
+            .or_else("build it with `make build`, which builds the probe first")
     }
 }
 
 fn kernel(seen: &Seen) -> Finding {
     match locked_memory::version(&seen.kernel) {
         None => finding("kernel", Verdict::Degraded, "its version cannot be read").or_else("mount /proc"),
-        Some(version) if version < (5, 10) => {
-            finding("kernel", Verdict::Degraded, seen.kernel.clone()).or_else("5.10 is the oldest kernel that was tested")
-        }
+        Some(version) if version < (5, 10) => finding("kernel", Verdict::Degraded, seen.kernel.clone())
+            .or_else("5.10 is the oldest kernel that was tested"),
         Some(_) => finding("kernel", Verdict::Pass, seen.kernel.clone()),
     }
 }
 
 fn types_and_tracepoints(seen: &Seen) -> Finding {
     match &seen.types {
-        Ok(absent) if absent.is_empty() => finding("types", Verdict::Pass, format!("{} has all the probe needs", probe::BTF)),
+        Ok(absent) if absent.is_empty() => {
+            finding("types", Verdict::Pass, format!("{} has all the probe needs", probe::BTF))
+        }
         Ok(absent) => finding("types", Verdict::Fail, format!("the kernel has no tracepoint {}", absent.join(", ")))
             .or_else("use a kernel with CONFIG_TRACEPOINTS"),
         Err(why) => finding("types", Verdict::Fail, why.clone())
@@ -267,10 +284,11 @@ fn lockdown(seen: &Seen) -> Finding {
 fn port(seen: &Seen) -> Finding {
     match &seen.port {
         Port::Free => finding("port", Verdict::Pass, format!("{} is free", seen.listen)),
-        Port::Ours => finding("port", Verdict::Pass, format!("{} is served by an oom-watcher that runs already", seen.listen)),
-        Port::Taken(error) => {
-            finding("port", Verdict::Fail, format!("{}: {error}", seen.listen)).or_else("stop what listens there, or set METRICS_PORT")
+        Port::Ours => {
+            finding("port", Verdict::Pass, format!("{} is served by an oom-watcher that runs already", seen.listen))
         }
+        Port::Taken(error) => finding("port", Verdict::Fail, format!("{}: {error}", seen.listen))
+            .or_else("stop what listens there, or set METRICS_PORT"),
     }
 }
 
@@ -328,8 +346,15 @@ fn types(path: &Path) -> Result<Vec<&'static str>, String> {
 
 fn memory_controller(mountinfo: &str) -> Option<MemoryController> {
     // After " - ": file system type, source, options of the superblock. proc_pid_mountinfo(5).
-    let mounts = || mountinfo.lines().filter_map(|line| line.split_once(" - ")).map(|(_, tail)| tail.split_whitespace().collect::<Vec<_>>());
-    let v1 = mounts().any(|mount| matches!(mount[..], ["cgroup", _, options] if options.split(',').any(|option| option == "memory")));
+    let mounts = || {
+        mountinfo
+            .lines()
+            .filter_map(|line| line.split_once(" - "))
+            .map(|(_, tail)| tail.split_whitespace().collect::<Vec<_>>())
+    };
+    let v1 = mounts().any(
+        |mount| matches!(mount[..], ["cgroup", _, options] if options.split(',').any(|option| option == "memory")),
+    );
     if v1 {
         return Some(MemoryController::V1);
     }

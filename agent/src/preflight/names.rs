@@ -1,4 +1,5 @@
-//! Where names and limits of cgroups come from on this node, and what is missing where the kernel refuses to have them read (lockdown=confidentiality).
+//! Where names and limits of cgroups come from on this node, and what is missing where the kernel refuses to have them
+//! read (lockdown=confidentiality).
 
 use super::{Finding, Verdict, finding};
 use crate::source::cgroup_table::CgroupTable;
@@ -36,24 +37,32 @@ impl Names {
     pub(super) fn judge(&self) -> Finding {
         let refused = "attached; the kernel refuses reading strings";
         match self {
-            Self::FromKernel => finding("attach", Verdict::Pass, "loaded, attached to signal_generate and mark_victim, detached"),
+            Self::FromKernel => {
+                finding("attach", Verdict::Pass, "loaded, attached to signal_generate and mark_victim, detached")
+            }
             Self::FromFiles { cgroups, all: true } => {
                 let found = format!(
-                    "{refused}: names and limits come from the files of {cgroups} cgroups; absent are what cgroups used at the kill and so, without on_decision, \
+                    "{refused}: names and limits come from the files of {cgroups} cgroups; absent are what cgroups \
+                     used at the kill and so, without on_decision, \
                      whose limit was hit; the pid in a container, and the name of a cgroup that was made and gone at once"
                 );
-                finding("attach", Verdict::Degraded, found).or_else("lockdown=integrity, where whose limit was hit matters more")
+                finding("attach", Verdict::Degraded, found)
+                    .or_else("lockdown=integrity, where whose limit was hit matters more")
             }
             Self::FromFiles { cgroups, all: false } => {
                 let found = format!(
-                    "{refused}, and only a part of the cgroups is mounted here ({cgroups}): kills in others carry ids instead of names, and no limits"
+                    "{refused}, and only a part of the cgroups is mounted here ({cgroups}): kills in others carry ids \
+                     instead of names, and no limits"
                 );
-                finding("attach", Verdict::Degraded, found).or_else("mount the host's /sys/fs/cgroup, read-only is enough; or lockdown=integrity")
-            }
-            Self::Nowhere(why) => {
-                finding("attach", Verdict::Degraded, format!("{refused}: kills carry ids instead of names of cgroups, and no limits: {why}"))
+                finding("attach", Verdict::Degraded, found)
                     .or_else("mount the host's /sys/fs/cgroup, read-only is enough; or lockdown=integrity")
             }
+            Self::Nowhere(why) => finding(
+                "attach",
+                Verdict::Degraded,
+                format!("{refused}: kills carry ids instead of names of cgroups, and no limits: {why}"),
+            )
+            .or_else("mount the host's /sys/fs/cgroup, read-only is enough; or lockdown=integrity"),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The findings about what this process may do: capabilities, what makes them ineffective, and the limit of locked memory.
+//! The findings about what this process may do: capabilities, what makes them ineffective, and the limit of locked
+//! memory.
 
 use super::{Finding, Seen, Verdict, finding};
 use crate::source::capabilities::{CAP_BPF, CAP_PERFMON};
@@ -8,18 +9,26 @@ use crate::source::locked_memory;
 /// Whether the kernel lets it load the probe, as far as can be known beforehand.
 pub(super) fn capabilities(seen: &Seen) -> Finding {
     let Some(standing) = &seen.standing else {
-        return finding("capabilities", Verdict::Degraded, "cannot be read from /proc/thread-self/status").or_else("mount /proc");
+        return finding("capabilities", Verdict::Degraded, "cannot be read from /proc/thread-self/status")
+            .or_else("mount /proc");
     };
     match standing.denial(seen.ring_bytes) {
-        Denial::Missing(missing) => finding("capabilities", Verdict::Fail, missing.to_string()).or_else(missing.remedy()),
-        Denial::UserNamespace => finding("capabilities", Verdict::Fail, "they count in a user namespace of its own only")
-            .or_else("run it in the node's user namespace (in a pod hostUsers: true, which is the default)"),
+        Denial::Missing(missing) => {
+            finding("capabilities", Verdict::Fail, missing.to_string()).or_else(missing.remedy())
+        }
+        Denial::UserNamespace => {
+            finding("capabilities", Verdict::Fail, "they count in a user namespace of its own only")
+                .or_else("run it in the node's user namespace (in a pod hostUsers: true, which is the default)")
+        }
         Denial::Filter => finding("capabilities", Verdict::Fail, "all are there, but a seccomp filter refuses bpf(2)")
-            .or_else("update the container runtime (CRI-O 1.31 allows it), or set seccompProfile to one that allows bpf"),
+            .or_else(
+                "update the container runtime (CRI-O 1.31 allows it), or set seccompProfile to one that allows bpf",
+            ),
         // The first is a finding of its own; whether the others refuse anything, the attempt to attach tells.
         Denial::LockedMemory | Denial::SeLinux(_) | Denial::AppArmor(_) | Denial::Unknown => {
             let own = standing.permitted.has(CAP_BPF) && standing.permitted.has(CAP_PERFMON);
-            let found = if own { "CAP_BPF, CAP_PERFMON" } else { "CAP_SYS_ADMIN, which stands for CAP_BPF and CAP_PERFMON" };
+            let found =
+                if own { "CAP_BPF, CAP_PERFMON" } else { "CAP_SYS_ADMIN, which stands for CAP_BPF and CAP_PERFMON" };
             finding("capabilities", Verdict::Pass, format!("{found} of user {}", standing.user))
         }
     }
@@ -33,11 +42,17 @@ pub(super) fn locked_memory(seen: &Seen) -> Finding {
     let needed = locked_memory::needed(seen.ring_bytes) >> 10;
     match standing.memlock {
         None => finding("memlock", Verdict::Pass, "unlimited"),
-        Some(_) if !locked_memory::is_charged(standing.kernel) => finding("memlock", Verdict::Pass, "not charged for maps by this kernel"),
-        Some(limit) if standing.lacks_memory(seen.ring_bytes) => {
-            finding("memlock", Verdict::Fail, format!("{} KiB may be locked, and this kernel charges {needed} KiB of maps to that", limit >> 10))
-                .or_else("raise the limit (ulimit -l unlimited), or add CAP_SYS_RESOURCE")
+        Some(_) if !locked_memory::is_charged(standing.kernel) => {
+            finding("memlock", Verdict::Pass, "not charged for maps by this kernel")
         }
-        Some(limit) => finding("memlock", Verdict::Pass, format!("{} KiB, enough or raised by CAP_SYS_RESOURCE", limit >> 10)),
+        Some(limit) if standing.lacks_memory(seen.ring_bytes) => finding(
+            "memlock",
+            Verdict::Fail,
+            format!("{} KiB may be locked, and this kernel charges {needed} KiB of maps to that", limit >> 10),
+        )
+        .or_else("raise the limit (ulimit -l unlimited), or add CAP_SYS_RESOURCE"),
+        Some(limit) => {
+            finding("memlock", Verdict::Pass, format!("{} KiB, enough or raised by CAP_SYS_RESOURCE", limit >> 10))
+        }
     }
 }

@@ -12,7 +12,13 @@ fn good() -> Seen {
     Seen {
         object: true,
         kernel: "6.1.0-56-cloud-amd64".into(),
-        standing: Some(Standing { permitted: needed, bounding: needed, memlock: Some(64 << 10), kernel: Some((6, 1)), ..Standing::default() }),
+        standing: Some(Standing {
+            permitted: needed,
+            bounding: needed,
+            memlock: Some(64 << 10),
+            kernel: Some((6, 1)),
+            ..Standing::default()
+        }),
         ring_bytes: 1 << 20,
         types: Ok(Vec::new()),
         memory: Some(MemoryController::V2),
@@ -30,14 +36,22 @@ fn good() -> Seen {
 }
 
 fn loaded(refused: Option<&str>) -> Loaded {
-    Loaded { name: "on_decision", verified_instructions: Some(96), time: Duration::from_micros(1260), refused: refused.map(str::to_owned) }
+    Loaded {
+        name: "on_decision",
+        verified_instructions: Some(96),
+        time: Duration::from_micros(1260),
+        refused: refused.map(str::to_owned),
+    }
 }
 
 #[test]
 fn programs_are_told_with_their_cost_or_why_they_are_not_attached() {
     assert_eq!(program(&loaded(None)), "on_decision 96 instructions, 1.3 ms");
     assert_eq!(program(&Loaded { verified_instructions: None, ..loaded(None) }), "on_decision 1.3 ms");
-    assert_eq!(program(&loaded(Some("no such function"))), "on_decision not attached, the agent goes on without: no such function");
+    assert_eq!(
+        program(&loaded(Some("no such function"))),
+        "on_decision not attached, the agent goes on without: no such function"
+    );
 }
 
 /// Changes one thing, and the named finding alone must change to the verdict, with a remedy.
@@ -48,7 +62,10 @@ fn check(name: &str, expected: Verdict, change: impl FnOnce(&mut Seen)) {
     for finding in judge(&seen) {
         let verdict = if finding.name == name { expected } else { Verdict::Pass };
         assert_eq!(finding.verdict, verdict, "{finding:?}");
-        assert!(finding.verdict == Verdict::Pass || finding.remedy.is_some() || finding.name == "attach", "no remedy: {finding:?}");
+        assert!(
+            finding.verdict == Verdict::Pass || finding.remedy.is_some() || finding.name == "attach",
+            "no remedy: {finding:?}"
+        );
     }
 }
 
@@ -67,10 +84,14 @@ fn each_fault_is_found_and_has_a_remedy() {
     check("capabilities", Verdict::Fail, |seen| seen.standing = Some(has(&[CAP_BPF])));
     check("capabilities", Verdict::Fail, |seen| seen.standing = Some(has(&[])));
     check("capabilities", Verdict::Pass, |seen| seen.standing = Some(has(&[CAP_SYS_ADMIN])));
-    check("capabilities", Verdict::Fail, |seen| seen.standing = Some(Standing { other_user_namespace: true, ..has(&NEEDED) }));
+    check("capabilities", Verdict::Fail, |seen| {
+        seen.standing = Some(Standing { other_user_namespace: true, ..has(&NEEDED) })
+    });
     check("capabilities", Verdict::Fail, |seen| seen.standing = Some(Standing { filtered: true, ..has(&NEEDED) }));
     check("memlock", Verdict::Fail, |seen| seen.standing = Some(Standing { kernel: Some((5, 10)), ..has(&NEEDED) }));
-    check("memlock", Verdict::Pass, |seen| seen.standing = Some(Standing { kernel: Some((5, 10)), ..has(&[CAP_SYS_ADMIN, CAP_SYS_RESOURCE]) }));
+    check("memlock", Verdict::Pass, |seen| {
+        seen.standing = Some(Standing { kernel: Some((5, 10)), ..has(&[CAP_SYS_ADMIN, CAP_SYS_RESOURCE]) })
+    });
     check("types", Verdict::Fail, |seen| seen.types = Err("no such file".into()));
     check("types", Verdict::Fail, |seen| seen.types = Ok(vec!["mark_victim"]));
     check("cgroups", Verdict::Degraded, |seen| seen.memory = None);
@@ -78,7 +99,11 @@ fn each_fault_is_found_and_has_a_remedy() {
     check("port", Verdict::Pass, |seen| seen.port = Port::Ours);
     check("port", Verdict::Fail, |seen| seen.port = Port::Taken(io::ErrorKind::AddrInUse.into()));
     check("otlp logs", Verdict::Degraded, |seen| seen.endpoints[0].2 = Err("connection refused".into()));
-    for names in [Names::FromFiles { cgroups: 300, all: true }, Names::FromFiles { cgroups: 3, all: false }, Names::Nowhere("not mounted".into())] {
+    for names in [
+        Names::FromFiles { cgroups: 300, all: true },
+        Names::FromFiles { cgroups: 3, all: false },
+        Names::Nowhere("not mounted".into()),
+    ] {
         check("attach", Verdict::Degraded, |seen| seen.attached = Ok(names));
     }
     check("attach", Verdict::Fail, |seen| seen.attached = Err("not permitted".into()));
@@ -97,7 +122,8 @@ fn each_fault_is_found_and_has_a_remedy() {
 
 #[test]
 fn what_the_kernel_writes_is_understood() {
-    let v1 = "30 25 0:26 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n31 25 0:27 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
+    let v1 = "30 25 0:26 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n31 25 0:27 / /sys/fs/cgroup/unified rw \
+        - cgroup2 cgroup2 rw\n";
     assert_eq!(memory_controller(v1), Some(MemoryController::V1));
     assert_eq!(memory_controller("30 25 0:26 / /sys/fs/cgroup ro - cgroup2 cgroup2 rw\n"), Some(MemoryController::V2));
     assert_eq!(memory_controller("30 25 0:26 / /proc rw - proc proc rw\n"), None);

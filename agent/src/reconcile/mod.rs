@@ -1,14 +1,18 @@
-//! The account: what was seen against what the kernel counted, so that no kill is missed in silence. Pure: files and clock are the caller's.
+//! The account: what was seen against what the kernel counted, so that no kill is missed in silence. Pure: files and
+//! clock are the caller's.
 //!
-//! Facts that it rests on (`__oom_kill_process` in mm/oom_kill.c, tried on 5.10 to 7.3): the kernel counts a kill, for the node in `/proc/vmstat` and for
-//! the victim's cgroup, *before* it sends the signal, so what was seen is never ahead of a counter that is read later. A group kill (`memory.oom.group`)
-//! usually hits its first victim twice and counts it twice; the probe knows such repeats of kills that it saw.
+//! Facts that it rests on (`__oom_kill_process` in mm/oom_kill.c, tried on 5.10 to 7.3): the kernel counts a kill, for
+//! the node in `/proc/vmstat` and for the victim's cgroup, *before* it sends the signal, so what was seen is never
+//! ahead of a counter that is read later. A group kill (`memory.oom.group`) usually hits its first victim twice and
+//! counts it twice; the probe knows such repeats of kills that it saw.
 //!
-//! Two looks are compared: what the kernel had counted at the last check and the probe does not know at this one is missing. Whose it was is read from the
-//! counters of the cgroups, and only as many are told as are missing for the node: a cgroup's counter alone may be ahead for reasons of its own.
+//! Two looks are compared: what the kernel had counted at the last check and the probe does not know at this one is
+//! missing. Whose it was is read from the counters of the cgroups, and only as many are told as are missing for the
+//! node: a cgroup's counter alone may be ahead for reasons of its own.
 //!
-//! The caller reads, in this order: the kernel's counters, then the probe's; then it takes from the ring buffer what is there; then it asks [`Account::check`].
-//! It saves the account before it tells the findings: what was told is never told again, unless the saved state is lost.
+//! The caller reads, in this order: the kernel's counters, then the probe's; then it takes from the ring buffer what is
+//! there; then it asks [`Account::check`]. It saves the account before it tells the findings: what was told is never
+//! told again, unless the saved state is lost.
 
 mod places;
 #[cfg(test)]
@@ -25,13 +29,16 @@ use serde::{Deserialize, Serialize};
 use crate::kill::{Kill, Missed, MissedKills};
 use places::{Known, Place, places};
 
-/// Cgroups whose kills are remembered. A further one's are forgotten, and what is missing then has no owner until all cgroups have been looked at again.
+/// Cgroups whose kills are remembered. A further one's are forgotten, and what is missing then has no owner until all
+/// cgroups have been looked at again.
 pub const KNOWN_CGROUPS: usize = 16_384;
 
-/// Cgroups with kills beyond twice those of the last comparison, after which it is time to forget the ones that are gone: each takes room in the state.
+/// Cgroups with kills beyond twice those of the last comparison, after which it is time to forget the ones that are
+/// gone: each takes room in the state.
 const FURTHER_CGROUPS: usize = 512;
 
-/// Checks that wait for a pause in the kills before cgroups are compared although kills go on, which may blame a missing one on nobody.
+/// Checks that wait for a pause in the kills before cgroups are compared although kills go on, which may blame a
+/// missing one on nobody.
 const PATIENCE: u32 = 10;
 
 /// Kills that a counter tells of.
@@ -54,7 +61,8 @@ pub struct CgroupCounts {
     pub path: String,
     /// Victims in the cgroup itself.
     pub own: Counted,
-    /// Victims in it and anywhere below it, also in cgroups that are gone. Absent with v1 and where `memory_localevents` is set.
+    /// Victims in it and anywhere below it, also in cgroups that are gone. Absent with v1 and where
+    /// `memory_localevents` is set.
     pub subtree: Option<Counted>,
 }
 
@@ -63,7 +71,8 @@ pub struct CgroupCounts {
 pub struct Cgroups {
     /// Those with kills, each behind the one above it.
     pub counts: Vec<CgroupCounts>,
-    /// Directories that were not looked at, because there were too many or they could not be read. Others may be below them.
+    /// Directories that were not looked at, because there were too many or they could not be read. Others may be below
+    /// them.
     pub left_out: usize,
 }
 
@@ -72,7 +81,8 @@ pub struct Cgroups {
 pub struct ProbeCounts {
     /// Kills it saw, also those that found no room in the ring buffer.
     pub confirmed: u64,
-    /// Signals to a process that it had confirmed before, from the same decision: the kernel counted that kill once more.
+    /// Signals to a process that it had confirmed before, from the same decision: the kernel counted that kill once
+    /// more.
     pub repeated: u64,
     /// Confirmed kills that never became a [`Kill`]: there was no room for the event, or it was not understood.
     pub dropped: u64,
@@ -132,7 +142,8 @@ impl Numbers {
 pub struct Findings {
     /// Those of which the cgroup is known.
     pub missed: Vec<MissedKills>,
-    /// Those of which nothing is known. Too many by one for each group kill in a cgroup that is gone, if nothing tells of it any more.
+    /// Those of which nothing is known. Too many by one for each group kill in a cgroup that is gone, if nothing tells
+    /// of it any more.
     pub without_owner: Numbers,
 }
 
@@ -211,9 +222,9 @@ impl Account {
 
     /// Goes on with a saved account of this boot.
     ///
-    /// `watched`: the probe whose counters the account has went on counting meanwhile. Otherwise `probe` is what a newly attached one counted when it was
-    /// attached, and what the kernel counted until then is missed. Kills that were seen after the account was saved, by a probe that is gone, are among
-    /// them: save after each.
+    /// `watched`: the probe whose counters the account has went on counting meanwhile. Otherwise `probe` is what a
+    /// newly attached one counted when it was attached, and what the kernel counted until then is missed. Kills that
+    /// were seen after the account was saved, by a probe that is gone, are among them: save after each.
     pub fn resume(&mut self, probe: ProbeCounts, watched: bool) {
         (self.last, self.waited) = (None, 0);
         if !watched {
@@ -221,8 +232,9 @@ impl Account {
         }
     }
 
-    /// Goes on with a saved account of this boot whose probe was detached for another one: nothing was missed between the two. `old` is what it had counted
-    /// in the end, `new` what the other one had counted before; a kill while both were attached is in both, see [`seen_by_both`](Self::seen_by_both).
+    /// Goes on with a saved account of this boot whose probe was detached for another one: nothing was missed between
+    /// the two. `old` is what it had counted in the end, `new` what the other one had counted before; a kill while both
+    /// were attached is in both, see [`seen_by_both`](Self::seen_by_both).
     pub fn hand_over(&mut self, old: ProbeCounts, new: ProbeCounts) {
         self.resume(old, true);
         self.counted(old);
@@ -234,8 +246,9 @@ impl Account {
         self.probe.dropped
     }
 
-    /// Goes on with an account of an earlier boot, whose state says that this node was watched before: everything since this boot was missed, until
-    /// `probe`, newly attached. What happened between the last save and the end of that boot nobody knows.
+    /// Goes on with an account of an earlier boot, whose state says that this node was watched before: everything since
+    /// this boot was missed, until `probe`, newly attached. What happened between the last save and the end of that
+    /// boot nobody knows.
     ///
     /// The kernel's counters began at 0 with the boot, each cgroup's too.
     pub fn after_boot(&mut self, probe: ProbeCounts) {
@@ -254,7 +267,8 @@ impl Account {
         };
     }
 
-    /// Whether the next look should include the cgroups: something is missing, or they are not known well enough. Rarely, because it takes long.
+    /// Whether the next look should include the cgroups: something is missing, or they are not known well enough.
+    /// Rarely, because it takes long.
     pub fn wants_cgroups(&self) -> bool {
         self.look || !self.is_settled()
     }
@@ -275,7 +289,8 @@ impl Account {
         }
     }
 
-    /// Notes that a kill which another probe has counted is among those that this one counts: it explains no more of the kernel's count.
+    /// Notes that a kill which another probe has counted is among those that this one counts: it explains no more of
+    /// the kernel's count.
     pub fn seen_by_both(&mut self) {
         self.node = self.node.map(|node| node.saturating_sub(1));
     }
@@ -290,7 +305,8 @@ impl Account {
         }
     }
 
-    /// Compares. A kill that was missed is told a few checks later: when it is certain, the cgroups were looked at, and no kill came since.
+    /// Compares. A kill that was missed is told a few checks later: when it is certain, the cgroups were looked at, and
+    /// no kill came since.
     pub fn check(&mut self, observed: Observed) -> Findings {
         let wanted_cgroups = self.wants_cgroups();
         self.counted(observed.probe);
@@ -312,7 +328,8 @@ impl Account {
         findings
     }
 
-    /// Notes what the probe has counted so far: it explains as much of the kernel's count. Before each save, with the kills of which it was [`seen`](Self::seen).
+    /// Notes what the probe has counted so far: it explains as much of the kernel's count. Before each save, with the
+    /// kills of which it was [`seen`](Self::seen).
     pub fn counted(&mut self, probe: ProbeCounts) {
         let repeated = probe.repeated.saturating_sub(self.probe.repeated);
         let explained = probe.confirmed.saturating_sub(self.probe.confirmed).saturating_add(repeated);
@@ -323,7 +340,11 @@ impl Account {
     }
 
     fn compare(&mut self, last: &Last, now: Option<u64>, quiet: bool, waits: bool) {
-        let (Some(explained), Some(before), Some(then), Some(now)) = (self.node, last.explained, last.observed.node, now) else { return };
+        let (Some(explained), Some(before), Some(then), Some(now)) =
+            (self.node, last.explained, last.observed.node, now)
+        else {
+            return;
+        };
         // Kills that were seen since then hide missed ones: a later check finds those. Sure are only these.
         let mut missing = then.saturating_sub(explained);
         if self.away {
@@ -331,11 +352,13 @@ impl Account {
                 return;
             }
             if !quiet {
-                // There is no pause, so the later ones would be taken for unexplained. Off by what was on its way at both checks.
+                // There is no pause, so the later ones would be taken for unexplained. Off by what was on its way at
+                // both checks.
                 missing = missing.max(then.saturating_sub(before).min(now.saturating_sub(explained)));
             }
         }
-        // More was seen than was counted at any later moment: a mistake of ours, which must not hide a kill that is missed hereafter.
+        // More was seen than was counted at any later moment: a mistake of ours, which must not hide a kill that is
+        // missed hereafter.
         let too_much = before.saturating_sub(now);
         self.node = Some(explained.saturating_add(missing).saturating_sub(too_much));
         let open = if self.away { &mut self.open.away } else { &mut self.open.unexplained };
@@ -343,8 +366,8 @@ impl Account {
         self.away = false;
     }
 
-    /// Tells what is open, if the look at the cgroups before can be used for it. Not while kills go on (`quiet`), if that can be helped: the owners of what
-    /// is missing could not be told from those of what is on its way.
+    /// Tells what is open, if the look at the cgroups before can be used for it. Not while kills go on (`quiet`), if
+    /// that can be helped: the owners of what is missing could not be told from those of what is on its way.
     fn conclude(&mut self, last: Last, quiet: bool) -> Findings {
         match last.observed.cgroups {
             Some(cgroups) => {

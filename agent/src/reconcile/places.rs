@@ -1,7 +1,7 @@
 //! Where kills are missing: in a cgroup, or in cgroups below it that are gone.
 //!
-//! With v2 a cgroup's counter of its whole subtree keeps the kills of cgroups that are gone, so the nearest one that is left tells of them: of a container
-//! that was restarted, its pod.
+//! With v2 a cgroup's counter of its whole subtree keeps the kills of cgroups that are gone, so the nearest one that is
+//! left tells of them: of a container that was restarted, its pod.
 
 use std::collections::BTreeMap;
 
@@ -115,7 +115,8 @@ impl Place<'_> {
         }
     }
 
-    /// Counts up to `repeats` of what is missing as repeats; gives how many there was no room for. The kernel counts a process twice at the most.
+    /// Counts up to `repeats` of what is missing as repeats; gives how many there was no room for. The kernel counts a
+    /// process twice at the most.
     fn repeat(&mut self, repeats: u64) -> u64 {
         let room = (self.change.counted / 2).saturating_sub(self.repeats).min(self.missing());
         let taken = repeats.min(room);
@@ -131,7 +132,8 @@ pub(super) fn places<'a>(cgroups: &'a [CgroupCounts], known: &BTreeMap<u64, Know
     let subtree = |cgroup: &CgroupCounts| cgroup.subtree.map(|counted| known(cgroup).subtree.since(counted));
 
     // What is left of each subtree without the cgroup itself and those right below it: the ones that are gone.
-    let mut gone: Vec<Option<Change>> = cgroups.iter().map(|cgroup| Some(subtree(cgroup)?.without(known(cgroup).own.since(cgroup.own)))).collect();
+    let mut gone: Vec<Option<Change>> =
+        cgroups.iter().map(|cgroup| Some(subtree(cgroup)?.without(known(cgroup).own.since(cgroup.own)))).collect();
     for cgroup in cgroups {
         let parent = cgroup.parent.and_then(|parent| by_id.get(&parent)).and_then(|parent| gone.get_mut(*parent));
         if let (Some(Some(parent)), Some(change)) = (parent, subtree(cgroup)) {
@@ -142,7 +144,13 @@ pub(super) fn places<'a>(cgroups: &'a [CgroupCounts], known: &BTreeMap<u64, Know
     let mut places = Vec::new();
     for (cgroup, gone) in cgroups.iter().zip(gone) {
         let own = known(cgroup).own;
-        places.push(Place { cgroup, removed: false, change: own.since(cgroup.own), repeats: 0, first: own.settled.saturating_add(1) });
+        places.push(Place {
+            cgroup,
+            removed: false,
+            change: own.since(cgroup.own),
+            repeats: 0,
+            first: own.settled.saturating_add(1),
+        });
         let first = known(cgroup).subtree.settled.saturating_add(1);
         places.extend(gone.map(|change| Place { cgroup, removed: true, change, repeats: 0, first }));
     }
@@ -151,8 +159,9 @@ pub(super) fn places<'a>(cgroups: &'a [CgroupCounts], known: &BTreeMap<u64, Know
     places
 }
 
-/// A group kill counts its first victim twice, in the victim's own cgroup; the group kill itself counts for the cgroup that has `memory.oom.group`, which may
-/// be one above. The innermost are served first: an outer one finds room elsewhere below it.
+/// A group kill counts its first victim twice, in the victim's own cgroup; the group kill itself counts for the cgroup
+/// that has `memory.oom.group`, which may be one above. The innermost are served first: an outer one finds room
+/// elsewhere below it.
 fn find_repeats(places: &mut [Place<'_>], cgroups: &[CgroupCounts], by_id: &BTreeMap<u64, usize>) {
     for index in (0..places.len()).rev() {
         let Some(place) = places.get_mut(index) else { continue };

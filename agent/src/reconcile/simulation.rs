@@ -1,7 +1,8 @@
 //! A kernel, a probe and an agent by chance: whatever happens, each kill that nobody saw is told, and told once.
 //!
-//! The kernel has v2 counters with group kills, or v1 counters; cgroups come and go. The agent is stopped with and without pins, loses events, misses kills
-//! for no reason, and loses states that it saved. Kills are also on their way while it looks.
+//! The kernel has v2 counters with group kills, or v1 counters; cgroups come and go. The agent is stopped with and
+//! without pins, loses events, misses kills for no reason, and loses states that it saved. Kills are also on their way
+//! while it looks.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -78,7 +79,10 @@ impl Kernel {
             subtree: self.v2.then_some(Counted { kills: counters.subtree.0, group_kills: Some(counters.subtree.1) }),
         };
         // Ids are in the order of the levels.
-        Cgroups { counts: self.alive.iter().map(of).filter(|cgroup| self.v2 || cgroup.own.kills > 0).collect(), left_out: 0 }
+        Cgroups {
+            counts: self.alive.iter().map(of).filter(|cgroup| self.v2 || cgroup.own.kills > 0).collect(),
+            left_out: 0,
+        }
     }
 }
 
@@ -94,7 +98,8 @@ struct World {
     on_its_way: Option<u64>,
     /// It was so at the last check already; no kill takes as long as two.
     late: bool,
-    /// A group kill that the probe would not see at all is not among what may happen: the repeat would be its first sight of the victim.
+    /// A group kill that the probe would not see at all is not among what may happen: the repeat would be its first
+    /// sight of the victim.
     in_group: bool,
     account: Account,
     saved: Account,
@@ -112,7 +117,8 @@ impl World {
         for _ in 0..chance.below(5) {
             kernel.count(12);
         }
-        let first = Observed { node: Some(kernel.node), probe: ProbeCounts::default(), cgroups: Some(kernel.cgroups()) };
+        let first =
+            Observed { node: Some(kernel.node), probe: ProbeCounts::default(), cgroups: Some(kernel.cgroups()) };
         let account = Account::first(&first);
         let saved = account.clone();
         Self {
@@ -177,7 +183,11 @@ impl World {
     }
 
     fn look(&mut self) -> Observed {
-        Observed { node: Some(self.kernel.node), probe: self.probe, cgroups: self.account.wants_cgroups().then(|| self.kernel.cgroups()) }
+        Observed {
+            node: Some(self.kernel.node),
+            probe: self.probe,
+            cgroups: self.account.wants_cgroups().then(|| self.kernel.cgroups()),
+        }
     }
 
     fn drain(&mut self) {
@@ -260,7 +270,8 @@ fn each_missed_kill_is_told_and_told_once() {
             }
         }
         world.rest();
-        // A group kill without a probe, in a cgroup that went before anyone looked, is one more with v2 only where not even a pod is left. Pods stay here.
+        // A group kill without a probe, in a cgroup that went before anyone looked, is one more with v2 only where not
+        // even a pod is left. Pods stay here.
         let extra = world.told.abs_diff(world.missed);
         assert_eq!(extra, 0, "run {run}: {} told, {} missed", world.told, world.missed);
         (all, owned) = (all + world.told, owned + world.told - world.without_owner);

@@ -22,7 +22,13 @@ fn counted(kills: u64, groups: u64) -> Counted {
 
 /// A cgroup of v1: `(id, kills)`.
 fn v1(counts: &[(u64, u64)]) -> Cgroups {
-    let of = |&(id, kills): &(u64, u64)| CgroupCounts { id, parent: None, path: format!("/{id}"), own: counted(kills, 0), subtree: None };
+    let of = |&(id, kills): &(u64, u64)| CgroupCounts {
+        id,
+        parent: None,
+        path: format!("/{id}"),
+        own: counted(kills, 0),
+        subtree: None,
+    };
     Cgroups { counts: counts.iter().map(of).collect(), left_out: 0 }
 }
 
@@ -76,19 +82,25 @@ fn settled(account: &mut Account, observed: &Observed) -> Findings {
 /// `(cgroup, removed, first, number, why)`
 #[track_caller]
 fn check(found: &Findings, missed: &[(u64, bool, u64, u64, Missed)], away: u64, dropped: u64, unexplained: u64) {
-    let told: Vec<_> = found.missed.iter().map(|kills| (kills.cgroup_id, kills.removed, kills.first, kills.number, kills.why)).collect();
+    let told: Vec<_> = found
+        .missed
+        .iter()
+        .map(|kills| (kills.cgroup_id, kills.removed, kills.first, kills.number, kills.why))
+        .collect();
     assert_eq!((told, found.without_owner), (missed.to_vec(), Numbers { away, dropped, unexplained }));
 }
 
 #[test]
 fn a_probe_that_is_replaced_hands_over_and_what_both_saw_counts_once() {
-    // Six kills: the fourth and the fifth were seen by both probes, the sixth by the new one alone, and one more by nobody.
+    // Six kills: the fourth and the fifth were seen by both probes, the sixth by the new one alone, and one more by
+    // nobody.
     let mut account = Account::first(&Observed { node: Some(100), ..Observed::default() });
     account.counted(probe(3, 0, 0));
     account.hand_over(probe(5, 0, 0), probe(0, 0, 0));
     (0..2).for_each(|_| account.seen_by_both());
     let look = |node| Observed { node: Some(node), probe: probe(3, 0, 0), cgroups: Some(Cgroups::default()) };
-    let missed = |account: &mut Account, node| (0..3).map(|_| account.check(look(node)).without_owner.unexplained).sum::<u64>();
+    let missed =
+        |account: &mut Account, node| (0..3).map(|_| account.check(look(node)).without_owner.unexplained).sum::<u64>();
     assert_eq!(missed(&mut account, 106), 0);
     assert_eq!(missed(&mut account, 107), 1);
 }
@@ -104,7 +116,13 @@ fn what_the_probe_saw_is_not_missing() {
 fn a_group_kill_that_counts_twice_is_explained_by_the_probe() {
     let mut account = Account::first(&look(0, probe(0, 0, 0), &v2(&[])));
     (0..5).for_each(|_| account.seen(&kill_in(&[7, 5])));
-    check(&settled(&mut account, &look(6, probe(5, 1, 0), &v2(&[(5, 0, (0, 0), (6, 1)), (7, 5, (6, 1), (6, 1))]))), &[], 0, 0, 0);
+    check(
+        &settled(&mut account, &look(6, probe(5, 1, 0), &v2(&[(5, 0, (0, 0), (6, 1)), (7, 5, (6, 1), (6, 1))]))),
+        &[],
+        0,
+        0,
+        0,
+    );
 }
 
 #[test]
@@ -124,7 +142,13 @@ fn a_kill_that_the_probe_did_not_see_is_unexplained_and_has_its_owner() {
     let observed = look(3, probe(1, 0, 0), &v1(&[(7, 2), (8, 1)]));
     check(&account.check(observed.clone()), &[], 0, 0, 0);
     assert!(account.wants_cgroups() || account.is_settled());
-    check(&settled(&mut account, &observed), &[(7, false, 1, 1, Missed::Unexplained), (8, false, 1, 1, Missed::Unexplained)], 0, 0, 0);
+    check(
+        &settled(&mut account, &observed),
+        &[(7, false, 1, 1, Missed::Unexplained), (8, false, 1, 1, Missed::Unexplained)],
+        0,
+        0,
+        0,
+    );
     check(&settled(&mut account, &observed), &[], 0, 0, 0);
 }
 
@@ -177,7 +201,8 @@ fn everything_without_a_probe_is_missed() {
 fn a_missed_group_kill_is_not_counted_twice() {
     let mut account = Account::first(&look(0, probe(0, 0, 0), &v2(&[])));
     account.resume(probe(0, 0, 0), false);
-    // Three processes of 7, whose group is its parent's; and two of 8 by itself, one of which had given up its memory when it was met again.
+    // Three processes of 7, whose group is its parent's; and two of 8 by itself, one of which had given up its memory
+    // when it was met again.
     let cgroups = v2(&[(5, 0, (0, 1), (6, 2)), (7, 5, (4, 0), (4, 0)), (8, 5, (2, 1), (2, 1))]);
     let found = settled(&mut account, &look(6, probe(0, 0, 0), &cgroups));
     check(&found, &[(7, false, 1, 3, Missed::Away), (8, false, 1, 1, Missed::Away)], 0, 0, 0);
@@ -197,11 +222,16 @@ fn where_the_kernel_tells_no_group_kills_there_may_be_one_too_much() {
 
 #[test]
 fn the_nearest_cgroup_that_is_left_tells_of_those_that_are_gone() {
-    let mut account = Account::first(&look(2, probe(0, 0, 0), &v2(&[(5, 0, (0, 0), (2, 0)), (6, 5, (0, 0), (2, 0)), (7, 6, (2, 0), (2, 0))])));
+    let mut account = Account::first(&look(
+        2,
+        probe(0, 0, 0),
+        &v2(&[(5, 0, (0, 0), (2, 0)), (6, 5, (0, 0), (2, 0)), (7, 6, (2, 0), (2, 0))]),
+    ));
     account.seen(&kill_in(&[7, 6, 5]));
     account.counted(probe(1, 0, 0));
     account.resume(probe(0, 0, 0), false);
-    // Since then 7 had one more and is gone, like another container of the pod 6 with a group kill of three; a whole pod below 5 with one kill too.
+    // Since then 7 had one more and is gone, like another container of the pod 6 with a group kill of three; a whole
+    // pod below 5 with one kill too.
     let found = settled(&mut account, &look(9, probe(0, 0, 0), &v2(&[(5, 0, (0, 0), (9, 1)), (6, 5, (0, 0), (8, 1))])));
     check(&found, &[(5, true, 3, 1, Missed::Away), (6, true, 3, 4, Missed::Away)], 0, 0, 0);
 }
@@ -214,7 +244,13 @@ fn the_first_start_tells_nothing_of_the_past() {
     let mut account = Account::first(&node(50, probe(0, 0, 0)));
     check(&settled(&mut account, &look(50, probe(0, 0, 0), &cgroups)), &[], 0, 0, 0);
     // What is told later does not blame a kill of the past.
-    check(&settled(&mut account, &look(51, probe(0, 0, 0), &v1(&[(7, 40), (8, 1)]))), &[(8, false, 1, 1, Missed::Unexplained)], 0, 0, 0);
+    check(
+        &settled(&mut account, &look(51, probe(0, 0, 0), &v1(&[(7, 40), (8, 1)]))),
+        &[(8, false, 1, 1, Missed::Unexplained)],
+        0,
+        0,
+        0,
+    );
 }
 
 #[test]
@@ -234,7 +270,13 @@ fn dropped_kills_have_the_owners_that_the_cgroups_tell() {
     let mut account = Account::first(&look(0, probe(0, 0, 0), &v1(&[])));
     account.seen(&kill_in(&[7]));
     let observed = look(5, probe(5, 0, 4), &v1(&[(7, 3), (8, 1)]));
-    check(&settled(&mut account, &observed), &[(7, false, 1, 2, Missed::Dropped), (8, false, 1, 1, Missed::Dropped)], 0, 1, 0);
+    check(
+        &settled(&mut account, &observed),
+        &[(7, false, 1, 2, Missed::Dropped), (8, false, 1, 1, Missed::Dropped)],
+        0,
+        1,
+        0,
+    );
     check(&settled(&mut account, &observed), &[], 0, 0, 0);
 }
 

@@ -27,8 +27,8 @@ pub fn attributes(kill: &Kill, owner: &Owner, incident: &Incident, node: &str) -
 
 /// Whether the container goes on without the victim. Absent outside of containers, and where nobody can tell.
 ///
-/// A container ends with its first process, the one with pid 1 in the container's pid namespace. Where containers of a pod share one
-/// (`shareProcessNamespace`) no first process has that pid: such a container is said to survive.
+/// A container ends with its first process, the one with pid 1 in the container's pid namespace. Where containers of a
+/// pod share one (`shareProcessNamespace`) no first process has that pid: such a container is said to survive.
 pub fn container_survived(kill: &Kill, owner: &Owner) -> Option<bool> {
     levels::container_id(owner)?;
     if levels::whole_container(kill, owner) {
@@ -127,7 +127,8 @@ impl Known {
 
     fn kubernetes(&mut self, owner: &KubernetesOwner) {
         // The API server gives the mirror of a static pod a uid of its own: the kubelet's would be looked for in vain.
-        let (uid, hash) = if owner.pod_uid.contains('-') { (Some(&owner.pod_uid), None) } else { (None, Some(&owner.pod_uid)) };
+        let (uid, hash) =
+            if owner.pod_uid.contains('-') { (Some(&owner.pod_uid), None) } else { (None, Some(&owner.pod_uid)) };
         self.text(schema::K8S_POD_UID, uid.or(owner.pod.as_ref().and_then(|pod| pod.uid.as_ref())).map(String::as_str));
         self.text(schema::POD_CONFIG_HASH, hash.map(String::as_str));
         let qos = owner.pod.as_ref().and_then(|pod| pod.qos).or(owner.qos);
@@ -302,7 +303,11 @@ mod tests {
                 _ => None,
             };
             assert!(r#type.is_some(), "{key}");
-            assert_eq!(schema::ATTRIBUTES.iter().find(|known| known.key == key).map(|known| known.r#type), r#type, "{key}");
+            assert_eq!(
+                schema::ATTRIBUTES.iter().find(|known| known.key == key).map(|known| known.r#type),
+                r#type,
+                "{key}"
+            );
         }
     }
 
@@ -358,7 +363,10 @@ mod tests {
     #[test]
     fn the_hash_of_a_static_pod_is_not_given_as_its_uid() {
         let hash = "b53dfa9e2dc9b890f7fadb2770857b03";
-        let known = of(&sample::kill(), &Owner::Kubernetes(KubernetesOwner { pod_uid: hash.to_owned(), ..sample::kubernetes() }));
+        let known = of(
+            &sample::kill(),
+            &Owner::Kubernetes(KubernetesOwner { pod_uid: hash.to_owned(), ..sample::kubernetes() }),
+        );
         assert_eq!((known.get("k8s.pod.uid"), known.get("oom_watcher.pod.config_hash")), (None, Some(&hash.into())));
     }
 
@@ -396,7 +404,9 @@ mod tests {
         });
         incidents.assign(&kills[0], &owner);
         let known = attributes(&kills[1], &owner, &incidents.assign(&kills[1], &owner), "node-a");
-        let get = |key: &str| known.iter().find(|attribute| attribute.key.as_str() == key).map(|attribute| attribute.value.clone());
+        let get = |key: &str| {
+            known.iter().find(|attribute| attribute.key.as_str() == key).map(|attribute| attribute.value.clone())
+        };
         assert_eq!(get("oom_watcher.incident.id"), Some(sample::id(1).0.to_string().into()));
         assert_eq!(get("oom_watcher.incident.kill"), Some(2.into()));
         assert_eq!(get("oom_watcher.incident.group_kill"), Some(true.into()));

@@ -1,6 +1,7 @@
 //! Recognises a kill that was delivered before, so that it is counted once.
 //!
-//! Not for ever: the last [`REMEMBERED`] kills. A kill comes twice only when a ring buffer is read again or two probes overlap for a moment.
+//! Not for ever: the last [`REMEMBERED`] kills. A kill comes twice only when a ring buffer is read again or two probes
+//! overlap for a moment.
 
 use std::collections::{HashSet, VecDeque};
 

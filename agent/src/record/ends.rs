@@ -47,7 +47,10 @@ impl Ends {
     /// A span that waits. Gives back the oldest one, ended, if there were too many.
     pub fn wait(&mut self, sequence: u64, span: SpanData, now: SystemTime) -> Option<SpanData> {
         self.0.push_back((sequence, span));
-        (self.0.len() > MAX_WAITING).then(|| self.0.pop_front()).flatten().map(|(_, span)| ended(span, now, End::Timeout))
+        (self.0.len() > MAX_WAITING)
+            .then(|| self.0.pop_front())
+            .flatten()
+            .map(|(_, span)| ended(span, now, End::Timeout))
     }
 
     /// The span of the kill whose victim's memory was free at `time`, and how long after the kill that was.
@@ -106,7 +109,10 @@ mod tests {
             assert!(ends.wait(sequence, waiting(sequence as u32, 0), sample::time(0)).is_none());
         }
         let free = sample::time(0) + Duration::from_millis(9);
-        assert_eq!(ends.freed(2, free).map(|(span, took)| (told(&span), took)), Some(((free, "memory_freed".into()), Duration::from_millis(9))));
+        assert_eq!(
+            ends.freed(2, free).map(|(span, took)| (told(&span), took)),
+            Some(((free, "memory_freed".into()), Duration::from_millis(9)))
+        );
         assert!(ends.freed(2, free).is_none() && ends.freed(7, free).is_none());
         let before = sample::time(0) - Duration::from_secs(1);
         assert_eq!(
@@ -130,7 +136,8 @@ mod tests {
     #[test]
     fn at_the_bound_the_oldest_ends() {
         let mut ends = Ends::default();
-        let given_up = (0..=MAX_WAITING as u64).filter_map(|sequence| ends.wait(sequence, waiting(sequence as u32, sequence), sample::time(9)));
+        let given_up = (0..=MAX_WAITING as u64)
+            .filter_map(|sequence| ends.wait(sequence, waiting(sequence as u32, sequence), sample::time(9)));
         assert_eq!(given_up.map(|span| span.start_time).collect::<Vec<_>>(), [sample::time(0)]);
     }
 }

@@ -1,7 +1,7 @@
 //! Which kills belong to one decision of the OOM killer, and whose limit it was about.
 //!
-//! Where its decisions can be read, the kernel tells both. Elsewhere both are inferred from the cgroups above the victim and from the thread that triggered
-//! the kill.
+//! Where its decisions can be read, the kernel tells both. Elsewhere both are inferred from the cgroups above the
+//! victim and from the thread that triggered the kill.
 
 use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};
@@ -9,20 +9,25 @@ use std::time::{Duration, SystemTime};
 use crate::kill::{Incident, Kill, KillId, LimitHit, Method, Owner, Scope};
 use crate::record::levels::{self, Hit};
 
-/// How long after its first kill an incident may still get others. The kernel kills a group in one go, within milliseconds.
+/// How long after its first kill an incident may still get others. The kernel kills a group in one go, within
+/// milliseconds.
 pub const JOIN_WITHIN: Duration = Duration::from_secs(1);
 
 /// Decisions that are remembered. The kernel makes one at a time (`oom_lock`), so one would do; the oldest makes room.
 pub const REMEMBERED: usize = 16;
 
-/// Whose limit was hit, that limit, and how it was found: the kernel's own word where `oom_kill_process` is hooked; else the mark that it has put on the
-/// cgroup (`oom_lock`); else the room below the limits, if the machine had memory left.
+/// Whose limit was hit, that limit, and how it was found: the kernel's own word where `oom_kill_process` is hooked;
+/// else the mark that it has put on the cgroup (`oom_lock`); else the room below the limits, if the machine had memory
+/// left.
 ///
-/// [`Scope::Node`]: the machine ran out. A limit without a scope ([`Scope::Unknown`]): the cgroup's name cannot be read. Neither: it cannot be told.
+/// [`Scope::Node`]: the machine ran out. A limit without a scope ([`Scope::Unknown`]): the cgroup's name cannot be
+/// read. Neither: it cannot be told.
 pub fn limit_hit(kill: &Kill, owner: &Owner) -> (Scope, Option<LimitHit>, Option<Method>) {
     let (hit, method) = levels::hit(kill);
     match hit {
-        Hit::Limit(level, limit) => (level.map_or(Scope::Unknown, |level| scope_of(kill, owner, level)), Some(limit), method),
+        Hit::Limit(level, limit) => {
+            (level.map_or(Scope::Unknown, |level| scope_of(kill, owner, level)), Some(limit), method)
+        }
         Hit::Nobody => (Scope::Node, None, method),
         Hit::Unknown => (Scope::Unknown, None, method),
     }
@@ -42,9 +47,10 @@ impl Incidents {
 
     /// The incident that `kill` is part of, with it counted.
     ///
-    /// A kill joins an earlier one of the same decision. Where the kernel does not number its decisions: if the same thread triggered both, within
-    /// [`JOIN_WITHIN`], and both victims are below the same cgroup whose `memory.oom.group` makes the kernel kill all its processes. Any other kill is a
-    /// decision of its own. Scope and limit are those of the first kill: by the next one its memory may be free already.
+    /// A kill joins an earlier one of the same decision. Where the kernel does not number its decisions: if the same
+    /// thread triggered both, within [`JOIN_WITHIN`], and both victims are below the same cgroup whose
+    /// `memory.oom.group` makes the kernel kill all its processes. Any other kill is a decision of its own. Scope and
+    /// limit are those of the first kill: by the next one its memory may be free already.
     pub fn assign(&mut self, kill: &Kill, owner: &Owner) -> Incident {
         if let Some(group) = self.groups.iter_mut().find(|group| group.contains(kill)) {
             group.incident.kills = group.incident.kills.saturating_add(1);
@@ -54,7 +60,9 @@ impl Incidents {
         let incident = Incident { id: kill.id, time: kill.time, kills: 1, scope, method, limit };
         let key = match &kill.decision {
             Some(decision) => Some(Key::Decision(decision.number)),
-            None => levels::group(kill).and_then(|level| CgroupKey::of(kill, level)).map(|cgroup| Key::Cgroup(cgroup, trigger(kill))),
+            None => levels::group(kill)
+                .and_then(|level| CgroupKey::of(kill, level))
+                .map(|cgroup| Key::Cgroup(cgroup, trigger(kill))),
         };
         if let Some(key) = key {
             if self.groups.len() >= REMEMBERED {
@@ -142,7 +150,8 @@ fn scope_of(kill: &Kill, owner: &Owner, level: usize) -> Scope {
 fn is_pod(name: &str, owner: &Owner) -> bool {
     let by_uid = match owner {
         Owner::Kubernetes(owner) => {
-            name.contains(&format!("pod{}", owner.pod_uid)) || name.contains(&format!("pod{}", owner.pod_uid.replace('-', "_")))
+            name.contains(&format!("pod{}", owner.pod_uid))
+                || name.contains(&format!("pod{}", owner.pod_uid.replace('-', "_")))
         }
         _ => false,
     };
@@ -184,13 +193,23 @@ mod tests {
         let systemd = [scope.as_str(), &pod_slice, "kubepods-burstable.slice", "kubepods.slice", ""];
         let crio = ["container", crio.as_str(), &pod_slice, "kubepods-burstable.slice", "kubepods.slice", ""];
         let cgroupfs = [CONTAINER_ID, &pod_dir, "burstable", "kubepods", ""];
-        let kind = [scope.as_str(), &kind_pod, "kubelet-kubepods-besteffort.slice", "kubelet-kubepods.slice", "kubelet.slice", ""];
+        let kind = [
+            scope.as_str(),
+            &kind_pod,
+            "kubelet-kubepods-besteffort.slice",
+            "kubelet-kubepods.slice",
+            "kubelet.slice",
+            "",
+        ];
         let rows: &[(&[&str], &[Scope])] = &[
             (&systemd, &[Scope::Container, Scope::Pod, Scope::Kubepods, Scope::Kubepods]),
             (&crio, &[Scope::Container, Scope::Container, Scope::Pod, Scope::Kubepods, Scope::Kubepods]),
             (&cgroupfs, &[Scope::Container, Scope::Pod, Scope::Kubepods, Scope::Kubepods]),
             (&kind, &[Scope::Container, Scope::Pod, Scope::Kubepods, Scope::Kubepods, Scope::Cgroup]),
-            (&[&colon, "containerd.service", "podruntime.slice", ""], &[Scope::Container, Scope::Cgroup, Scope::Cgroup]),
+            (
+                &[&colon, "containerd.service", "podruntime.slice", ""],
+                &[Scope::Container, Scope::Cgroup, Scope::Cgroup],
+            ),
             (&["burstable", "nginx.service", "system.slice", ""], &[Scope::Cgroup, Scope::Cgroup, Scope::Cgroup]),
         ];
         for (names, scopes) in rows {
@@ -207,7 +226,12 @@ mod tests {
         let names = [CONTAINER_ID, "pod8d6e2c1a-3f4b-4c5d-9e6f-7a8b9c0d1e2f", "kubepods", ""];
         let kill = chain(&names, 1);
         let path = Some(format!("/kubepods/pod{POD_UID}"));
-        let hit = LimitHit { cgroup_id: kill.cgroups[1].id, cgroup_path: path, usage: Some(900 * MIB), limit: Some(900 * MIB) };
+        let hit = LimitHit {
+            cgroup_id: kill.cgroups[1].id,
+            cgroup_path: path,
+            usage: Some(900 * MIB),
+            limit: Some(900 * MIB),
+        };
         assert_eq!(limit_hit(&kill, &sample::container("app")), (Scope::Pod, Some(hit), Some(Method::Headroom)));
     }
 
@@ -259,12 +283,21 @@ mod tests {
     fn what_cannot_be_read_is_unknown() {
         let mut kill = sample::without_names();
         let found = limit_hit(&kill, &Owner::Unknown { why: Why::NoPath });
-        let hit = LimitHit { cgroup_id: kill.cgroups[0].id, cgroup_path: None, usage: Some(256 * MIB - 4096), limit: Some(256 * MIB) };
+        let hit = LimitHit {
+            cgroup_id: kill.cgroups[0].id,
+            cgroup_path: None,
+            usage: Some(256 * MIB - 4096),
+            limit: Some(256 * MIB),
+        };
         assert_eq!(found, (Scope::Unknown, Some(hit), Some(Method::Headroom)), "the limit itself was read");
         for cgroup in &mut kill.cgroups {
             cgroup.usage = None;
         }
-        assert_eq!(limit_hit(&kill, &UNKNOWN), (Scope::Unknown, None, None), "a limit whose use is not known is no sign that the machine ran out");
+        assert_eq!(
+            limit_hit(&kill, &UNKNOWN),
+            (Scope::Unknown, None, None),
+            "a limit whose use is not known is no sign that the machine ran out"
+        );
         for cgroup in &mut kill.cgroups {
             (cgroup.limit, cgroup.limit_known) = (None, false);
         }
@@ -272,7 +305,11 @@ mod tests {
         for cgroup in &mut kill.cgroups {
             cgroup.limit_known = true;
         }
-        assert_eq!(limit_hit(&kill, &UNKNOWN), (Scope::Node, None, Some(Method::Headroom)), "no limit, so none was hit");
+        assert_eq!(
+            limit_hit(&kill, &UNKNOWN),
+            (Scope::Node, None, Some(Method::Headroom)),
+            "no limit, so none was hit"
+        );
         kill.cgroups.clear();
         assert_eq!(limit_hit(&kill, &UNKNOWN), (Scope::Unknown, None, None));
     }
@@ -332,8 +369,10 @@ mod tests {
     #[test]
     fn without_a_group_each_kill_is_an_incident() {
         let (mut incidents, owner) = (Incidents::default(), sample::container("app"));
-        let ids: Vec<_> =
-            (1..4).map(|pid| incidents.assign(&sample::kill_of(pid, 0), &owner)).map(|incident| (incident.id, incident.kills)).collect();
+        let ids: Vec<_> = (1..4)
+            .map(|pid| incidents.assign(&sample::kill_of(pid, 0), &owner))
+            .map(|incident| (incident.id, incident.kills))
+            .collect();
         assert_eq!(ids, [(sample::id(1), 1), (sample::id(2), 1), (sample::id(3), 1)]);
     }
 

@@ -1,10 +1,12 @@
-//! What the chain of cgroups above a victim tells: whose limit was hit, which level is the container's, which one dies as a whole.
+//! What the chain of cgroups above a victim tells: whose limit was hit, which level is the container's, which one dies
+//! as a whole.
 //!
 //! A level is an index into [`Kill::cgroups`]: 0 is the victim's own cgroup, the next its parent.
 
 use crate::kill::{Cgroup, Kill, LimitHit, Method, Owner};
 
-/// A limit whose headroom is at most this counts as hit: one huge page, the largest charge that can fail while there is still room for a smaller one.
+/// A limit whose headroom is at most this counts as hit: one huge page, the largest charge that can fail while there is
+/// still room for a smaller one.
 pub(super) const SLACK: u64 = 2 << 20;
 
 /// A machine that had a 16th of its memory left did not run out: the kernel's own reserves are far smaller.
@@ -25,7 +27,8 @@ pub(super) enum Hit {
 pub(super) fn hit(kill: &Kill) -> (Hit, Option<Method>) {
     let (hit, method) = if kill.decision.is_some() {
         (by_decision(kill), Method::OomControl)
-    } else if !kill.cgroups.is_empty() && !kill.path_cut && kill.cgroups.iter().all(|cgroup| cgroup.oom_lock.is_some()) {
+    } else if !kill.cgroups.is_empty() && !kill.path_cut && kill.cgroups.iter().all(|cgroup| cgroup.oom_lock.is_some())
+    {
         (by_lock(kill), Method::OomLock)
     } else {
         (by_headroom(kill), Method::Headroom)
@@ -43,8 +46,9 @@ fn by_decision(kill: &Kill) -> Hit {
 
 /// The kernel has marked the cgroup and all below it, so the outermost one that is marked had its limit hit.
 ///
-/// It does not mark where it kills because a limit was lowered: then a limit is full that nobody marked. Nor can two decisions that wait for each other be
-/// told apart: if the machine runs out while a cgroup above the victim waits for a kill of its own, that cgroup is named.
+/// It does not mark where it kills because a limit was lowered: then a limit is full that nobody marked. Nor can two
+/// decisions that wait for each other be told apart: if the machine runs out while a cgroup above the victim waits for
+/// a kill of its own, that cgroup is named.
 fn by_lock(kill: &Kill) -> Hit {
     let marked = kill.cgroups.iter().rposition(|cgroup| cgroup.oom_lock == Some(true));
     match marked {
@@ -56,12 +60,14 @@ fn by_lock(kill: &Kill) -> Hit {
     }
 }
 
-/// Among the levels that the victim shares with the trigger the one with the least room below its limit; equal ones: the one nearer to the victim. It was
-/// hit if there is no more room than [`SLACK`], and if the machine had memory left: else that may have run out, with a cgroup near its limit by chance.
+/// Among the levels that the victim shares with the trigger the one with the least room below its limit; equal ones:
+/// the one nearer to the victim. It was hit if there is no more room than [`SLACK`], and if the machine had memory
+/// left: else that may have run out, with a cgroup near its limit by chance.
 ///
-/// The kernel charges the trigger, so only a limit above the trigger can have been hit. If none of the shared levels has a limit, nobody's was. If one
-/// has and there is room, others may have freed memory since the decision, or the machine ran out: that cannot be told apart here. Nor if it is not known
-/// how much there is (lockdown=confidentiality).
+/// The kernel charges the trigger, so only a limit above the trigger can have been hit. If none of the shared levels
+/// has a limit, nobody's was. If one has and there is room, others may have freed memory since the decision, or the
+/// machine ran out: that cannot be told apart here. Nor if it is not known how much there is
+/// (lockdown=confidentiality).
 fn by_headroom(kill: &Kill) -> Hit {
     match least_room(kill) {
         Some((level, room)) if room <= SLACK && machine_had_memory(kill) => limit_of(kill, level),
@@ -72,12 +78,17 @@ fn by_headroom(kill: &Kill) -> Hit {
 
 fn machine_had_memory(kill: &Kill) -> bool {
     let given_back = kill.victim.memory.resident();
-    kill.machine.zip(given_back).is_some_and(|(machine, given_back)| machine.available.saturating_sub(given_back) > machine.total / PLENTY)
+    kill.machine
+        .zip(given_back)
+        .is_some_and(|(machine, given_back)| machine.available.saturating_sub(given_back) > machine.total / PLENTY)
 }
 
 fn limit_of(kill: &Kill, level: usize) -> Hit {
     let Some(cgroup) = kill.cgroups.get(level).filter(|cgroup| cgroup.limit.is_some()) else { return Hit::Unknown };
-    Hit::Limit(Some(level), LimitHit { cgroup_id: cgroup.id, cgroup_path: path(kill, level), usage: cgroup.usage, limit: cgroup.limit })
+    Hit::Limit(
+        Some(level),
+        LimitHit { cgroup_id: cgroup.id, cgroup_path: path(kill, level), usage: cgroup.usage, limit: cgroup.limit },
+    )
 }
 
 /// Of the levels with a limit that victim and trigger share. Absent if none has one.
@@ -91,7 +102,11 @@ fn least_room(kill: &Kill) -> Option<(usize, u64)> {
 fn all_known(kill: &Kill) -> bool {
     !kill.cgroups.is_empty()
         && !kill.path_cut
-        && kill.cgroups.iter().skip(first_shared(kill)).all(|cgroup| cgroup.limit_known && (cgroup.limit.is_none() || cgroup.usage.is_some()))
+        && kill
+            .cgroups
+            .iter()
+            .skip(first_shared(kill))
+            .all(|cgroup| cgroup.limit_known && (cgroup.limit.is_none() || cgroup.usage.is_some()))
 }
 
 /// The innermost level that the trigger is below, too. 0, which leaves out none, where the paths cannot be compared.
@@ -100,8 +115,10 @@ fn first_shared(kill: &Kill) -> usize {
         return 0;
     };
     let is_above = |level: usize| {
-        path(kill, level)
-            .is_none_or(|path| path == "/" || trigger.strip_prefix(path.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
+        path(kill, level).is_none_or(|path| {
+            path == "/"
+                || trigger.strip_prefix(path.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        })
     };
     (0..kill.cgroups.len()).find(|&level| is_above(level)).unwrap_or(0)
 }
@@ -122,7 +139,8 @@ pub(super) fn container_id(owner: &Owner) -> Option<&str> {
     .filter(|id| !id.is_empty())
 }
 
-/// The level whose processes the kernel kills all at once: the outermost with `memory.oom.group` up to the one whose limit was hit.
+/// The level whose processes the kernel kills all at once: the outermost with `memory.oom.group` up to the one whose
+/// limit was hit.
 ///
 /// As the kernel's `mem_cgroup_get_oom_group`: settings above the limit do not count.
 pub(super) fn group(kill: &Kill) -> Option<usize> {
@@ -189,7 +207,10 @@ mod tests {
         let limit = LimitHit { cgroup_id: kill.cgroups[1].id, cgroup_path: None, usage: Some(7), limit: Some(5) };
         kill.decision = Some(sample::decision(1, Some(limit.clone())));
         let path = path(&kill, 1);
-        assert_eq!(hit(&kill), (Hit::Limit(Some(1), LimitHit { cgroup_path: path, ..limit.clone() }), Some(Method::OomControl)));
+        assert_eq!(
+            hit(&kill),
+            (Hit::Limit(Some(1), LimitHit { cgroup_path: path, ..limit.clone() }), Some(Method::OomControl))
+        );
         kill.decision = Some(sample::decision(1, Some(LimitHit { cgroup_id: Some(9999), ..limit })));
         assert_eq!(level_of(&kill), (None, Some(Method::OomControl)));
         kill.decision = Some(sample::decision(1, None));
@@ -208,7 +229,11 @@ mod tests {
         assert_eq!(level_of(&marked(&[0])), (Some(0), Some(Method::OomLock)));
         assert_eq!(level_of(&marked(&[0, 1])), (Some(1), Some(Method::OomLock)));
         assert_eq!(hit(&marked(&[0, 1, 2])), (Hit::Unknown, None), "it has no limit");
-        assert_eq!(hit(&marked(&[])), (Hit::Unknown, None), "full and not marked: the limit was lowered, or the machine ran out");
+        assert_eq!(
+            hit(&marked(&[])),
+            (Hit::Unknown, None),
+            "full and not marked: the limit was lowered, or the machine ran out"
+        );
         let mut out_of_memory = marked(&[]);
         sample::node_out_of_memory(&mut out_of_memory);
         assert_eq!(hit(&out_of_memory), (Hit::Nobody, Some(Method::OomLock)));
@@ -220,9 +245,13 @@ mod tests {
     #[test]
     fn a_full_cgroup_is_blamed_only_if_the_machine_had_memory_left() {
         let mut kill = sample::kill();
-        kill.machine = Some(Machine { total: 16 << 30, available: (1 << 30) + kill.victim.memory.resident().unwrap_or_default() });
+        kill.machine =
+            Some(Machine { total: 16 << 30, available: (1 << 30) + kill.victim.memory.resident().unwrap_or_default() });
         assert_eq!(hit(&kill), (Hit::Unknown, None));
-        kill.machine = Some(Machine { total: 16 << 30, available: (1 << 30) + 1 + kill.victim.memory.resident().unwrap_or_default() });
+        kill.machine = Some(Machine {
+            total: 16 << 30,
+            available: (1 << 30) + 1 + kill.victim.memory.resident().unwrap_or_default(),
+        });
         assert_eq!(level_of(&kill), (Some(0), Some(Method::Headroom)));
         kill.victim.memory.anon_rss = None;
         assert_eq!(hit(&kill), (Hit::Unknown, None));

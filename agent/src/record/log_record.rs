@@ -29,7 +29,12 @@ pub fn log_record(kill: &Kill, owner: &Owner, incident: &Incident, node: &str) -
     let mut attributes = attributes(kill, owner, incident, node);
     attributes.push(KeyValue::new(schema::LOG_RECORD_UID.key, kill.id.0.to_string()));
     sort(&mut attributes);
-    LogRecord { time: kill.time, body: sentence(kill, owner, incident), attributes, context: span::context(incident.id, kill.id) }
+    LogRecord {
+        time: kill.time,
+        body: sentence(kill, owner, incident),
+        attributes,
+        context: span::context(incident.id, kill.id),
+    }
 }
 
 #[cfg(test)]
@@ -52,9 +57,18 @@ mod tests {
     fn the_record_has_the_id_of_the_kill_among_its_sorted_attributes() {
         let record = record();
         assert!(record.attributes.is_sorted_by(|a, b| a.key < b.key));
-        let uid = record.attributes.iter().find(|attribute| attribute.key.as_str() == "log.record.uid").map(|attribute| attribute.value.to_string());
+        let uid = record
+            .attributes
+            .iter()
+            .find(|attribute| attribute.key.as_str() == "log.record.uid")
+            .map(|attribute| attribute.value.to_string());
         assert_eq!(uid, Some(sample::kill().id.0.hyphenated().to_string()));
-        assert!(record.attributes.iter().all(|attribute| schema::ATTRIBUTES.iter().any(|known| known.key == attribute.key.as_str())));
+        assert!(
+            record
+                .attributes
+                .iter()
+                .all(|attribute| schema::ATTRIBUTES.iter().any(|known| known.key == attribute.key.as_str()))
+        );
     }
 
     #[test]

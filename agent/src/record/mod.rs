@@ -1,4 +1,5 @@
-//! What we write down about a kill: the counts per owner, the log record, the span. Pure: no I/O, no clock, no global state.
+//! What we write down about a kill: the counts per owner, the log record, the span. Pure: no I/O, no clock, no global
+//! state.
 
 pub mod attributes;
 pub mod duplicates;

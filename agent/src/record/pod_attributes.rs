@@ -21,7 +21,8 @@ impl Known {
         if let Some(container) = &pod.container {
             self.container(container);
         }
-        for (attribute, pairs) in [(schema::K8S_POD_LABEL, &pod.labels), (schema::K8S_POD_ANNOTATION, &pod.annotations)] {
+        for (attribute, pairs) in [(schema::K8S_POD_LABEL, &pod.labels), (schema::K8S_POD_ANNOTATION, &pod.annotations)]
+        {
             pairs.iter().for_each(|(key, value)| self.keyed(attribute, key, value));
         }
     }

@@ -23,7 +23,8 @@ pub struct Window {
     pub found: SystemTime,
 }
 
-/// The log record of one of `kills`, with its `place` among them, from 0. The same kill gives a record with the same `log.record.uid`, whenever it is found.
+/// The log record of one of `kills`, with its `place` among them, from 0. The same kill gives a record with the same
+/// `log.record.uid`, whenever it is found.
 pub fn log_record(kills: &MissedKills, place: u64, owner: &Owner, window: Window, boot: Uuid, node: &str) -> LogRecord {
     let mut known = Known::default();
     known.text(schema::K8S_NODE_NAME, Some(node));
@@ -39,12 +40,21 @@ pub fn log_record(kills: &MissedKills, place: u64, owner: &Owner, window: Window
         known.text(schema::PROCESS_LINUX_CGROUP, Some(&kills.cgroup_path));
     }
     known.owner(owner);
-    LogRecord { time: window.found, body: sentence(kills, owner, window), attributes: known.sorted(), context: SpanContext::NONE }
+    LogRecord {
+        time: window.found,
+        body: sentence(kills, owner, window),
+        attributes: known.sorted(),
+        context: SpanContext::NONE,
+    }
 }
 
 fn sentence(kills: &MissedKills, owner: &Owner, window: Window) -> String {
     let path = Some(kills.cgroup_path.as_str()).filter(|_| !kills.removed);
-    let gone = if kills.removed { format!(", in a cgroup below {} that is gone,", printable(&kills.cgroup_path)) } else { String::new() };
+    let gone = if kills.removed {
+        format!(", in a cgroup below {} that is gone,", printable(&kills.cgroup_path))
+    } else {
+        String::new()
+    };
     let whose = match owner {
         Owner::Unknown { .. } if kills.removed => String::new(),
         _ => of_owner(owner, path),
@@ -59,9 +69,14 @@ fn sentence(kills: &MissedKills, owner: &Owner, window: Window) -> String {
         (None, Some(found)) => format!("before {found}"),
         _ => "at an unknown time".to_owned(),
     };
-    let repeat = if kills.may_repeat { "; if it was a group kill, the kernel may have counted its first victim twice" } else { "" };
+    let repeat = if kills.may_repeat {
+        "; if it was a group kill, the kernel may have counted its first victim twice"
+    } else {
+        ""
+    };
     format!(
-        "The OOM killer killed a process{whose}{gone} {when}, {unseen}; this is reconstructed from the kernel's counter: which process it was, when \
+        "The OOM killer killed a process{whose}{gone} {when}, {unseen}; this is reconstructed from the kernel's \
+         counter: which process it was, when \
          exactly and how much memory it used is not known{repeat}"
     )
 }
@@ -77,7 +92,15 @@ mod tests {
 
     fn kills() -> MissedKills {
         let path = sample::kill().cgroup_path.unwrap_or_default();
-        MissedKills { cgroup_id: 77, cgroup_path: path, removed: false, first: 4, number: 2, why: Missed::Away, may_repeat: false }
+        MissedKills {
+            cgroup_id: 77,
+            cgroup_path: path,
+            removed: false,
+            first: 4,
+            number: 2,
+            why: Missed::Away,
+            may_repeat: false,
+        }
     }
 
     const BOOT: Uuid = Uuid::from_u128(9);
@@ -91,13 +114,18 @@ mod tests {
     }
 
     fn attribute(record: &LogRecord, key: &str) -> Option<Value> {
-        record.attributes.iter().find(|attribute| attribute.key.as_str() == key).map(|attribute| attribute.value.clone())
+        record
+            .attributes
+            .iter()
+            .find(|attribute| attribute.key.as_str() == key)
+            .map(|attribute| attribute.value.clone())
     }
 
     #[test]
     fn the_record_says_that_it_is_reconstructed_and_what_is_unknown() {
         let record = of(&kills(), &sample::container("app"));
-        let expected = "The OOM killer killed a process of container app in pod shop/web-1 between 2026-09-21T14:13:20.000Z and \
+        let expected = "The OOM killer killed a process of container app in pod shop/web-1 between \
+            2026-09-21T14:13:20.000Z and \
                         2026-09-21T14:14:20.000Z, while no probe was attached; this is reconstructed from the kernel's counter: which process it was, when \
                         exactly and how much memory it used is not known";
         assert_eq!((record.body.as_str(), record.time), (expected, sample::time(60)));
@@ -134,7 +162,10 @@ mod tests {
     fn each_attribute_is_declared_with_its_type() {
         for kills in [kills(), MissedKills { removed: true, ..kills() }] {
             for attribute in of(&kills, &sample::container("app")).attributes {
-                let known = schema::ATTRIBUTES.iter().find(|known| known.key == attribute.key.as_str()).map(|known| known.r#type);
+                let known = schema::ATTRIBUTES
+                    .iter()
+                    .find(|known| known.key == attribute.key.as_str())
+                    .map(|known| known.r#type);
                 let found = match attribute.value {
                     Value::Bool(_) => Some(Type::Bool),
                     Value::I64(_) => Some(Type::Int),
@@ -148,17 +179,29 @@ mod tests {
 
     #[test]
     fn of_a_cgroup_that_is_gone_only_what_was_above_it_is_known() {
-        let removed = MissedKills { removed: true, cgroup_path: "/kubepods/pod1".to_owned(), why: Missed::Dropped, ..kills() };
+        let removed =
+            MissedKills { removed: true, cgroup_path: "/kubepods/pod1".to_owned(), why: Missed::Dropped, ..kills() };
         let pod = KubernetesOwner { container_id: None, why_no_container: Some(Why::Removed), ..sample::kubernetes() };
         let record = of(&removed, &Owner::Kubernetes(pod));
-        let whose = format!("killed a process in the pod with uid {POD_UID}, in a cgroup below /kubepods/pod1 that is gone, between ");
-        assert!(record.body.contains(&whose) && record.body.contains(", and its event was lost on the way to the agent; "), "{}", record.body);
+        let whose = format!(
+            "killed a process in the pod with uid {POD_UID}, in a cgroup below /kubepods/pod1 that is gone, between "
+        );
+        assert!(
+            record.body.contains(&whose) && record.body.contains(", and its event was lost on the way to the agent; "),
+            "{}",
+            record.body
+        );
         assert_eq!(attribute(&record, "oom_watcher.cgroup.remaining"), Some("/kubepods/pod1".into()));
-        assert_eq!((attribute(&record, "process.linux.cgroup"), attribute(&record, "oom_watcher.cgroup.id")), (None, None));
+        assert_eq!(
+            (attribute(&record, "process.linux.cgroup"), attribute(&record, "oom_watcher.cgroup.id")),
+            (None, None)
+        );
         assert_eq!(attribute(&record, "oom_watcher.owner.unknown_reason"), Some("removed".into()));
         let record = of(&removed, &Owner::Unknown { why: Why::Removed });
         assert!(
-            record.body.starts_with("The OOM killer killed a process, in a cgroup below /kubepods/pod1 that is gone, between"),
+            record
+                .body
+                .starts_with("The OOM killer killed a process, in a cgroup below /kubepods/pod1 that is gone, between"),
             "{}",
             record.body
         );
@@ -172,9 +215,15 @@ mod tests {
         };
         let text = body(&MissedKills { may_repeat: true, why: Missed::Unexplained, ..kills() }, None);
         assert!(
-            text.starts_with("The OOM killer killed a process of nginx.service before 2026-09-21T14:14:20.000Z, and the probe did not see it; "),
+            text.starts_with(
+                "The OOM killer killed a process of nginx.service before 2026-09-21T14:14:20.000Z, and \
+                the probe did not see it; "
+            ),
             "{text}"
         );
-        assert!(text.ends_with("; if it was a group kill, the kernel may have counted its first victim twice"), "{text}");
+        assert!(
+            text.ends_with("; if it was a group kill, the kernel may have counted its first victim twice"),
+            "{text}"
+        );
     }
 }

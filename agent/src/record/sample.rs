@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 use uuid::Uuid;
 
 use crate::kill::{
-    Cgroup, Constraint, Decision, Incident, Kill, KillId, KubernetesOwner, LimitHit, Machine, Memory, Owner, Pod, PodContainer, Qos, Role, Runtime,
-    Scope, Trigger, Victim,
+    Cgroup, Constraint, Decision, Incident, Kill, KillId, KubernetesOwner, LimitHit, Machine, Memory, Owner, Pod,
+    PodContainer, Qos, Role, Runtime, Scope, Trigger, Victim,
 };
 use crate::record::incident::Incidents;
 
@@ -44,7 +44,14 @@ pub(crate) fn kill() -> Kill {
             arguments: None,
             end_is_told: false,
         },
-        trigger: Trigger { pid: 4242, tid: 4250, command: "worker-3".to_owned(), cgroup_id: None, cgroup_path: Some(path.clone()), path_cut: false },
+        trigger: Trigger {
+            pid: 4242,
+            tid: 4250,
+            command: "worker-3".to_owned(),
+            cgroup_id: None,
+            cgroup_path: Some(path.clone()),
+            path_cut: false,
+        },
         cgroups: vec![
             level(&container, 256 * MIB - 4096, Some(256 * MIB)),
             level(&pod, 257 * MIB, Some(1024 * MIB)),

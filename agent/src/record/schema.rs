@@ -1,6 +1,7 @@
 //! Every public name in one place: metrics, attributes, the values of labels, the event and the span.
 //!
-//! Names are OpenTelemetry's; the Prometheus name of a metric follows from its name, unit and kind. What has no convention is under `oom_watcher.`.
+//! Names are OpenTelemetry's; the Prometheus name of a metric follows from its name, unit and kind. What has no
+//! convention is under `oom_watcher.`.
 
 use crate::kill::Memory;
 
@@ -31,7 +32,8 @@ pub enum Kind {
 /// One metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Metric {
-    /// The instrument's name. Without `_total` and unit: the Prometheus bridge and every OTLP receiver of Prometheus add them.
+    /// The instrument's name. Without `_total` and unit: the Prometheus bridge and every OTLP receiver of Prometheus
+    /// add them.
     pub name: &'static str,
     /// The name on `/metrics`.
     pub prometheus: &'static str,
@@ -86,7 +88,8 @@ metrics! {
     LAST_TIMESTAMP = Gauge "oom_last_timestamp", "oom_last_timestamp", None, OWNER,
         "When the last process was killed, in seconds since 1970";
     INCIDENTS = Counter "oom_incidents", "oom_incidents_total", Some("{incident}"), &["container", "namespace", "node", "pod", "scope"],
-        "Decisions of the OOM killer, each counted once, for the owner of its first victim; scope is whose limit was hit";
+        "Decisions of the OOM killer, each counted once, for the owner of its first victim; scope is whose limit was \
+         hit";
     MEMORY_LIMIT = Gauge "oom_memory_limit", "oom_memory_limit_bytes", Some("By"), OWNER,
         "The limit that was hit at the last incident; absent if it was none, or unknown";
     RECLAIM = Histogram "oom_reclaim", "oom_reclaim_seconds", Some("s"), NODE,
@@ -100,7 +103,8 @@ metrics! {
     UNEXPLAINED_KILLS = Counter "oom_watcher.unexplained_kills", "oom_watcher_unexplained_kills_total", Some("{kill}"), NODE,
         "Kills that the kernel counted while the probe was attached, and the probe did not see";
     KERNEL_KILLS = Counter "oom_watcher.kernel_kills", "oom_watcher_kernel_kills_total", Some("{kill}"), NODE,
-        "The kernel's own count since the node was booted: oom_kill of /proc/vmstat, the first victim of a group kill usually twice; absent if it does not tell";
+        "The kernel's own count since the node was booted: oom_kill of /proc/vmstat, the first victim of a group kill \
+         usually twice; absent if it does not tell";
     KILLS_WITHOUT_OWNER = Counter "oom_watcher.kills_without_owner", "oom_watcher_kills_without_owner_total", Some("{kill}"), REASON,
         "Kills whose owner, or whose container in a known pod, could not be named";
     EXPORT_ITEMS = Counter "oom_watcher.export_items", "oom_watcher_export_items_total", Some("{item}"), SIGNAL,
@@ -116,7 +120,8 @@ metrics! {
     EXPORT_SPOOL_BYTES = Gauge "oom_watcher.export_spool", "oom_watcher_export_spool_bytes", Some("By"), SIGNAL,
         "Size of the files in which what waits for the collector is kept; 0 without a spool";
     EXPORT_SPOOL_FAILURES = Counter "oom_watcher.export_spool_failures", "oom_watcher_export_spool_failures_total", Some("{attempt}"), SIGNAL,
-        "Attempts to write these files that failed, which are tried again, and files that could not be used at the start";
+        "Attempts to write these files that failed, which are tried again, and files that could not be used at the \
+         start";
     SERIES = Gauge "oom_watcher.series", "oom_watcher_series", Some("{series}"), NODE,
         "Owners that have series of their own";
     SERIES_OVERFLOW_KILLS = Counter "oom_watcher.series_overflow_kills", "oom_watcher_series_overflow_kills_total", Some("{kill}"), NODE,
@@ -130,11 +135,14 @@ metrics! {
     PODS = Gauge "oom_watcher.pods", "oom_watcher_pods", Some("{pod}"), NODE,
         "Pods of the node that are known from the Kubernetes API; absent if it is not asked";
     PODS_SYNCED = Gauge "oom_watcher.pods_synced", "oom_watcher_pods_synced", None, NODE,
-        "1 while all pods of the node are known and their changes are told, 0 while the Kubernetes API cannot be asked or knows no pod of the node; absent if it is not to be asked";
+        "1 while all pods of the node are known and their changes are told, 0 while the Kubernetes API cannot be asked \
+         or knows no pod of the node; absent if it is not to be asked";
     PODS_LEFT_OUT = Counter "oom_watcher.pods_left_out", "oom_watcher_pods_left_out_total", Some("{pod}"), NODE,
-        "Pods that were told while as many as can be kept were known: kills in them have what the cgroup tells; absent if the Kubernetes API is not to be asked";
+        "Pods that were told while as many as can be kept were known: kills in them have what the cgroup tells; absent \
+         if the Kubernetes API is not to be asked";
     WAITING_KILLS = Gauge "oom_watcher.waiting_kills", "oom_watcher_waiting_kills", Some("{kill}"), NODE,
-        "Kills that wait for their container to be known, and what was killed after them; those of this node are counted for it already";
+        "Kills that wait for their container to be known, and what was killed after them; those of this node are \
+         counted for it already";
     BUILD_INFO = Gauge "oom_watcher.build_info", "oom_watcher_build_info", None, &["node", "probe", "version"],
         "Always 1; the labels say which agent and which probe run";
     CONNECTIONS_REFUSED = Counter "oom_watcher.connections_refused", "oom_watcher_connections_refused_total", Some("{connection}"), NODE,
@@ -145,7 +153,11 @@ metrics! {
 
 /// All labels.
 pub const LABELS: &[Label] = &[
-    Label { prometheus: "container", otlp: K8S_CONTAINER_NAME.key, help: "The container's name or short id, the unit's name, or empty" },
+    Label {
+        prometheus: "container",
+        otlp: K8S_CONTAINER_NAME.key,
+        help: "The container's name or short id, the unit's name, or empty",
+    },
     Label { prometheus: "memory_type", otlp: "oom_watcher.memory.type", help: "Which memory: see `memory_types`" },
     Label { prometheus: "namespace", otlp: K8S_NAMESPACE_NAME.key, help: "The pod's namespace, or empty" },
     Label { prometheus: "node", otlp: K8S_NODE_NAME.key, help: "The node" },
@@ -157,12 +169,17 @@ pub const LABELS: &[Label] = &[
         otlp: "oom_watcher.reconstructed",
         help: "true if the kernel's counters tell whose kill it was, else false",
     },
-    Label { prometheus: "scope", otlp: SCOPE_TYPE.key, help: "Whose limit was hit: container, pod, kubepods, cgroup, node or unknown" },
+    Label {
+        prometheus: "scope",
+        otlp: SCOPE_TYPE.key,
+        help: "Whose limit was hit: container, pod, kubepods, cgroup, node or unknown",
+    },
     Label { prometheus: "signal", otlp: "oom_watcher.signal", help: "logs, traces or metrics" },
     Label { prometheus: "version", otlp: "oom_watcher.version", help: "The agent's version" },
 ];
 
-/// Values of `reason`. Those of [`KILLS_WITHOUT_OWNER`] are [`Why::as_str`](crate::kill::Why::as_str), those of [`MISSED_KILLS`] `away` and `dropped`.
+/// Values of `reason`. Those of [`KILLS_WITHOUT_OWNER`] are [`Why::as_str`](crate::kill::Why::as_str), those of
+/// [`MISSED_KILLS`] `away` and `dropped`.
 pub mod reason {
     /// [`KILLS_DROPPED`](super::KILLS_DROPPED): the event found no room in the ring buffer.
     pub const RING_FULL: &str = "ring_full";
@@ -170,9 +187,11 @@ pub mod reason {
     pub const MALFORMED: &str = "malformed";
     /// [`EVENTS_IGNORED`](super::EVENTS_IGNORED): a dying task got memory reserves and was not killed.
     pub const MARK_WITHOUT_KILL: &str = "mark_without_kill";
-    /// [`EVENTS_IGNORED`](super::EVENTS_IGNORED): a SIGKILL of the kernel's own that was no OOM kill, and is none of the three below.
+    /// [`EVENTS_IGNORED`](super::EVENTS_IGNORED): a SIGKILL of the kernel's own that was no OOM kill, and is none of
+    /// the three below.
     pub const SIGNAL_WITHOUT_MARK: &str = "signal_without_mark";
-    /// [`EVENTS_IGNORED`](super::EVENTS_IGNORED): the first victim of a group kill, met again; the kernel's own counters count it twice.
+    /// [`EVENTS_IGNORED`](super::EVENTS_IGNORED): the first victim of a group kill, met again; the kernel's own
+    /// counters count it twice.
     pub const REPEATED: &str = "repeated";
     /// [`EVENTS_IGNORED`](super::EVENTS_IGNORED): a process that shared its memory with a victim and dies with it.
     pub const SHARED_MEMORY: &str = "shared_memory";
@@ -180,7 +199,8 @@ pub mod reason {
     pub const COLLATERAL: &str = "collateral";
     /// [`EVENTS_IGNORED`](super::EVENTS_IGNORED): the same kill delivered again.
     pub const DUPLICATE: &str = "duplicate";
-    /// [`EVENTS_IGNORED`](super::EVENTS_IGNORED): a kill on another node of the same kernel; also one that nobody saw and no cgroup of this node tells of.
+    /// [`EVENTS_IGNORED`](super::EVENTS_IGNORED): a kill on another node of the same kernel; also one that nobody saw
+    /// and no cgroup of this node tells of.
     pub const OTHER_NODE: &str = "other_node";
     /// [`EXPORT_LOST`](super::EXPORT_LOST): the queue was full.
     pub const QUEUE_FULL: &str = "queue_full";
@@ -190,7 +210,8 @@ pub mod reason {
     pub const SHUTDOWN: &str = "shutdown";
 }
 
-/// Upper bounds of [`RECLAIM`]'s buckets in seconds. A process of 2 MiB takes 1 ms, one of 1 GiB 100 ms; the kernel's reaper starts after 2 s.
+/// Upper bounds of [`RECLAIM`]'s buckets in seconds. A process of 2 MiB takes 1 ms, one of 1 GiB 100 ms; the kernel's
+/// reaper starts after 2 s.
 pub const RECLAIM_BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
 
 /// The values of `memory_type`, each with its figure in bytes.

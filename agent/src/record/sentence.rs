@@ -9,7 +9,12 @@ use crate::record::{attributes, levels};
 /// Who was killed, why, how large it was, who triggered it and what became of its container.
 pub(super) fn sentence(kill: &Kill, owner: &Owner, incident: &Incident) -> String {
     let parts = [
-        Some(format!("The OOM killer killed {}{}{}", process(&kill.victim.command, kill.victim.pid), of(kill, owner), because(incident))),
+        Some(format!(
+            "The OOM killer killed {}{}{}",
+            process(&kill.victim.command, kill.victim.pid),
+            of(kill, owner),
+            because(incident)
+        )),
         kill.victim.memory.resident().map(|resident| format!("the process itself held {}", size(resident))),
         triggered(kill, owner),
         aftermath(kill, owner),
@@ -113,7 +118,11 @@ fn aftermath(kill: &Kill, owner: &Owner) -> Option<String> {
 
 /// `python3 (pid 42)`
 fn process(command: &str, pid: u32) -> String {
-    if command.is_empty() { format!("the process with pid {pid}") } else { format!("{} (pid {pid})", printable(command)) }
+    if command.is_empty() {
+        format!("the process with pid {pid}")
+    } else {
+        format!("{} (pid {pid})", printable(command))
+    }
 }
 
 /// Any process may put line ends and escape sequences into its name; the sentence is one line.
@@ -147,7 +156,11 @@ mod tests {
     /// A process of a service of the host, whose limit was hit.
     fn service() -> (Kill, Owner) {
         let mut kill = sample::kill();
-        kill.cgroups = vec![level("nginx.service", 64 * MIB, Some(64 * MIB)), level("system.slice", 900 * MIB, None), level("", 6000 * MIB, None)];
+        kill.cgroups = vec![
+            level("nginx.service", 64 * MIB, Some(64 * MIB)),
+            level("system.slice", 900 * MIB, None),
+            level("", 6000 * MIB, None),
+        ];
         kill.cgroup_path = Some("/system.slice/nginx.service".to_owned());
         kill.trigger.cgroup_path = kill.cgroup_path.clone();
         (kill.victim.command, kill.victim.in_host_pid_namespace) = ("nginx".to_owned(), true);
@@ -156,7 +169,8 @@ mod tests {
 
     #[test]
     fn a_child_process_of_a_container() {
-        let expected = "The OOM killer killed python3 (pid 4242) of container app in pod shop/web-1 because its container used 256.0 MiB of the limit \
+        let expected = "The OOM killer killed python3 (pid 4242) of container app in pod shop/web-1 because its \
+            container used 256.0 MiB of the limit \
                         of 256.0 MiB; the process itself held 204.0 MiB; its container keeps running";
         check(&sample::kill(), &sample::container("app"), expected);
     }
@@ -165,7 +179,8 @@ mod tests {
     fn the_first_process_of_a_container() {
         let mut kill = sample::kill();
         kill.victim.namespace_pid = Some(1);
-        let expected = "The OOM killer killed python3 (pid 4242) of container app in pod shop/web-1 because its container used 256.0 MiB of the limit \
+        let expected = "The OOM killer killed python3 (pid 4242) of container app in pod shop/web-1 because its \
+            container used 256.0 MiB of the limit \
                         of 256.0 MiB; the process itself held 204.0 MiB; its container ends with it";
         check(&kill, &sample::container("app"), expected);
     }
@@ -173,7 +188,8 @@ mod tests {
     #[test]
     fn a_systemd_unit() {
         let (kill, owner) = service();
-        let expected = "The OOM killer killed nginx (pid 4242) of nginx.service because cgroup /system.slice/nginx.service used 64.0 MiB of the limit \
+        let expected = "The OOM killer killed nginx (pid 4242) of nginx.service because cgroup \
+            /system.slice/nginx.service used 64.0 MiB of the limit \
                         of 64.0 MiB; the process itself held 204.0 MiB";
         check(&kill, &owner, expected);
     }
@@ -181,13 +197,15 @@ mod tests {
     #[test]
     fn an_unknown_owner() {
         let kill = sample::without_names();
-        let expected = "The OOM killer killed python3 (pid 4242) of an unknown owner (no_path) because a cgroup above it used 256.0 MiB of the limit \
+        let expected = "The OOM killer killed python3 (pid 4242) of an unknown owner (no_path) because a cgroup above \
+            it used 256.0 MiB of the limit \
                         of 256.0 MiB; the process itself held 204.0 MiB";
         check(&kill, &Owner::Unknown { why: Why::NoPath }, expected);
         let (mut kill, _) = service();
         kill.cgroups.clear();
         kill.victim.memory = Memory::default();
-        let expected = "The OOM killer killed nginx (pid 4242) in cgroup /system.slice/nginx.service; whose limit was hit is not known";
+        let expected = "The OOM killer killed nginx (pid 4242) in cgroup /system.slice/nginx.service; whose limit was \
+            hit is not known";
         check(&kill, &Owner::Unknown { why: Why::Mount }, expected);
     }
 
@@ -196,7 +214,8 @@ mod tests {
         let mut kill = sample::kill();
         sample::node_out_of_memory(&mut kill);
         kill.victim.memory = sample::memory(3 * 1024);
-        let expected = "The OOM killer killed python3 (pid 4242) of container app in pod shop/web-1 because the node ran out of memory; the process \
+        let expected = "The OOM killer killed python3 (pid 4242) of container app in pod shop/web-1 because the node \
+            ran out of memory; the process \
                         itself held 3.0 GiB; its container keeps running";
         check(&kill, &sample::container("app"), expected);
     }
@@ -205,22 +224,39 @@ mod tests {
     fn a_trigger_in_another_container() {
         let mut kill = sample::kill();
         (kill.trigger.pid, kill.trigger.command) = (99, "java".to_owned());
-        let trigger = |kill: &Kill| sentence(kill, &sample::container("app"), &sample::incident(kill, &sample::container("app")));
-        assert!(trigger(&kill).contains("; an allocation by java (pid 99) triggered it; "), "its own container: {}", trigger(&kill));
+        let trigger =
+            |kill: &Kill| sentence(kill, &sample::container("app"), &sample::incident(kill, &sample::container("app")));
+        assert!(
+            trigger(&kill).contains("; an allocation by java (pid 99) triggered it; "),
+            "its own container: {}",
+            trigger(&kill)
+        );
         kill.trigger.cgroup_path = Some("/kubepods.slice/cri-containerd-0.scope".to_owned());
-        assert!(trigger(&kill).contains("; an allocation by java (pid 99) outside of its container triggered it; "), "{}", trigger(&kill));
+        assert!(
+            trigger(&kill).contains("; an allocation by java (pid 99) outside of its container triggered it; "),
+            "{}",
+            trigger(&kill)
+        );
         kill.trigger.cgroup_path = None;
-        assert!(trigger(&kill).contains("; an allocation by java (pid 99) triggered it; "), "not known: {}", trigger(&kill));
+        assert!(
+            trigger(&kill).contains("; an allocation by java (pid 99) triggered it; "),
+            "not known: {}",
+            trigger(&kill)
+        );
         let (mut kill, owner) = service();
         (kill.trigger.pid, kill.trigger.cgroup_path) = (99, Some("/user.slice".to_owned()));
-        assert!(sentence(&kill, &owner, &sample::incident(&kill, &owner)).ends_with("(pid 99) in another cgroup triggered it"));
+        assert!(
+            sentence(&kill, &owner, &sample::incident(&kill, &owner))
+                .ends_with("(pid 99) in another cgroup triggered it")
+        );
     }
 
     #[test]
     fn a_group_kill() {
         let mut kill = sample::kill();
         kill.cgroups[0].oom_group = Some(true);
-        let expected = "The OOM killer killed python3 (pid 4242) of container app in pod shop/web-1 because its container used 256.0 MiB of the limit \
+        let expected = "The OOM killer killed python3 (pid 4242) of container app in pod shop/web-1 because its \
+            container used 256.0 MiB of the limit \
                         of 256.0 MiB; the process itself held 204.0 MiB; all processes of its container were killed";
         check(&kill, &sample::container("app"), expected);
         kill.victim.namespace_pid = Some(1);
@@ -229,7 +265,10 @@ mod tests {
         kill.cgroups.insert(0, level("worker", 256 * MIB, Some(256 * MIB)));
         (kill.cgroups[0].oom_group, kill.cgroup_path) = (Some(true), Some("/c/worker".to_owned()));
         let text = sentence(&kill, &sample::container("app"), &sample::incident(&kill, &sample::container("app")));
-        assert!(text.ends_with("; all processes of cgroup /c/worker were killed; its container keeps running"), "{text}");
+        assert!(
+            text.ends_with("; all processes of cgroup /c/worker were killed; its container keeps running"),
+            "{text}"
+        );
         let (mut kill, owner) = service();
         kill.cgroups[0].oom_group = Some(true);
         let text = sentence(&kill, &owner, &sample::incident(&kill, &owner));
@@ -245,7 +284,10 @@ mod tests {
             because(&sample::incident(&kill, &sample::container("app")))
         };
         assert_eq!(because(1), " because its pod used 1.0 GiB of the limit of 1.0 GiB");
-        assert_eq!(because(3), " because the pods of cgroup /kubepods.slice together used 13.7 GiB of the limit of 13.7 GiB");
+        assert_eq!(
+            because(3),
+            " because the pods of cgroup /kubepods.slice together used 13.7 GiB of the limit of 13.7 GiB"
+        );
     }
 
     #[test]
@@ -253,13 +295,22 @@ mod tests {
         let pod_level = KubernetesOwner { container_id: None, ..sample::kubernetes() };
         let pod = Some(Box::new(Pod { container: None, ..sample::pod("app") }));
         let rows = [
-            (Owner::Kubernetes(sample::kubernetes()), format!(" of container 5c1b9a3b1f0d in the pod with uid {POD_UID}")),
+            (
+                Owner::Kubernetes(sample::kubernetes()),
+                format!(" of container 5c1b9a3b1f0d in the pod with uid {POD_UID}"),
+            ),
             (
                 Owner::Kubernetes(KubernetesOwner { pod: pod.clone(), ..sample::kubernetes() }),
                 " of container 5c1b9a3b1f0d in pod shop/web-1".to_owned(),
             ),
-            (Owner::Kubernetes(KubernetesOwner { pod, ..pod_level }), " in pod shop/web-1, outside of its containers,".to_owned()),
-            (Owner::Container { runtime: Some(Runtime::Docker), id: CONTAINER_ID.to_owned() }, " of docker container 5c1b9a3b1f0d".to_owned()),
+            (
+                Owner::Kubernetes(KubernetesOwner { pod, ..pod_level }),
+                " in pod shop/web-1, outside of its containers,".to_owned(),
+            ),
+            (
+                Owner::Container { runtime: Some(Runtime::Docker), id: CONTAINER_ID.to_owned() },
+                " of docker container 5c1b9a3b1f0d".to_owned(),
+            ),
         ];
         for (owner, expected) in rows {
             assert_eq!(of(&sample::kill(), &owner), expected);

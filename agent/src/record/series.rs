@@ -20,8 +20,8 @@ const SHORT_ID: usize = 12;
 /// The container of the overflow series. No Kubernetes container is called so: their names have no underscore.
 pub const OVERFLOW: &str = "_overflow_";
 
-/// How long an owner keeps its series that had no kill and is not there any more: a kill of its last moments may still be read, and no longer, so that
-/// containers that come and go do not fill the table.
+/// How long an owner keeps its series that had no kill and is not there any more: a kill of its last moments may still
+/// be read, and no longer, so that containers that come and go do not fill the table.
 const GONE: Duration = Duration::from_secs(600);
 
 /// Bounds of the table.
@@ -50,7 +50,8 @@ pub enum FromZero {
 /// Whose limit may be hit when a container of a pod is killed, as nodes are set up.
 pub const EXPECTED_SCOPES: [Scope; 4] = [Scope::Container, Scope::Pod, Scope::Kubepods, Scope::Node];
 
-/// What tells the series of one owner from those of another. Here, and only here, what is not known is empty: Prometheus has no absent labels.
+/// What tells the series of one owner from those of another. Here, and only here, what is not known is empty:
+/// Prometheus has no absent labels.
 ///
 /// Shared texts: each scrape and each export makes several attribute sets of them for each instrument.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -72,7 +73,8 @@ impl Labels {
                 let Some(pod) = &owner.pod else {
                     return Self::container(id.unwrap_or_default());
                 };
-                let container = owner.container().map(|container| container.name.as_str()).or(id).unwrap_or_default().into();
+                let container =
+                    owner.container().map(|container| container.name.as_str()).or(id).unwrap_or_default().into();
                 Self { namespace: pod.namespace.as_str().into(), pod: pod.name.as_str().into(), container }
             }
             Owner::Container { id, .. } => Self::container(short_id(id)),
@@ -81,7 +83,8 @@ impl Labels {
         }
     }
 
-    /// The labels of the series that count the kills of all owners without room: empty but for the container, [`OVERFLOW`].
+    /// The labels of the series that count the kills of all owners without room: empty but for the container,
+    /// [`OVERFLOW`].
     pub fn overflow() -> Self {
         Self::container(OVERFLOW)
     }
@@ -117,7 +120,8 @@ impl Table {
         Self { limits, owners: BTreeMap::new(), overflow: None }
     }
 
-    /// Counts a kill for its owner, or on the overflow if the owner has no series yet and there is no room even without the expired ones.
+    /// Counts a kill for its owner, or on the overflow if the owner has no series yet and there is no room even without
+    /// the expired ones.
     ///
     /// An owner that got no room is tried again at its next kill. What was counted on the overflow stays there.
     pub fn record(&mut self, kill: &Kill, owner: &Owner, incident: &Incident) {
@@ -125,8 +129,8 @@ impl Table {
         self.counts(Labels::of(owner), kill.time).add(kill, incident, survived);
     }
 
-    /// Counts kills that nobody saw and that were `found` in the kernel's counters. Nothing else is known of them: memory, limit, incidents and the time of
-    /// the last kill stay as they are.
+    /// Counts kills that nobody saw and that were `found` in the kernel's counters. Nothing else is known of them:
+    /// memory, limit, incidents and the time of the last kill stay as they are.
     pub fn record_reconstructed(&mut self, kills: u64, owner: &Owner, found: SystemTime) {
         self.counts(Labels::of(owner), found).add_reconstructed(kills, found);
     }
@@ -146,8 +150,9 @@ impl Table {
         }
     }
 
-    /// Gives each of these containers (namespace, pod, name) its series, from 0 as configured, so that its first kill is an increase; and those that it has
-    /// stay for as long as it is expected time and again. Where there is no room, series at 0 of containers that are gone give way, those with kills do not.
+    /// Gives each of these containers (namespace, pod, name) its series, from 0 as configured, so that its first kill
+    /// is an increase; and those that it has stay for as long as it is expected time and again. Where there is no room,
+    /// series at 0 of containers that are gone give way, those with kills do not.
     pub fn ensure<'a>(&mut self, containers: impl Iterator<Item = (&'a str, &'a str, &'a str)>, now: SystemTime) {
         let from_zero = self.limits.from_zero;
         let mut new = Vec::new();
@@ -171,9 +176,11 @@ impl Table {
         }
     }
 
-    /// Removes up to so many rows that say 0, those first that have not been expected for longest; none that are expected `now`.
+    /// Removes up to so many rows that say 0, those first that have not been expected for longest; none that are
+    /// expected `now`.
     fn give_room(&mut self, rows: usize, now: Option<SystemTime>) {
-        let idle = self.owners.iter().filter(|(_, counts)| counts.kills == 0 && now.is_none_or(|now| counts.last_told < now));
+        let idle =
+            self.owners.iter().filter(|(_, counts)| counts.kills == 0 && now.is_none_or(|now| counts.last_told < now));
         let mut idle: Vec<_> = idle.map(|(labels, counts)| (counts.last_told, labels.clone())).collect();
         idle.sort();
         idle.iter().take(rows).for_each(|(_, labels)| {
@@ -181,7 +188,8 @@ impl Table {
         });
     }
 
-    /// Removes the owners that had no kill for longer than the expiry, and those that are gone and never had one. The overflow stays.
+    /// Removes the owners that had no kill for longer than the expiry, and those that are gone and never had one. The
+    /// overflow stays.
     pub fn expire(&mut self, now: SystemTime) {
         let expiry = self.limits.expiry;
         let keeps = |counts: &Counts| if counts.kills == 0 { GONE.min(expiry) } else { expiry };
@@ -197,8 +205,9 @@ impl Table {
         Snapshot { owners, overflow: self.overflow.clone() }
     }
 
-    /// Goes on with what another table counted, before anything is counted here. Expired owners are left out. Of those that do not fit in, the ones that were
-    /// killed last get their series, the others' counts are added to the overflow.
+    /// Goes on with what another table counted, before anything is counted here. Expired owners are left out. Of those
+    /// that do not fit in, the ones that were killed last get their series, the others' counts are added to the
+    /// overflow.
     pub fn restore(&mut self, snapshot: Snapshot, now: SystemTime) {
         let mut owners = snapshot.owners;
         owners.sort_by_key(|(_, counts)| std::cmp::Reverse(counts.last_told));

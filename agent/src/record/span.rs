@@ -1,4 +1,5 @@
-//! The span of a kill, ready to be sent. Its ids follow from the kill's, so that a kill read again after a restart is the same span.
+//! The span of a kill, ready to be sent. Its ids follow from the kill's, so that a kill read again after a restart is
+//! the same span.
 
 use std::borrow::Cow;
 
@@ -16,7 +17,8 @@ pub const STATUS: &str = "killed by the OOM killer";
 /// The identity of the span of `kill`, which is part of `incident`: one trace per incident, sampled.
 pub fn context(incident: KillId, kill: KillId) -> SpanContext {
     let trace = u128::from_be_bytes(*incident.0.as_bytes());
-    // An id of zeros is no id. Version and variant of a UUID see to it that there is none; a nil UUID is no reason to lose the span.
+    // An id of zeros is no id. Version and variant of a UUID see to it that there is none; a nil UUID is no reason to
+    // lose the span.
     SpanContext::new(TraceId::from(trace.max(1)), span_id(kill), TraceFlags::SAMPLED, false, TraceState::NONE)
 }
 
@@ -66,7 +68,8 @@ mod tests {
 
     #[test]
     fn ids_are_made_of_the_uuids() {
-        let (incident, kill) = (uuid("a0b1c2d3-e4f5-5607-9809-0a1b2c3d4e5f"), uuid("00112233-4455-5677-8899-aabbccddeeff"));
+        let (incident, kill) =
+            (uuid("a0b1c2d3-e4f5-5607-9809-0a1b2c3d4e5f"), uuid("00112233-4455-5677-8899-aabbccddeeff"));
         let context = context(incident, kill);
         assert_eq!(context.trace_id().to_string(), "a0b1c2d3e4f5560798090a1b2c3d4e5f");
         assert_eq!(context.span_id().to_string(), "8899aabbccddeeff");
@@ -76,7 +79,10 @@ mod tests {
     #[test]
     fn even_a_nil_uuid_gives_valid_ids() {
         assert!(context(KillId(Uuid::nil()), KillId(Uuid::nil())).is_valid());
-        assert!(context(uuid("a0b1c2d3-e4f5-5607-9809-0a1b2c3d4e5f"), uuid("00112233-4455-5677-0000-000000000000")).is_valid());
+        assert!(
+            context(uuid("a0b1c2d3-e4f5-5607-9809-0a1b2c3d4e5f"), uuid("00112233-4455-5677-0000-000000000000"))
+                .is_valid()
+        );
     }
 
     #[test]
@@ -94,7 +100,8 @@ mod tests {
     fn the_span_and_the_record_of_a_kill_tell_the_same() {
         let (kill, owner) = (sample::kill(), sample::container("app"));
         let incident = sample::incident(&kill, &owner);
-        let (span, mut record) = (span(&kill, &owner, &incident, "node-a"), log_record(&kill, &owner, &incident, "node-a"));
+        let (span, mut record) =
+            (span(&kill, &owner, &incident, "node-a"), log_record(&kill, &owner, &incident, "node-a"));
         assert_eq!(span.span_context, record.context);
         record.attributes.retain(|attribute| attribute.key.as_str() != "log.record.uid");
         assert_eq!(span.attributes, record.attributes);
@@ -104,7 +111,13 @@ mod tests {
     fn the_span_is_a_failed_internal_one_of_the_agent() {
         let (kill, owner) = (sample::kill(), sample::container("app"));
         let span = span(&kill, &owner, &sample::incident(&kill, &owner), "node-a");
-        assert_eq!((span.name.as_ref(), span.span_kind, span.status), ("oom_kill", SpanKind::Internal, Status::error("killed by the OOM killer")));
-        assert_eq!((span.instrumentation_scope.name(), span.instrumentation_scope.version()), ("oom-watcher", Some(env!("CARGO_PKG_VERSION"))));
+        assert_eq!(
+            (span.name.as_ref(), span.span_kind, span.status),
+            ("oom_kill", SpanKind::Internal, Status::error("killed by the OOM killer"))
+        );
+        assert_eq!(
+            (span.instrumentation_scope.name(), span.instrumentation_scope.version()),
+            ("oom-watcher", Some(env!("CARGO_PKG_VERSION")))
+        );
     }
 }

@@ -1,8 +1,10 @@
-//! The account in the data path: reads the kernel's counters, tells of the kills that nobody saw, and saves what outlives the agent.
+//! The account in the data path: reads the kernel's counters, tells of the kills that nobody saw, and saves what
+//! outlives the agent.
 //!
-//! In this order: [`Ledger::load`] and [`Ledger::attached`] once the probe is, and its counters are copied to the statistics; [`Ledger::seen`] for
-//! each kill; [`Ledger::save`] whenever the ring buffer was emptied; and every [`CHECK_INTERVAL`], or [`OPEN_INTERVAL`] while something is open,
-//! [`Ledger::look`], then the ring buffer is emptied, then [`Ledger::check`].
+//! In this order: [`Ledger::load`] and [`Ledger::attached`] once the probe is, and its counters are copied to the
+//! statistics; [`Ledger::seen`] for each kill; [`Ledger::save`] whenever the ring buffer was emptied; and every
+//! [`CHECK_INTERVAL`], or [`OPEN_INTERVAL`] while something is open, [`Ledger::look`], then the ring buffer is emptied,
+//! then [`Ledger::check`].
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -72,14 +74,31 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    /// Loads what the last agent on this node saved. `boot` is the id of this boot; without `hierarchy` missed kills have no owners.
+    /// Loads what the last agent on this node saved. `boot` is the id of this boot; without `hierarchy` missed kills
+    /// have no owners.
     pub(super) fn load(node: &str, boot: Uuid, store: Store, hierarchy: Option<Hierarchy>) -> Self {
         let loaded = store.load(boot, node);
-        let handled = loaded.as_ref().filter(|loaded| loaded.this_boot).map(|loaded| loaded.state.handled.clone()).unwrap_or_default();
-        Self { node: node.to_owned(), boot, store, hierarchy, loaded, account: None, probe: 0, begun: 0, handled, settled: None }
+        let handled = loaded
+            .as_ref()
+            .filter(|loaded| loaded.this_boot)
+            .map(|loaded| loaded.state.handled.clone())
+            .unwrap_or_default();
+        Self {
+            node: node.to_owned(),
+            boot,
+            store,
+            hierarchy,
+            loaded,
+            account: None,
+            probe: 0,
+            begun: 0,
+            handled,
+            settled: None,
+        }
     }
 
-    /// Whether the kill, an event of this ring buffer, is among the counts already: an agent has handled it, and died before its record was safe.
+    /// Whether the kill, an event of this ring buffer, is among the counts already: an agent has handled it, and died
+    /// before its record was safe.
     pub(super) fn has_counted(&self, ring: u32, sequence: u64) -> bool {
         self.handled.get(&ring).is_some_and(|last| sequence <= *last)
     }
@@ -89,9 +108,16 @@ impl Ledger {
         self.account.as_ref().map_or(0, Account::dropped)
     }
 
-    /// Begins to count, from where the last agent ended. `probe` is the one that is attached; `detached` those that were detached for it, by their ring
-    /// buffers. `stats` has to have the probe's counters already, and nothing else.
-    pub(super) fn attached(&mut self, probe: Attached, detached: &[(u32, ProbeCounts)], stats: &Stats, table: &Mutex<Table>, now: SystemTime) {
+    /// Begins to count, from where the last agent ended. `probe` is the one that is attached; `detached` those that
+    /// were detached for it, by their ring buffers. `stats` has to have the probe's counters already, and nothing else.
+    pub(super) fn attached(
+        &mut self,
+        probe: Attached,
+        detached: &[(u32, ProbeCounts)],
+        stats: &Stats,
+        table: &Mutex<Table>,
+        now: SystemTime,
+    ) {
         let Attached { ring, counted: probe, is_new } = probe;
         // A new one may have seen kills since it was attached: they are as good as any later one.
         let before = if is_new { ProbeCounts::default() } else { probe };
@@ -112,9 +138,12 @@ impl Ledger {
                 Some((_, counted)) => account.hand_over(*counted, before),
                 None if state.probe == ring => account.resume(before, true),
                 None => {
-                    // Another agent had the node last, with a probe of its own. Which of the kills that wait here it has counted nobody knows: all since its
-                    // state are found in the kernel's counters, and their records tell more of them.
-                    self.handled.extend([(ring, before)].iter().chain(detached).map(|(ring, counted)| (*ring, counted.confirmed)));
+                    // Another agent had the node last, with a probe of its own. Which of the kills that wait here it
+                    // has counted nobody knows: all since its state are found in the kernel's counters, and their
+                    // records tell more of them.
+                    self.handled.extend(
+                        [(ring, before)].iter().chain(detached).map(|(ring, counted)| (*ring, counted.confirmed)),
+                    );
                     account.resume(before, false);
                 }
             }
@@ -144,7 +173,8 @@ impl Ledger {
         }
     }
 
-    /// Reads the kernel's counters, then the probe's. The events that are in the ring buffer then are to be handled before [`check`](Self::check).
+    /// Reads the kernel's counters, then the probe's. The events that are in the ring buffer then are to be handled
+    /// before [`check`](Self::check).
     pub(super) fn look(&self, probe: impl FnOnce() -> ProbeCounts) -> Observed {
         let observed = self.read(self.account.as_ref().is_some_and(Account::wants_cgroups));
         Observed { probe: probe(), ..observed }
@@ -156,7 +186,8 @@ impl Ledger {
         Observed { node, cgroups, probe: ProbeCounts::default() }
     }
 
-    /// Compares, counts what is missing, saves, and gives `tell` the record of each missed kill of which the cgroup is known.
+    /// Compares, counts what is missing, saves, and gives `tell` the record of each missed kill of which the cgroup is
+    /// known.
     pub(super) fn check(
         &mut self,
         observed: Observed,
@@ -199,7 +230,8 @@ impl Ledger {
         );
     }
 
-    /// Saves everything. `probe`: what it has counted, of which all events that it did not drop were [`seen`](Self::seen).
+    /// Saves everything. `probe`: what it has counted, of which all events that it did not drop were
+    /// [`seen`](Self::seen).
     pub(super) fn save(&mut self, probe: ProbeCounts, stats: &Stats, table: &Mutex<Table>, now: SystemTime) -> bool {
         let Some(account) = &mut self.account else { return false };
         account.counted(probe);
@@ -222,7 +254,9 @@ fn count(found: &Findings, owners: &[Owner], stats: &Stats, table: &Mutex<Table>
     for (MissedKills { number, .. }, owner) in found.missed.iter().zip(owners) {
         table.record_reconstructed(*number, owner, now);
         match owner {
-            Owner::Unknown { why } | Owner::Kubernetes(KubernetesOwner { why_no_container: Some(why), .. }) => stats.add_without_owner(*why, *number),
+            Owner::Unknown { why } | Owner::Kubernetes(KubernetesOwner { why_no_container: Some(why), .. }) => {
+                stats.add_without_owner(*why, *number)
+            }
             Owner::Kubernetes(_) | Owner::Container { .. } | Owner::Unit { .. } => {}
         }
     }

@@ -1,5 +1,5 @@
-//! Which events may leave the kernel's memory: those whose log records need no more care, and whose counts are saved. If the agent dies, the next one reads
-//! all others again.
+//! Which events may leave the kernel's memory: those whose log records need no more care, and whose counts are saved.
+//! If the agent dies, the next one reads all others again.
 //!
 //! In the order in which they were read, which is the order in which their records are delivered.
 

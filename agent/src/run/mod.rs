@@ -1,8 +1,9 @@
 //! THE DATA PATH: builds the stages, carries each kill through them ([`Pipeline`]), drains them at the end.
 //!
-//! The order of building matters: the port is bound before the probe is attached, because a port that is taken must not cost a kill; the capabilities
-//! go to a thread of their own before there is another one, so that no thread which listens or sends ever has any; and kills are read before anything
-//! is exported, because the pipeline never waits for the network.
+//! The order of building matters: the port is bound before the probe is attached, because a port that is taken must not
+//! cost a kill; the capabilities go to a thread of their own before there is another one, so that no thread which
+//! listens or sends ever has any; and kills are read before anything is exported, because the pipeline never waits for
+//! the network.
 
 mod account;
 mod held;
@@ -66,9 +67,15 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Listen(address, error) if error.kind() == io::ErrorKind::AddrInUse => {
-                write!(f, "serving /metrics on {address}: {error}: stop what listens there (another oom-watcher?), or set METRICS_PORT or --listen")
+                write!(
+                    f,
+                    "serving /metrics on {address}: {error}: stop what listens there (another oom-watcher?), or set \
+                     METRICS_PORT or --listen"
+                )
             }
-            Self::Listen(address, error) => write!(f, "serving /metrics on {address}: {error}: set --listen to an address of this machine"),
+            Self::Listen(address, error) => {
+                write!(f, "serving /metrics on {address}: {error}: set --listen to an address of this machine")
+            }
             Self::Export(error) | Self::Node(error) => write!(f, "{error:#}"),
             Self::Attach(error) => write!(f, "attaching the probe: {error}"),
             Self::Read(error) => write!(f, "reading the probe's ring buffer: {error}"),
@@ -108,9 +115,25 @@ impl Agent {
         let owners = config.series.owners;
 
         let bridge = Arc::new(Bridge::new(owners).map_err(Failure::Export)?);
-        let mut recorders = vec![instruments::register(bridge.provider(), Keys::Prometheus, &config.node, &table, owners, &stats, &build)];
+        let mut recorders = vec![instruments::register(
+            bridge.provider(),
+            Keys::Prometheus,
+            &config.node,
+            &table,
+            owners,
+            &stats,
+            &build,
+        )];
         let otlp = Otlp::start(&config.otlp, &stats, owners, |provider| {
-            recorders.push(instruments::register(provider, Keys::Semantic, &config.node, &table, owners, &stats, &build));
+            recorders.push(instruments::register(
+                provider,
+                Keys::Semantic,
+                &config.node,
+                &table,
+                owners,
+                &stats,
+                &build,
+            ));
         })
         .map_err(Failure::Export)?;
 
@@ -152,15 +175,25 @@ impl Agent {
     }
 
     /// Where kills go, and what answers on the port while it is awaited. `before_scrape` brings the counts up to date.
-    pub fn into_parts(self, before_scrape: impl Fn() + Send + Sync + 'static) -> (Pipeline, impl Future<Output = io::Result<()>> + Send) {
-        let server = prometheus::serve(self.listener, self.bridge, self.health, Arc::clone(&self.pipeline.stats), before_scrape);
+    pub fn into_parts(
+        self,
+        before_scrape: impl Fn() + Send + Sync + 'static,
+    ) -> (Pipeline, impl Future<Output = io::Result<()>> + Send) {
+        let server =
+            prometheus::serve(self.listener, self.bridge, self.health, Arc::clone(&self.pipeline.stats), before_scrape);
         (self.pipeline, server)
     }
 
-    /// Attaches the probe on the thread that has the capabilities for it, and watches until `stop` gives way; then drains, for as long as the
-    /// configuration allows or until `stop_now` gives way. `ready` is called when kills are seen from now on, with what the probe can tell. Names of cgroups
-    /// are told too where they are found by their ids.
-    pub async fn watch(self, privileged: Privileged, ready: impl FnOnce(Features), stop: impl Future, stop_now: impl Future) -> Result<(), Failure> {
+    /// Attaches the probe on the thread that has the capabilities for it, and watches until `stop` gives way; then
+    /// drains, for as long as the configuration allows or until `stop_now` gives way. `ready` is called when kills are
+    /// seen from now on, with what the probe can tell. Names of cgroups are told too where they are found by their ids.
+    pub async fn watch(
+        self,
+        privileged: Privileged,
+        ready: impl FnOnce(Features),
+        stop: impl Future,
+        stop_now: impl Future,
+    ) -> Result<(), Failure> {
         let (config, address, health, stats) = (self.config.clone(), self.address, self.health.clone(), self.stats());
         let seen: Arc<Mutex<Option<CounterMap>>> = Arc::default();
         let before_scrape = {
@@ -173,8 +206,11 @@ impl Agent {
         };
         let (mut pipeline, server) = self.into_parts(before_scrape);
         let server = tokio::spawn(server);
-        let pods =
-            config.kubernetes.clone().zip(pipeline.pods.clone()).map(|(settings, store)| tokio::spawn(kubernetes::watch::run(settings, store)));
+        let pods = config
+            .kubernetes
+            .clone()
+            .zip(pipeline.pods.clone())
+            .map(|(settings, store)| tokio::spawn(kubernetes::watch::run(settings, store)));
         let daemonset = config.kubernetes.as_ref().and_then(daemonset::Own::new);
         let remembered = daemonset.clone().map(|own| tokio::spawn(own.remember()));
 
@@ -189,7 +225,8 @@ impl Agent {
                 Probe::attach(&settings)
             }
         };
-        let attached = privileged.run(attach).unwrap_or_else(|error| Err(AttachError::Refused("attaching", error.into())));
+        let attached =
+            privileged.run(attach).unwrap_or_else(|error| Err(AttachError::Refused("attaching", error.into())));
         let mut probe = attached.map_err(Failure::Attach)?;
         *lock(&seen) = Some(probe.counters());
         copy_counters(&probe.counters(), &stats);
@@ -207,7 +244,8 @@ impl Agent {
         ready(features);
 
         let read = pipeline.watch(&mut probe, &health, stop).await;
-        // Nothing new from here on, unless the next agent is to have it: what is there is handled, then everything that waits is delivered.
+        // Nothing new from here on, unless the next agent is to have it: what is there is handled, then everything that
+        // waits is delivered.
         probe.stop();
         pipeline.wait_no_longer();
         pipeline.save(&mut probe);
@@ -256,7 +294,8 @@ fn leave_nothing(config: &Config, probe: Probe) {
         Ok(()) => info!("no other agent follows: state, pins and spool are removed"),
         Err(error) => warn!(
             error = format!("{error:#}"),
-            "state, pins or spool stay on this node: remove them with `oom-watcher detach`, and the directories of state and spool"
+            "state, pins or spool stay on this node: remove them with `oom-watcher detach`, and the directories of \
+             state and spool"
         ),
     }
 }
@@ -265,8 +304,12 @@ fn leave_nothing(config: &Config, probe: Probe) {
 fn tell(probe: &Probe) {
     for program in probe.programs() {
         match &program.refused {
-            Some(refused) => info!(program = program.name, refused, "a program is not attached that the kernel could do without"),
-            None => debug!(program = program.name, verified_instructions = program.verified_instructions, time = ?program.time, "loaded"),
+            Some(refused) => {
+                info!(program = program.name, refused, "a program is not attached that the kernel could do without")
+            }
+            None => {
+                debug!(program = program.name, verified_instructions = program.verified_instructions, time = ?program.time, "loaded")
+            }
         }
     }
     match probe.pinned() {
@@ -283,7 +326,8 @@ fn table_of_cgroups() -> Option<CgroupTable> {
             let cgroups = table.cgroups();
             warn!(
                 cgroups,
-                "the kernel refuses reading strings (lockdown=confidentiality): names and limits are read from the cgroups' files, usage is absent"
+                "the kernel refuses reading strings (lockdown=confidentiality): names and limits are read from the \
+                 cgroups' files, usage is absent"
             );
             Some(table)
         }
@@ -291,13 +335,18 @@ fn table_of_cgroups() -> Option<CgroupTable> {
             let cgroups = table.cgroups();
             warn!(
                 cgroups,
-                "the kernel refuses reading strings (lockdown=confidentiality), and only a part of the cgroups is mounted here: others have ids instead of names"
+                "the kernel refuses reading strings (lockdown=confidentiality), and only a part of the cgroups is \
+                 mounted here: others have ids instead of names"
             );
             Some(table)
         }
         Err(error) => {
             let error = format!("{error:#}");
-            warn!(error, "the kernel refuses reading strings (lockdown=confidentiality): kills carry ids instead of names of cgroups, and no limits");
+            warn!(
+                error,
+                "the kernel refuses reading strings (lockdown=confidentiality): kills carry ids instead of names of \
+                 cgroups, and no limits"
+            );
             None
         }
     }

@@ -1,4 +1,5 @@
-//! The stages behind the source, and the loop that carries each kill through them. The picture in docs/architecture.md as code.
+//! The stages behind the source, and the loop that carries each kill through them. The picture in docs/architecture.md
+//! as code.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -43,10 +44,12 @@ const AT_ONCE: usize = 64;
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(30);
 /// How often spans that wait for too long are looked for, while any waits.
 const ENDS_INTERVAL: Duration = Duration::from_secs(1);
-/// How soon after a kill the state is saved: at once, but in a burst not more often than this, and not for more than a tenth of the time.
+/// How soon after a kill the state is saved: at once, but in a burst not more often than this, and not for more than a
+/// tenth of the time.
 const SAVE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// How many times as long as one kill may wait one after the other may, before all go on, so that the state is saved and the kernel's counters are looked at.
+/// How many times as long as one kill may wait one after the other may, before all go on, so that the state is saved
+/// and the kernel's counters are looked at.
 const MAX_WAITS: u32 = 3;
 
 /// All stages but the source: where kills go.
@@ -81,7 +84,8 @@ impl Pipeline {
     pub(super) fn open_ledger(&mut self, config: &Config, probe: &Probe) {
         // Without the cgroups missed kills have no owners; preflight says what to do about it.
         let hierarchy = self.cgroups_of_node.hierarchy();
-        let mut ledger = Ledger::load(&self.node, probe.boot_id(), Store::new(config.state_directory.clone()), hierarchy);
+        let mut ledger =
+            Ledger::load(&self.node, probe.boot_id(), Store::new(config.state_directory.clone()), hierarchy);
         let detached: Vec<_> = probe.leftovers().iter().map(|(ring, counted)| (*ring, self.counts(counted))).collect();
         let is_new = !matches!(probe.pinned(), Pinned::TakenOver);
         let attached = Attached { ring: probe.ring(), counted: self.counts(&probe.counters().read()), is_new };
@@ -108,7 +112,8 @@ impl Pipeline {
         tokio::pin!(stop);
         loop {
             let anything_ends = !self.ends.is_empty();
-            // What waits is neither saved nor explained: both can be done for all before it and for none behind it, so they wait as well.
+            // What waits is neither saved nor explained: both can be done for all before it and for none behind it, so
+            // they wait as well.
             if self.waiting.has_lasted(self.patience * MAX_WAITS) {
                 self.give_up_waiting();
                 self.expire_ends(looked, SystemTime::now());
@@ -126,7 +131,8 @@ impl Pipeline {
                     let dropped = self.stats.ring_full.get().saturating_sub(told_dropped);
                     if dropped > 0 {
                         told_dropped += dropped;
-                        warn!(dropped, "kills found no room in the ring buffer: they are counted for the node, and their owners are looked for in the cgroups");
+                        warn!(dropped, "kills found no room in the ring buffer: they are counted for the node, and \
+                            their owners are looked for in the cgroups");
                         // While the cgroups are there.
                         check_at = Instant::now();
                     }
@@ -195,7 +201,9 @@ impl Pipeline {
         }
         let (Some(ledger), otlp) = (&mut self.ledger, &self.otlp) else { return };
         let pods = self.pods.as_ref().map(kubernetes::Store::pods);
-        let attribute = |kills: &MissedKills| with_names(attribution::attribute_missed(kills, pods.as_deref()), self.pod_logs.as_ref());
+        let attribute = |kills: &MissedKills| {
+            with_names(attribution::attribute_missed(kills, pods.as_deref()), self.pod_logs.as_ref())
+        };
         ledger.check(observed, &self.stats, &self.table, SystemTime::now(), attribute, |record| {
             otlp.log(record);
         });
@@ -241,7 +249,10 @@ impl Pipeline {
     fn count_now(&self, told: &Told) -> bool {
         let Told::Kill(Ok(kill), place) = told else { return false };
         let has_counted = self.ledger.as_ref().is_some_and(|ledger| ledger.has_counted(place.ring, kill.sequence));
-        let is_new = self.cgroups_of_node.has(kill) && !has_counted && !self.duplicates.knows(kill.id) && !self.waiting.has(kill.id);
+        let is_new = self.cgroups_of_node.has(kill)
+            && !has_counted
+            && !self.duplicates.knows(kill.id)
+            && !self.waiting.has(kill.id);
         self.stats.kills.add(u64::from(is_new));
         is_new
     }
@@ -348,7 +359,8 @@ impl Pipeline {
         self.otlp.shutdown(Instant::now() + grace).await;
     }
 
-    /// Carries one kill through attribution and record to the exports. Never waits. Gives the number of its log record, if that waits for the collector.
+    /// Carries one kill through attribution and record to the exports. Never waits. Gives the number of its log record,
+    /// if that waits for the collector.
     pub fn handle(&mut self, kill: &Kill) -> Option<u64> {
         if self.has_come_before(kill) {
             return None;
@@ -363,18 +375,22 @@ impl Pipeline {
         before
     }
 
-    /// `counts`: it is not among its owner's counts already, as one is whose record an agent could not deliver before it died.
+    /// `counts`: it is not among its owner's counts already, as one is whose record an agent could not deliver before
+    /// it died.
     fn tell(&mut self, kill: &Kill, counts: bool) -> Option<u64> {
         // Signed: the layer makes a text of any other number.
         let handling = info_span!(target: HANDLING, "handle", "process.pid" = i64::from(kill.victim.pid));
         // Before it has children, which settle whose trace it is in. Fails only where no spans are exported.
-        let _ = handling.set_parent(Context::new().with_remote_span_context(span::context(self.incidents.id(kill), kill.id)));
+        let _ = handling
+            .set_parent(Context::new().with_remote_span_context(span::context(self.incidents.id(kill), kill.id)));
         let pods = self.pods.as_ref().map(kubernetes::Store::pods);
         let owner = info_span!(target: HANDLING, parent: &handling, "attribute")
             .in_scope(|| with_names(attribution::attribute(kill, pods.as_deref()), self.pod_logs.as_ref()));
         drop(pods);
         match &owner {
-            Owner::Unknown { why } | Owner::Kubernetes(KubernetesOwner { why_no_container: Some(why), .. }) if counts => {
+            Owner::Unknown { why } | Owner::Kubernetes(KubernetesOwner { why_no_container: Some(why), .. })
+                if counts =>
+            {
                 self.stats.count_without_owner(*why);
             }
             _ => {}
@@ -398,7 +414,11 @@ impl Pipeline {
         info_span!(target: HANDLING, parent: &handling, "hand_over").in_scope(|| {
             let number = self.otlp.log(record);
             let (span, now) = (span::span(kill, &owner, &incident, &self.node), SystemTime::now());
-            let ended = if kill.victim.end_is_told { self.ends.wait(kill.sequence, span, now) } else { Some(ends::ended(span, now, End::Read)) };
+            let ended = if kill.victim.end_is_told {
+                self.ends.wait(kill.sequence, span, now)
+            } else {
+                Some(ends::ended(span, now, End::Read))
+            };
             ended.into_iter().for_each(|span| self.otlp.span(span));
             number
         })

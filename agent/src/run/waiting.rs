@@ -1,7 +1,9 @@
-//! What waits until the Kubernetes API knows the container of a kill: an id reaches the status of its pod a moment after the container has started.
+//! What waits until the Kubernetes API knows the container of a kill: an id reaches the status of its pod a moment
+//! after the container has started.
 //!
-//! In order: what the probe tells behind such a kill waits with it, and for no longer. So the events leave the ring buffer in the order in which they came, and
-//! a state that is saved has handled all before a certain one, and none behind it.
+//! In order: what the probe tells behind such a kill waits with it, and for no longer. So the events leave the ring
+//! buffer in the order in which they came, and a state that is saved has handled all before a certain one, and none
+//! behind it.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;

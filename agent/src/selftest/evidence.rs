@@ -16,12 +16,14 @@ pub fn series<'a>(text: &'a str, container: &str) -> impl Iterator<Item = &'a st
     text.lines().filter(move |line| line.contains(&label))
 }
 
-/// Whether a record or span with these attributes is about a process of the cgroup with this id: its name may not be readable.
+/// Whether a record or span with these attributes is about a process of the cgroup with this id: its name may not be
+/// readable.
 pub fn is_about(attributes: &[KeyValue], cgroup: u64) -> bool {
     let id = i64::try_from(cgroup).map(Value::IntValue).ok();
-    attributes
-        .iter()
-        .any(|attribute| attribute.key == schema::CGROUP_ID.key && attribute.value.as_ref().and_then(|value| value.value.as_ref()) == id.as_ref())
+    attributes.iter().any(|attribute| {
+        attribute.key == schema::CGROUP_ID.key
+            && attribute.value.as_ref().and_then(|value| value.value.as_ref()) == id.as_ref()
+    })
 }
 
 /// Prints all three.
@@ -30,10 +32,18 @@ pub fn is_about(attributes: &[KeyValue], cgroup: u64) -> bool {
 /// Those of `out`.
 pub fn print(out: &mut impl Write, metrics: &str, container: &str, record: &LogRecord, span: &Span) -> io::Result<()> {
     writeln!(out, "\n--- /metrics")?;
-    for line in metrics.lines().filter(|line| line.starts_with("oom_kills_per_node_total")).chain(series(metrics, container)) {
+    for line in
+        metrics.lines().filter(|line| line.starts_with("oom_kills_per_node_total")).chain(series(metrics, container))
+    {
         writeln!(out, "{line}")?;
     }
-    writeln!(out, "\n--- OTLP log record {}, severity {}, trace {}", record.event_name, record.severity_text, hex(&record.trace_id))?;
+    writeln!(
+        out,
+        "\n--- OTLP log record {}, severity {}, trace {}",
+        record.event_name,
+        record.severity_text,
+        hex(&record.trace_id)
+    )?;
     writeln!(out, "{}", text(record.body.as_ref()))?;
     attributes(out, &record.attributes)?;
     writeln!(
@@ -44,7 +54,8 @@ pub fn print(out: &mut impl Write, metrics: &str, container: &str, record: &LogR
         span.end_time_unix_nano.saturating_sub(span.start_time_unix_nano) as f64 / 1e6,
         span.status.as_ref().map_or("", |status| &status.message)
     )?;
-    let (shared, own): (Vec<_>, Vec<_>) = span.attributes.iter().cloned().partition(|attribute| record.attributes.contains(attribute));
+    let (shared, own): (Vec<_>, Vec<_>) =
+        span.attributes.iter().cloned().partition(|attribute| record.attributes.contains(attribute));
     writeln!(out, "  {} attributes, the same as the record's", shared.len())?;
     attributes(out, &own)
 }
@@ -70,7 +81,9 @@ fn text(value: Option<&AnyValue>) -> String {
         Some(Value::BoolValue(value)) => value.to_string(),
         Some(Value::IntValue(value)) => value.to_string(),
         Some(Value::DoubleValue(value)) => value.to_string(),
-        Some(Value::ArrayValue(array)) => format!("[{}]", array.values.iter().map(|value| text(Some(value))).collect::<Vec<_>>().join(", ")),
+        Some(Value::ArrayValue(array)) => {
+            format!("[{}]", array.values.iter().map(|value| text(Some(value))).collect::<Vec<_>>().join(", "))
+        }
         Some(other) => format!("{other:?}"),
         None => String::new(),
     }

@@ -1,7 +1,8 @@
-//! `oom-watcher selftest`: a real kill of our own child in a scratch cgroup, followed to `/metrics` and to the collector.
+//! `oom-watcher selftest`: a real kill of our own child in a scratch cgroup, followed to `/metrics` and to the
+//! collector.
 //!
-//! The whole agent runs, on a port of its own. Without a configured OTLP endpoint a receiver on loopback stands in for the collector; with one, the
-//! collector's acknowledgement is the proof, and there is no record to show.
+//! The whole agent runs, on a port of its own. Without a configured OTLP endpoint a receiver on loopback stands in for
+//! the collector; with one, the collector's acknowledgement is the proof, and there is no record to show.
 
 pub mod evidence;
 pub mod scratch;
@@ -53,13 +54,15 @@ pub fn victim() -> io::Result<()> {
 pub async fn run(mut config: Config, show: bool, out: &mut impl Write) -> Result<()> {
     config.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let listener = run::bind(&config)?;
-    // Beside: the directory of the outermost cgroup is writable to nobody, so root makes others in it with CAP_DAC_OVERRIDE alone.
+    // Beside: the directory of the outermost cgroup is writable to nobody, so root makes others in it with
+    // CAP_DAC_OVERRIDE alone.
     let privileged = Privileged::beside().context("starting the thread that attaches the probe")?;
     // An agent may run beside it, whose kills these are too.
     (config.probe.pins, config.state_directory, config.otlp.spool) = (None, None, None);
     let receiver = match (&config.otlp.logs, &config.otlp.traces) {
         (None, None) => {
-            let receiver = Receiver::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).context("starting a receiver on loopback")?;
+            let receiver = Receiver::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))
+                .context("starting a receiver on loopback")?;
             let endpoint = loopback(receiver.address());
             (config.otlp.logs, config.otlp.traces) = (Some(endpoint.clone()), Some(endpoint));
             Some(receiver)
@@ -91,16 +94,28 @@ pub async fn run(mut config: Config, show: bool, out: &mut impl Write) -> Result
     followed
 }
 
-async fn follow(address: SocketAddr, stats: &Stats, receiver: Option<&Receiver>, reads_names: bool, show: bool, out: &mut impl Write) -> Result<()> {
+async fn follow(
+    address: SocketAddr,
+    stats: &Stats,
+    receiver: Option<&Receiver>,
+    reads_names: bool,
+    show: bool,
+    out: &mut impl Write,
+) -> Result<()> {
     // A pod uid and a container id of this run alone, of the forms that attribution knows.
     let run = std::process::id();
     let pod = Uuid::new_v5(&Uuid::NAMESPACE_OID, &run.to_le_bytes());
     let container = format!("{}{}", pod.simple(), Uuid::new_v5(&pod, b"container").simple());
     // Without names the owner is unknown, and the label is empty.
     let short = if reads_names { &container[..12] } else { "" };
-    let cgroup =
-        Scratch::create(&format!("oom-watcher-selftest-{run}/kubepods/burstable/pod{pod}/{container}"), LIMIT).context("making a scratch cgroup")?;
-    step(out, "cgroup", "", &format!("{} with a limit of {} MiB, named like a Kubernetes container's", cgroup.path(), LIMIT >> 20))?;
+    let cgroup = Scratch::create(&format!("oom-watcher-selftest-{run}/kubepods/burstable/pod{pod}/{container}"), LIMIT)
+        .context("making a scratch cgroup")?;
+    step(
+        out,
+        "cgroup",
+        "",
+        &format!("{} with a limit of {} MiB, named like a Kubernetes container's", cgroup.path(), LIMIT >> 20),
+    )?;
 
     let id = cgroup.id().context("reading the cgroup's id")?;
     let began = Instant::now();
@@ -108,10 +123,14 @@ async fn follow(address: SocketAddr, stats: &Stats, receiver: Option<&Receiver>,
         None => tokio::try_join!(kill(&cgroup), scrape_until(address, short))?,
         Some(receiver) => {
             // All at once: each is to be seen when it comes, not when the one before it has come.
-            let record =
-                arrived(receiver, "log record", |received| received.records().find(|record| evidence::is_about(&record.attributes, id)).cloned());
-            let span = arrived(receiver, "span", |received| received.spans().find(|span| evidence::is_about(&span.attributes, id)).cloned());
-            let (killed, scraped, record, span) = tokio::try_join!(kill(&cgroup), scrape_until(address, short), record, span)?;
+            let record = arrived(receiver, "log record", |received| {
+                received.records().find(|record| evidence::is_about(&record.attributes, id)).cloned()
+            });
+            let span = arrived(receiver, "span", |received| {
+                received.spans().find(|span| evidence::is_about(&span.attributes, id)).cloned()
+            });
+            let (killed, scraped, record, span) =
+                tokio::try_join!(kill(&cgroup), scrape_until(address, short), record, span)?;
             told_killed(out, &cgroup, killed, began.elapsed())?;
             return compare(out, show, short, scraped, record, span);
         }
@@ -124,11 +143,19 @@ async fn follow(address: SocketAddr, stats: &Stats, receiver: Option<&Receiver>,
         "after the child was started the series were there",
     )?;
     let (records, spans) = (acknowledged(stats, Signal::Logs).await?, acknowledged(stats, Signal::Traces).await?);
-    Ok(writeln!(out, "\npassed: /metrics has the kill, and the collector took {records} log record(s) and {spans} span(s)")?)
+    Ok(writeln!(
+        out,
+        "\npassed: /metrics has the kill, and the collector took {records} log record(s) and {spans} span(s)"
+    )?)
 }
 
 fn told_killed(out: &mut impl Write, cgroup: &Scratch, pid: u32, time: Duration) -> Result<()> {
-    Ok(step(out, "killed", &took(time), &format!("process {pid} came and went; the kernel's own counter of the cgroup says {}", cgroup.kills()?))?)
+    Ok(step(
+        out,
+        "killed",
+        &took(time),
+        &format!("process {pid} came and went; the kernel's own counter of the cgroup says {}", cgroup.kills()?),
+    )?)
 }
 
 fn compare(
@@ -147,11 +174,19 @@ fn compare(
     if show {
         evidence::print(out, &text, container, &record, &span)?;
     }
-    ensure!(span.trace_id == record.trace_id && span.span_id == record.span_id, "the log record does not point to the span");
-    Ok(writeln!(out, "\npassed: one kill, seen as series, log record and span of trace {}", evidence::hex(&record.trace_id))?)
+    ensure!(
+        span.trace_id == record.trace_id && span.span_id == record.span_id,
+        "the log record does not point to the span"
+    );
+    Ok(writeln!(
+        out,
+        "\npassed: one kill, seen as series, log record and span of trace {}",
+        evidence::hex(&record.trace_id)
+    )?)
 }
 
-/// Starts the child inside of the cgroup, so that all it has is charged there, and waits until the kernel has killed it.
+/// Starts the child inside of the cgroup, so that all it has is charged there, and waits until the kernel has killed
+/// it.
 async fn kill(cgroup: &Scratch) -> Result<u32> {
     let program = std::env::current_exe().context("finding this program")?;
     let mut entrance = cgroup.entrance().with_context(|| format!("opening {}", cgroup.path()))?;
@@ -161,10 +196,14 @@ async fn kill(cgroup: &Scratch) -> Result<u32> {
     unsafe { command.pre_exec(move || entrance.write_all(b"0")) };
     let mut child = command.spawn().with_context(|| format!("starting the child in {}", cgroup.path()))?;
     let pid = child.id().context("the child ended at once")?;
-    let status = tokio::time::timeout(PATIENCE, child.wait()).await.map_err(|_| anyhow!("the child was not killed within {PATIENCE:?}"))??;
+    let status = tokio::time::timeout(PATIENCE, child.wait())
+        .await
+        .map_err(|_| anyhow!("the child was not killed within {PATIENCE:?}"))??;
     match status.signal() {
         Some(libc::SIGKILL) => Ok(pid),
-        _ => bail!("the child was not killed by the kernel but ended with {status}: is the memory controller in force here?"),
+        _ => bail!(
+            "the child was not killed by the kernel but ended with {status}: is the memory controller in force here?"
+        ),
     }
 }
 
@@ -173,7 +212,8 @@ async fn scrape_until(address: SocketAddr, container: &str) -> Result<(String, S
     let patience = Instant::now() + PATIENCE;
     loop {
         let text = scrape(address).await.with_context(|| format!("reading http://{address}/metrics"))?;
-        if evidence::series(&text, container).any(|line| line.starts_with("oom_kills_total{") && !line.ends_with(" 0")) {
+        if evidence::series(&text, container).any(|line| line.starts_with("oom_kills_total{") && !line.ends_with(" 0"))
+        {
             return Ok((text, SystemTime::now()));
         }
         ensure!(Instant::now() < patience, "the kill was not on http://{address}/metrics within {PATIENCE:?}");
@@ -200,14 +240,25 @@ async fn acknowledged(stats: &Stats, signal: Signal) -> Result<u64> {
     let patience = Instant::now() + PATIENCE;
     let export = stats.export(signal);
     while export.sent.get() == 0 {
-        ensure!(Instant::now() < patience, "the collector took no {} within {PATIENCE:?}; `oom-watcher check` says why", signal.as_str());
+        ensure!(
+            Instant::now() < patience,
+            "the collector took no {} within {PATIENCE:?}; `oom-watcher check` says why",
+            signal.as_str()
+        );
         tokio::time::sleep(LOOK_AGAIN).await;
     }
     Ok(export.sent.get())
 }
 
 fn loopback(address: SocketAddr) -> Endpoint {
-    Endpoint { protocol: Protocol::Grpc, url: format!("http://{address}"), headers: Vec::new(), gzip: false, timeout: PATIENCE, tls: Tls::default() }
+    Endpoint {
+        protocol: Protocol::Grpc,
+        url: format!("http://{address}"),
+        headers: Vec::new(),
+        gzip: false,
+        timeout: PATIENCE,
+        tls: Tls::default(),
+    }
 }
 
 fn step(out: &mut impl Write, name: &str, time: &str, what: &str) -> io::Result<()> {

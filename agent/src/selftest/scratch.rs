@@ -1,4 +1,5 @@
-//! A memory cgroup of our own with a small limit, where a process can be killed without harm to anybody else. Works on cgroup v1 and v2.
+//! A memory cgroup of our own with a small limit, where a process can be killed without harm to anybody else. Works on
+//! cgroup v1 and v2.
 //!
 //! Kills nobody: a process that joins and allocates more than the limit is killed by the kernel.
 
@@ -15,7 +16,8 @@ use tracing::warn;
 
 use crate::source::hierarchy::{Hierarchy, Version};
 
-/// How often the removal of a cgroup that still has processes is tried, `REMOVE_PAUSE` apart. v1 has no event for "empty".
+/// How often the removal of a cgroup that still has processes is tried, `REMOVE_PAUSE` apart. v1 has no event for
+/// "empty".
 const REMOVE_ATTEMPTS: u32 = 100;
 const REMOVE_PAUSE: Duration = Duration::from_millis(10);
 
@@ -24,7 +26,8 @@ const PAGE: usize = 4096;
 
 /// A memory cgroup that we made. Dropping it removes it, and those above it that were made for it.
 ///
-/// All its processes should have ended by then: the removal is tried for a second, then given up with a warning. Drop children before their parents.
+/// All its processes should have ended by then: the removal is tried for a second, then given up with a warning. Drop
+/// children before their parents.
 #[derive(Debug)]
 pub struct Scratch {
     hierarchy: Hierarchy,
@@ -60,7 +63,8 @@ impl Scratch {
         self.hierarchy.version
     }
 
-    /// Its path as the kernel names it, from the root of the hierarchy. In a cgroup namespace the kernel's own name is longer: compare the end.
+    /// Its path as the kernel names it, from the root of the hierarchy. In a cgroup namespace the kernel's own name is
+    /// longer: compare the end.
     pub fn path(&self) -> String {
         format!("{}/{}", self.hierarchy.root.trim_end_matches('/'), self.names.join("/"))
     }
@@ -73,7 +77,8 @@ impl Scratch {
         Ok(self.directory(self.names.len())?.metadata()?.ino())
     }
 
-    /// What a process writes `0` to in order to join. Opened now, so that a child that was just forked has nothing to do but to write.
+    /// What a process writes `0` to in order to join. Opened now, so that a child that was just forked has nothing to
+    /// do but to write.
     ///
     /// # Errors
     /// It was removed.
@@ -89,7 +94,8 @@ impl Scratch {
         self.write("cgroup.procs", "0")
     }
 
-    /// How many processes of this very cgroup the OOM killer has killed, as the kernel counts: those below it are not among them.
+    /// How many processes of this very cgroup the OOM killer has killed, as the kernel counts: those below it are not
+    /// among them.
     ///
     /// # Errors
     /// It was removed, or the kernel does not count (before 5.2 on v2).
@@ -152,7 +158,8 @@ impl Scratch {
     /// # Errors
     /// This kernel has no such file, or refuses the value.
     pub fn write(&self, file: &str, value: &str) -> io::Result<()> {
-        // `fs::write` would create a file that is missing, which cgroups answer with "permission denied" instead of "not found".
+        // `fs::write` would create a file that is missing, which cgroups answer with "permission denied" instead of
+        // "not found".
         let mut file = OpenOptions::new().write(true).open(beneath(&self.directory(self.names.len())?, file))?;
         io::Write::write_all(&mut file, value.as_bytes())
     }
@@ -170,12 +177,15 @@ impl Scratch {
             bail!("the cgroup {} exists already: choose another path, or remove it if nobody needs it", scratch.path());
         }
         if let Some(limit) = limit {
-            scratch.set_limit(limit).with_context(|| format!("limiting the memory of {} to {limit} bytes", scratch.path()))?;
+            scratch
+                .set_limit(limit)
+                .with_context(|| format!("limiting the memory of {} to {limit} bytes", scratch.path()))?;
         }
         Ok(scratch)
     }
 
-    /// Goes one level down, and says whether it had to be made. What is made belongs to `self` at once, so that an error later removes it.
+    /// Goes one level down, and says whether it had to be made. What is made belongs to `self` at once, so that an
+    /// error later removes it.
     fn descend(&mut self, name: &str) -> Result<bool> {
         if self.hierarchy.version == Version::V2 {
             self.hand_memory_down()?;
@@ -197,7 +207,9 @@ impl Scratch {
             }
             Err(error) => {
                 let remedy = match error.kind() {
-                    ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => ": it needs root, or a cgroup delegated to this user",
+                    ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+                        ": it needs root, or a cgroup delegated to this user"
+                    }
                     _ => "",
                 };
                 Err(error).with_context(|| format!("making the cgroup {name} in {}{remedy}", self.path()))
@@ -213,7 +225,8 @@ impl Scratch {
         self.write("cgroup.subtree_control", "+memory").map_err(|error| {
             let remedy = match error.kind() {
                 ErrorKind::ResourceBusy => {
-                    ": it has processes, so its children cannot have limits; run this where the root of the hierarchy is mounted"
+                    ": it has processes, so its children cannot have limits; run this where the root of the hierarchy \
+                     is mounted"
                 }
                 ErrorKind::PermissionDenied => ": it needs root, or a cgroup delegated to this user",
                 _ => "",
@@ -230,11 +243,15 @@ impl Scratch {
         number.trim().parse().with_context(|| format!("{key} in {file} of the cgroup {}", self.path()))
     }
 
-    /// Opens the cgroup `depth` levels below the mount, level by level: the whole path may be longer than the kernel takes (`PATH_MAX`).
+    /// Opens the cgroup `depth` levels below the mount, level by level: the whole path may be longer than the kernel
+    /// takes (`PATH_MAX`).
     fn directory(&self, depth: usize) -> io::Result<File> {
         let mut options = OpenOptions::new();
         options.read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY);
-        self.names.iter().take(depth).try_fold(options.open(&self.hierarchy.mount)?, |above, name| options.open(beneath(&above, name)))
+        self.names
+            .iter()
+            .take(depth)
+            .try_fold(options.open(&self.hierarchy.mount)?, |above, name| options.open(beneath(&above, name)))
     }
 }
 
@@ -254,12 +271,14 @@ impl Drop for Scratch {
     }
 }
 
-/// Maps `bytes` of anonymous memory and touches every page of it, none of them huge. It stays mapped until the process ends.
+/// Maps `bytes` of anonymous memory and touches every page of it, none of them huge. It stays mapped until the process
+/// ends.
 ///
 /// # Errors
 /// The kernel does not give the addresses.
 pub fn allocate(bytes: usize) -> io::Result<()> {
-    let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE);
+    let (access, kind) =
+        (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE);
     // SAFETY: a new private mapping at an address that the kernel chooses touches nothing that exists.
     let start = unsafe { libc::mmap(std::ptr::null_mut(), bytes, access, kind, -1, 0) };
     if start == libc::MAP_FAILED {
@@ -268,7 +287,8 @@ pub fn allocate(bytes: usize) -> io::Result<()> {
     // SAFETY: the mapping is ours. A kernel without huge pages refuses the advice, which then is not needed.
     unsafe { libc::madvise(start, bytes, libc::MADV_NOHUGEPAGE) };
     for offset in (0..bytes).step_by(PAGE) {
-        // SAFETY: `offset` is inside of the mapping, which nobody else knows; volatile, so that the write is not optimized away.
+        // SAFETY: `offset` is inside of the mapping, which nobody else knows; volatile, so that the write is not
+        // optimized away.
         unsafe { start.cast::<u8>().add(offset).write_volatile(1) };
     }
     Ok(())
@@ -298,7 +318,8 @@ mod tests {
 
     #[test]
     fn allocated_memory_is_resident() {
-        let resident_pages = || fs::read_to_string("/proc/self/statm").unwrap().split(' ').nth(1).unwrap().parse::<usize>().unwrap();
+        let resident_pages =
+            || fs::read_to_string("/proc/self/statm").unwrap().split(' ').nth(1).unwrap().parse::<usize>().unwrap();
         let before = resident_pages();
         allocate(64 << 20).unwrap();
         // Other tests of this process give memory back at the same time.

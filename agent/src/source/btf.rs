@@ -1,7 +1,7 @@
 //! Reads the kernel's own type information (BTF): bytes in, offsets of structure members out. Pure.
 //!
-//! Only what the probe's layout needs: members by path, sizes, enumerators, functions. Bit fields are not supported: their offsets are those of their byte.
-//! Format: Documentation/bpf/btf.rst.
+//! Only what the probe's layout needs: members by path, sizes, enumerators, functions. Bit fields are not supported:
+//! their offsets are those of their byte. Format: Documentation/bpf/btf.rst.
 
 use std::fmt;
 
@@ -74,7 +74,8 @@ struct Record {
 impl<'a> Btf<'a> {
     /// Checks and indexes the bytes of `/sys/kernel/btf/vmlinux`.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Malformed> {
-        let magic = bytes.get(..2).and_then(|b| b.try_into().ok()).map(u16::from_ne_bytes).ok_or(Malformed::Truncated)?;
+        let magic =
+            bytes.get(..2).and_then(|b| b.try_into().ok()).map(u16::from_ne_bytes).ok_or(Malformed::Truncated)?;
         if magic != MAGIC {
             return Err(Malformed::Magic);
         }
@@ -119,7 +120,10 @@ impl<'a> Btf<'a> {
     /// The value of an enumerator, whatever its enumeration.
     pub fn enumerator(&self, name: &str) -> Option<u32> {
         self.ids().filter_map(|id| self.record(id)).filter(|record| record.kind == Kind::Enum).find_map(|record| {
-            (0..record.count).map(|i| record.rest + 8 * i).find(|&at| self.is_named(self.word(at), name)).and_then(|at| self.word(at + 4))
+            (0..record.count)
+                .map(|i| record.rest + 8 * i)
+                .find(|&at| self.is_named(self.word(at), name))
+                .and_then(|at| self.word(at + 4))
         })
     }
 
@@ -170,7 +174,9 @@ impl<'a> Btf<'a> {
     }
 
     fn named<'n>(&'n self, kind: Kind, name: &'n str) -> impl Iterator<Item = u32> + 'n {
-        self.ids().filter(move |&id| self.record(id).is_some_and(|record| record.kind == kind && self.is_named(Some(record.name), name)))
+        self.ids().filter(move |&id| {
+            self.record(id).is_some_and(|record| record.kind == kind && self.is_named(Some(record.name), name))
+        })
     }
 
     fn is_named(&self, offset: Option<u32>, name: &str) -> bool {
@@ -275,7 +281,8 @@ mod tests {
 
         fn composite(&mut self, kind: u32, name: &str, size: u32, flags: u32, members: &[(&str, u32, u32)]) -> u32 {
             let name = self.string(name);
-            let members: Vec<[u32; 3]> = members.iter().map(|(name, id, bits)| [self.string(name), *id, *bits]).collect();
+            let members: Vec<[u32; 3]> =
+                members.iter().map(|(name, id, bits)| [self.string(name), *id, *bits]).collect();
             self.words(&[name, kind << 24 | flags | members.len() as u32, size]);
             members.iter().for_each(|member| self.words(member));
             self.count += 1;
@@ -309,7 +316,13 @@ mod tests {
         let anonymous = btf.composite(UNION, "", 8, 0, &[("left", int, 0), ("right", constant, 0)]);
         // A forward-like namesake without the members, as the kernel has for several names.
         btf.composite(STRUCT, "outer", 0, 0, &[]);
-        btf.composite(STRUCT, "outer", 32, 0, &[("first", int, 0), ("", anonymous, 64), ("inner", constant, 128), ("last", int, 192)]);
+        btf.composite(
+            STRUCT,
+            "outer",
+            32,
+            0,
+            &[("first", int, 0), ("", anonymous, 64), ("inner", constant, 128), ("last", int, 192)],
+        );
         btf.composite(STRUCT, "flags", 8, BIT_FIELDS, &[("low", int, 3 << 24), ("word", int, 32)]);
         btf.enumeration(&[("ONE", 1), ("FOUR", 4)]);
         btf.simple(12, "a_function", 0);

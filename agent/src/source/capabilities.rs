@@ -1,8 +1,9 @@
 //! The capabilities of the calling thread: what it has, how it makes them effective, and how it gives them up for good.
 //!
-//! Kubernetes sets no ambient capabilities, so a container that is not root has them from the binary: `setcap cap_bpf,cap_perfmon+p`. With `+p` they
-//! are permitted and not in effect until the program says so. With `+ep` the kernel would refuse to start the binary where the container lacks one;
-//! with `+p` it starts, and can say what is missing.
+//! Kubernetes sets no ambient capabilities, so a container that is not root has them from the binary: `setcap
+//! cap_bpf,cap_perfmon+p`. With `+p` they are permitted and not in effect until the program says so. With `+ep` the
+//! kernel would refuse to start the binary where the container lacks one; with `+p` it starts, and can say what is
+//! missing.
 //!
 //! capset(2) and prctl(2) act on the calling thread alone, and a thread begins with what the one that started it has:
 //! [`privileged`](super::privileged).
@@ -25,8 +26,12 @@ pub const CAP_BPF: u32 = 39;
 /// What the probe needs.
 pub const NEEDED: [u32; 2] = [CAP_BPF, CAP_PERFMON];
 /// What may be of use to it, in the order in which messages name them.
-const USEFUL: [(u32, &str); 4] =
-    [(CAP_BPF, "CAP_BPF"), (CAP_PERFMON, "CAP_PERFMON"), (CAP_SYS_ADMIN, "CAP_SYS_ADMIN"), (CAP_SYS_RESOURCE, "CAP_SYS_RESOURCE")];
+const USEFUL: [(u32, &str); 4] = [
+    (CAP_BPF, "CAP_BPF"),
+    (CAP_PERFMON, "CAP_PERFMON"),
+    (CAP_SYS_ADMIN, "CAP_SYS_ADMIN"),
+    (CAP_SYS_RESOURCE, "CAP_SYS_RESOURCE"),
+];
 
 /// More than any kernel has: the kernel's own sets are 64 bits wide.
 const MAX_CAPABILITIES: u32 = 64;
@@ -63,13 +68,14 @@ impl Set {
         self.0 & 1 << bit != 0
     }
 
-    /// Whether it allows what this one does: `CAP_SYS_ADMIN` allows what `CAP_BPF` and `CAP_PERFMON` do (include/linux/capability.h).
+    /// Whether it allows what this one does: `CAP_SYS_ADMIN` allows what `CAP_BPF` and `CAP_PERFMON` do
+    /// (include/linux/capability.h).
     pub fn allows(self, bit: u32) -> bool {
         self.has(bit) || NEEDED.contains(&bit) && self.has(CAP_SYS_ADMIN)
     }
 
-    /// Those of them that the probe has a use for: `CAP_SYS_ADMIN` only where it stands in, `CAP_SYS_RESOURCE` only where maps are charged to the limit
-    /// of locked memory.
+    /// Those of them that the probe has a use for: `CAP_SYS_ADMIN` only where it stands in, `CAP_SYS_RESOURCE` only
+    /// where maps are charged to the limit of locked memory.
     fn useful(self, is_charged: bool) -> Self {
         let stands_in = NEEDED.iter().any(|&bit| !self.has(bit));
         let is_of_use = |bit| match bit {
@@ -115,7 +121,11 @@ impl Capabilities {
         // SAFETY: version 3 reads one header and writes two elements.
         done(unsafe { libc::syscall(libc::SYS_capget, &raw const header, elements.as_mut_ptr()) })?;
         let set = |of: fn(&Element) -> u32| Set(u64::from(of(&elements[1])) << 32 | u64::from(of(&elements[0])));
-        Ok(Self { effective: set(|e| e.effective), permitted: set(|e| e.permitted), inheritable: set(|e| e.inheritable) })
+        Ok(Self {
+            effective: set(|e| e.effective),
+            permitted: set(|e| e.permitted),
+            inheritable: set(|e| e.inheritable),
+        })
     }
 
     /// Makes them those of the calling thread. Allocates nothing: it may be called between fork and exec.
@@ -125,7 +135,8 @@ impl Capabilities {
     pub fn apply(self) -> io::Result<()> {
         let header = Header { version: VERSION, pid: 0 };
         let half = |shift: u32| {
-            let [effective, permitted, inheritable] = [self.effective, self.permitted, self.inheritable].map(|set| (set.0 >> shift) as u32);
+            let [effective, permitted, inheritable] =
+                [self.effective, self.permitted, self.inheritable].map(|set| (set.0 >> shift) as u32);
             Element { effective, permitted, inheritable }
         };
         let elements = [half(0), half(32)];
@@ -134,8 +145,9 @@ impl Capabilities {
     }
 }
 
-/// Makes those effective that the probe has a use for, as far as they are permitted, and gives them. What is missing is told by who is refused for
-/// it. `is_charged`: whether this kernel charges maps to the limit of locked memory ([`locked_memory`](super::locked_memory)).
+/// Makes those effective that the probe has a use for, as far as they are permitted, and gives them. What is missing is
+/// told by who is refused for it. `is_charged`: whether this kernel charges maps to the limit of locked memory
+/// ([`locked_memory`](super::locked_memory)).
 ///
 /// # Errors
 /// A seccomp filter refuses capget(2) or capset(2).
@@ -146,8 +158,9 @@ pub fn raise(is_charged: bool) -> io::Result<Set> {
     Ok(useful)
 }
 
-/// Gives up every capability of the calling thread for good, so that no program that it starts gets one either. Gives what stays in the bounding set:
-/// dropping from it needs `CAP_SETPCAP`, and without any capability and without new privileges it has no effect.
+/// Gives up every capability of the calling thread for good, so that no program that it starts gets one either. Gives
+/// what stays in the bounding set: dropping from it needs `CAP_SETPCAP`, and without any capability and without new
+/// privileges it has no effect.
 ///
 /// # Errors
 /// A seccomp filter refuses capget(2), capset(2) or prctl(2).
@@ -216,7 +229,9 @@ mod tests {
     fn no_more_can_be_had_than_is_permitted() {
         let applied = std::thread::spawn(|| {
             Capabilities::default().apply().unwrap();
-            Capabilities { effective: Set::of(&[CAP_BPF]), ..Capabilities::default() }.apply().map_err(|error| error.kind())
+            Capabilities { effective: Set::of(&[CAP_BPF]), ..Capabilities::default() }
+                .apply()
+                .map_err(|error| error.kind())
         });
         assert_eq!(applied.join().unwrap(), Err(io::ErrorKind::PermissionDenied));
     }

@@ -1,12 +1,14 @@
-//! The memory cgroups of this node by their ids, for kernels that refuse to have names and limits read (lockdown=confidentiality): a kill tells the ids of
-//! its cgroups even then, and an id is the inode number of the cgroup's directory.
+//! The memory cgroups of this node by their ids, for kernels that refuse to have names and limits read
+//! (lockdown=confidentiality): a kill tells the ids of its cgroups even then, and an id is the inode number of the
+//! cgroup's directory.
 //!
-//! Read once, then kept up to date by the kernel's notices: nothing is polled. Absent: what a cgroup used at the kill (its files say what it uses now), the
-//! limits of a cgroup that is gone, and a cgroup that was made and removed before its notice was read.
+//! Read once, then kept up to date by the kernel's notices: nothing is polled. Absent: what a cgroup used at the kill
+//! (its files say what it uses now), the limits of a cgroup that is gone, and a cgroup that was made and removed before
+//! its notice was read.
 //!
-//! Measured on 2 virtual cores (AMD EPYC), both busy with other work, kernel 6.18, cgroup v1, a release build: 6,000 cgroups, half of them pods and
-//! containers named as containerd does, are read in 0.24 to 0.42 s and take 1.4 MiB of the agent's memory; 3,000 half of that. The kernel keeps about
-//! 1 KiB more for each that is watched (inotify(7)).
+//! Measured on 2 virtual cores (AMD EPYC), both busy with other work, kernel 6.18, cgroup v1, a release build: 6,000
+//! cgroups, half of them pods and containers named as containerd does, are read in 0.24 to 0.42 s and take 1.4 MiB of
+//! the agent's memory; 3,000 half of that. The kernel keeps about 1 KiB more for each that is watched (inotify(7)).
 
 mod directory;
 mod index;
@@ -28,7 +30,8 @@ use crate::kill::{Cgroup, Kill};
 use index::MAX_DEPTH;
 use tree::Tree;
 
-/// Cgroups that are kept: 3.7 MiB. A node with 250 pods has about 3,000. More are not known until an eighth of these is gone.
+/// Cgroups that are kept: 3.7 MiB. A node with 250 pods has about 3,000. More are not known until an eighth of these is
+/// gone.
 const MAX_CGROUPS: usize = 16_384;
 
 /// Reads of notices before a kill is looked up: more than the kernel's queue holds.
@@ -55,7 +58,8 @@ impl CgroupTable {
     fn of(tree: Tree) -> Result<Self> {
         let queue = tree.inotify.queue().context("opening the notices of cgroups once more")?;
         // SAFETY: the file owns its descriptor and gives the same one until it is dropped, together with this.
-        let notices = unsafe { AsyncFd::register_with_interest(queue, Interest::READABLE) }.context("waiting for notices of cgroups")?;
+        let notices = unsafe { AsyncFd::register_with_interest(queue, Interest::READABLE) }
+            .context("waiting for notices of cgroups")?;
         let tree = Arc::new(Mutex::new(tree));
         let task = tokio::spawn(follow(Arc::clone(&tree), notices)).abort_handle();
         Ok(Self { tree, task })
@@ -71,14 +75,17 @@ impl CgroupTable {
         lock(&self.tree).is_whole()
     }
 
-    /// The path of the cgroup with this id, from the root of the memory hierarchy. Also of one that was removed lately; absent if it was never met.
+    /// The path of the cgroup with this id, from the root of the memory hierarchy. Also of one that was removed lately;
+    /// absent if it was never met.
     pub fn path(&self, id: u64) -> Option<String> {
         lock(&self.tree).path(id)
     }
 
-    /// Fills in what the kernel did not tell of the cgroups of a kill: paths, names, and the limits that are in force now. What it told stays.
+    /// Fills in what the kernel did not tell of the cgroups of a kill: paths, names, and the limits that are in force
+    /// now. What it told stays.
     ///
-    /// If the victim's own cgroup was never met, `cgroup_path` stays absent, but those above it have their names and limits.
+    /// If the victim's own cgroup was never met, `cgroup_path` stays absent, but those above it have their names and
+    /// limits.
     pub fn complete(&mut self, kill: &mut Kill) {
         if kill.cgroup_path.is_none() {
             complete(&mut lock(&self.tree), kill);

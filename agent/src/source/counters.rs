@@ -1,7 +1,7 @@
 //! What the kernel itself counted: OOM kills of the node in `/proc/vmstat`, and of each memory cgroup in its files.
 //!
-//! v2: `memory.events.local` (5.2 and later), and `memory.events` for the whole subtree; the root has neither. v1: `memory.oom_control`, also of the root.
-//! A line that a kernel lacks is absent, never 0.
+//! v2: `memory.events.local` (5.2 and later), and `memory.events` for the whole subtree; the root has neither. v1:
+//! `memory.oom_control`, also of the root. A line that a kernel lacks is absent, never 0.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Result};
@@ -11,20 +11,22 @@ use std::path::{Path, PathBuf};
 use crate::reconcile::{CgroupCounts, Cgroups, Counted};
 use crate::source::hierarchy::{Hierarchy, Version};
 
-/// Directories that are looked at in one walk. With v2 only those with kills somewhere below, and their children, take part in it.
+/// Directories that are looked at in one walk. With v2 only those with kills somewhere below, and their children, take
+/// part in it.
 pub const MAX_DIRECTORIES: usize = 65_536;
 
 /// Of one of these files; the longest, `/proc/vmstat`, has 5 KiB.
 const MAX_BYTES: u64 = 64 << 10;
 
-/// Kills of the node since it was booted. Absent where the kernel does not tell (before 4.13, or without `CONFIG_VM_EVENT_COUNTERS`), or `/proc` is not
-/// mounted.
+/// Kills of the node since it was booted. Absent where the kernel does not tell (before 4.13, or without
+/// `CONFIG_VM_EVENT_COUNTERS`), or `/proc` is not mounted.
 pub fn node_kills() -> Option<u64> {
     field(&read(Path::new("/proc/vmstat")).ok()?, "oom_kill")
 }
 
-/// Kills of all cgroups below (and with) the one that is mounted. It blocks: 3,000 cgroups took 102 to 112 ms with v1 (kernel 6.18, release build, 2 busy
-/// CPUs); with v2 those below a cgroup without kills are not looked at. [`node_kills`] took 0.15 ms.
+/// Kills of all cgroups below (and with) the one that is mounted. It blocks: 3,000 cgroups took 102 to 112 ms with v1
+/// (kernel 6.18, release build, 2 busy CPUs); with v2 those below a cgroup without kills are not looked at.
+/// [`node_kills`] took 0.15 ms.
 ///
 /// Cgroups that vanish meanwhile are as if they had been gone before.
 pub fn cgroup_kills(hierarchy: &Hierarchy) -> Cgroups {
@@ -76,8 +78,11 @@ impl Walk {
         }
         let parent = counts.as_ref().map(|counts| counts.id);
         let subtree = counts.as_ref().and_then(|counts| counts.subtree).map(|counted| counted.kills);
-        self.found.counts.extend(counts.filter(|counts| counts.own.kills > 0 || subtree.is_some_and(|kills| kills > 0)));
-        // A directory has a link from each one in it, and two more: kernfs counts them, and reading all names costs three times as much.
+        self.found
+            .counts
+            .extend(counts.filter(|counts| counts.own.kills > 0 || subtree.is_some_and(|kills| kills > 0)));
+        // A directory has a link from each one in it, and two more: kernfs counts them, and reading all names costs
+        // three times as much.
         if subtree == Some(0) || fs::metadata(&directory.place)?.nlink() == 2 {
             return Ok(());
         }
@@ -107,9 +112,15 @@ fn counts(hierarchy: &Hierarchy, directory: &Directory) -> Result<Option<CgroupC
     };
     let (own, subtree) = match hierarchy.version {
         // It has no group kills.
-        Version::V1 => (read("memory.oom_control")?.and_then(|text| counted(&text)).map(|own| Counted { group_kills: Some(0), ..own }), None),
+        Version::V1 => (
+            read("memory.oom_control")?
+                .and_then(|text| counted(&text))
+                .map(|own| Counted { group_kills: Some(0), ..own }),
+            None,
+        ),
         Version::V2 => {
-            // Before the cgroup's own, which it is then never ahead of: kills in cgroups that are gone cannot be made up.
+            // Before the cgroup's own, which it is then never ahead of: kills in cgroups that are gone cannot be made
+            // up.
             let subtree = read("memory.events")?.filter(|_| !hierarchy.local_events).and_then(|text| counted(&text));
             (read("memory.events.local")?.and_then(|text| counted(&text)), subtree)
         }
@@ -166,7 +177,11 @@ mod tests {
     }
 
     /// Files like those of the kernel, in directories.
-    fn tree(version: Version, local_events: bool, cgroups: &[(&str, &[(&str, &str)])]) -> (tempfile::TempDir, Hierarchy) {
+    fn tree(
+        version: Version,
+        local_events: bool,
+        cgroups: &[(&str, &[(&str, &str)])],
+    ) -> (tempfile::TempDir, Hierarchy) {
         let mount = tempfile::tempdir().unwrap();
         for (path, files) in cgroups {
             let directory = mount.path().join(path);
@@ -175,13 +190,17 @@ mod tests {
                 fs::write(directory.join(name), text).unwrap();
             }
         }
-        let hierarchy = Hierarchy { version, mount: mount.path().to_owned(), root: "/".to_owned(), writable: false, local_events };
+        let hierarchy =
+            Hierarchy { version, mount: mount.path().to_owned(), root: "/".to_owned(), writable: false, local_events };
         (mount, hierarchy)
     }
 
     fn paths(found: &Cgroups) -> Vec<(&str, u64, Option<u64>)> {
-        let mut paths: Vec<_> =
-            found.counts.iter().map(|counts| (counts.path.as_str(), counts.own.kills, counts.subtree.map(|counted| counted.kills))).collect();
+        let mut paths: Vec<_> = found
+            .counts
+            .iter()
+            .map(|counts| (counts.path.as_str(), counts.own.kills, counts.subtree.map(|counted| counted.kills)))
+            .collect();
         paths.sort_unstable();
         paths
     }
@@ -189,7 +208,11 @@ mod tests {
     #[test]
     fn v1_counts_each_cgroup_for_itself() {
         let none = ("memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 0\n");
-        let (mount, hierarchy) = tree(Version::V1, false, &[("", &[none]), ("a", &[none]), ("a/b", &[("memory.oom_control", V1)]), ("c", &[none])]);
+        let (mount, hierarchy) = tree(
+            Version::V1,
+            false,
+            &[("", &[none]), ("a", &[none]), ("a/b", &[("memory.oom_control", V1)]), ("c", &[none])],
+        );
         let found = cgroup_kills(&hierarchy);
         assert_eq!((paths(&found), found.left_out), (vec![("/a/b", 12, None)], 0));
         assert_eq!(found.counts[0].id, fs::metadata(mount.path().join("a/b")).unwrap().ino());
@@ -219,12 +242,17 @@ mod tests {
         assert_eq!(b.own.group_kills, Some(1));
 
         let (_mount, hierarchy) = tree(Version::V2, true, cgroups);
-        assert_eq!(paths(&cgroup_kills(&hierarchy)), [("/a/b", 7, None), ("/a/c/d", 7, None)], "events do not count upwards");
+        assert_eq!(
+            paths(&cgroup_kills(&hierarchy)),
+            [("/a/b", 7, None), ("/a/c/d", 7, None)],
+            "events do not count upwards"
+        );
     }
 
     #[test]
     fn a_part_of_the_hierarchy_keeps_its_place() {
-        let (_mount, mut hierarchy) = tree(Version::V1, false, &[("", &[("memory.oom_control", V1)]), ("b", &[("memory.oom_control", V1)])]);
+        let (_mount, mut hierarchy) =
+            tree(Version::V1, false, &[("", &[("memory.oom_control", V1)]), ("b", &[("memory.oom_control", V1)])]);
         hierarchy.root = "/kubepods/pod1".to_owned();
         assert_eq!(paths(&cgroup_kills(&hierarchy)), [("/kubepods/pod1", 12, None), ("/kubepods/pod1/b", 12, None)]);
         hierarchy.root = "/".to_owned();

@@ -1,5 +1,5 @@
-//! Why the kernel denies the probe to this process, and what to do about it: which capability is missing where it could have come from, or what
-//! stands in the way although all are there.
+//! Why the kernel denies the probe to this process, and what to do about it: which capability is missing where it could
+//! have come from, or what stands in the way although all are there.
 //!
 //! Looked at ([`Standing::of_this_thread`]) where the kernel said no, and before by `check`; judged without I/O.
 
@@ -28,7 +28,8 @@ pub struct Standing {
     pub other_user_namespace: bool,
     /// Whether a seccomp filter refuses bpf(2).
     pub filtered: bool,
-    /// What a security module calls it: an AppArmor profile or an SELinux context. Absent if there is none, or it is not confined.
+    /// What a security module calls it: an AppArmor profile or an SELinux context. Absent if there is none, or it is
+    /// not confined.
     pub label: Option<String>,
     /// The limit of locked memory, bytes. Absent if unlimited.
     pub memlock: Option<u64>,
@@ -42,7 +43,8 @@ impl Standing {
     /// # Errors
     /// /proc is not mounted.
     pub fn of_this_thread() -> io::Result<Self> {
-        let (status, read) = (fs::read_to_string("/proc/thread-self/status")?, |path: &str| fs::read_to_string(path).ok());
+        let (status, read) =
+            (fs::read_to_string("/proc/thread-self/status")?, |path: &str| fs::read_to_string(path).ok());
         let standing = Self::from_status(&status);
         Ok(Self {
             file: file_capabilities(),
@@ -57,8 +59,11 @@ impl Standing {
 
     /// What /proc/PID/status tells: proc_pid_status(5). `filtered` says for now that there is a filter.
     fn from_status(status: &str) -> Self {
-        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.split_whitespace().next_back());
-        let set = |name: &str| Set(field(name).and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or_default());
+        let field = |name: &str| {
+            status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')?.split_whitespace().next_back())
+        };
+        let set =
+            |name: &str| Set(field(name).and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or_default());
         // Real, effective, saved and file system's user.
         let user = status.lines().find_map(|line| line.strip_prefix("Uid:")?.split_whitespace().nth(1)?.parse().ok());
         Self {
@@ -95,7 +100,8 @@ impl Standing {
         })
     }
 
-    /// Whether the kernel charges maps to the limit of locked memory, which does not suffice for a ring buffer of so many bytes and cannot be raised.
+    /// Whether the kernel charges maps to the limit of locked memory, which does not suffice for a ring buffer of so
+    /// many bytes and cannot be raised.
     pub fn lacks_memory(&self, ring_bytes: u32) -> bool {
         let is_short = self.memlock.is_some_and(|limit| limit < locked_memory::needed(ring_bytes));
         locked_memory::is_charged(self.kernel) && is_short && !self.permitted.has(CAP_SYS_RESOURCE)
@@ -146,18 +152,24 @@ impl Missing {
     /// What to do about it.
     pub fn remedy(&self) -> &'static str {
         match self.place {
-            Place::Container if self.is_root || self.has_file => "add BPF and PERFMON to the container's securityContext.capabilities",
+            Place::Container if self.is_root || self.has_file => {
+                "add BPF and PERFMON to the container's securityContext.capabilities"
+            }
             Place::Container => {
-                "add BPF and PERFMON to the container's securityContext.capabilities, and `setcap cap_bpf,cap_perfmon+p` the binary, \
+                "add BPF and PERFMON to the container's securityContext.capabilities, and `setcap \
+                 cap_bpf,cap_perfmon+p` the binary, \
                  or run it as root"
             }
             Place::Starter => "start it with CAP_BPF and CAP_PERFMON: something before it gave them up",
             Place::File => "`setcap cap_bpf,cap_perfmon+p` the binary, or run it as root",
             Place::Gained => {
-                "add BPF and PERFMON to the container's securityContext.capabilities: the binary has them, but under no_new_privs who starts it \
+                "add BPF and PERFMON to the container's securityContext.capabilities: the binary has them, but under \
+                 no_new_privs who starts it \
                  must have them too"
             }
-            Place::Mount => "put the binary on a file system that is not mounted nosuid: what its file permits is ignored there",
+            Place::Mount => {
+                "put the binary on a file system that is not mounted nosuid: what its file permits is ignored there"
+            }
         }
     }
 }
@@ -165,7 +177,10 @@ impl Missing {
 impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let of = |bit: u32, text: &'static str| self.capabilities.contains(&bit).then_some(text);
-        let costs = [of(CAP_BPF, "CAP_BPF is missing: no maps can be made"), of(CAP_PERFMON, "CAP_PERFMON is missing: tracing programs are refused")];
+        let costs = [
+            of(CAP_BPF, "CAP_BPF is missing: no maps can be made"),
+            of(CAP_PERFMON, "CAP_PERFMON is missing: tracing programs are refused"),
+        ];
         f.write_str(&costs.into_iter().flatten().collect::<Vec<_>>().join(", "))
     }
 }
@@ -194,22 +209,36 @@ impl fmt::Display for Denial {
         match self {
             Self::Missing(missing) => write!(f, "{missing}: {}", missing.remedy()),
             Self::UserNamespace => f.write_str(
-                "its capabilities count in its own user namespace only: run it in the node's (in a pod hostUsers: true, which is the default)",
+                "its capabilities count in its own user namespace only: run it in the node's (in a pod hostUsers: \
+                 true, which is the default)",
             ),
             Self::Filter => f.write_str(
-                "a seccomp filter refuses bpf(2), as CRI-O's and Podman's own did for long: update the container runtime (CRI-O 1.31 allows it), \
+                "a seccomp filter refuses bpf(2), as CRI-O's and Podman's own did for long: update the container \
+                 runtime (CRI-O 1.31 allows it), \
                  or set seccompProfile to one that allows bpf",
             ),
             Self::LockedMemory => f.write_str(
-                "kernels before 5.11 charge eBPF maps to the limit of locked memory: raise it (ulimit -l unlimited), or add CAP_SYS_RESOURCE",
+                "kernels before 5.11 charge eBPF maps to the limit of locked memory: raise it (ulimit -l unlimited), \
+                 or add CAP_SYS_RESOURCE",
             ),
             Self::SeLinux(label) => {
-                write!(f, "SELinux confines it as {label}, which may refuse it: set seLinuxOptions.type to spc_t, or to a type that may use bpf")
+                write!(
+                    f,
+                    "SELinux confines it as {label}, which may refuse it: set seLinuxOptions.type to spc_t, or \
+                    to a type that may use bpf"
+                )
             }
             Self::AppArmor(label) => {
-                write!(f, "AppArmor confines it as {label}, which may refuse it: set an appArmorProfile that allows the capabilities bpf and perfmon")
+                write!(
+                    f,
+                    "AppArmor confines it as {label}, which may refuse it: set an appArmorProfile that allows \
+                    the capabilities bpf and perfmon"
+                )
             }
-            Self::Unknown => f.write_str("it has the capabilities: the kernel's log (dmesg) may say what else refuses it"),
+            Self::Unknown => f.write_str(
+                "it has the capabilities: the kernel's log (dmesg) may say what else refuses \
+                it",
+            ),
         }
     }
 }
@@ -225,7 +254,14 @@ fn is_refused() -> bool {
 fn file_capabilities() -> Option<Set> {
     let mut value = [0_u8; 32];
     // SAFETY: the texts end with 0, and the value is as long as said.
-    let length = unsafe { libc::getxattr(c"/proc/self/exe".as_ptr(), c"security.capability".as_ptr(), value.as_mut_ptr().cast(), value.len()) };
+    let length = unsafe {
+        libc::getxattr(
+            c"/proc/self/exe".as_ptr(),
+            c"security.capability".as_ptr(),
+            value.as_mut_ptr().cast(),
+            value.len(),
+        )
+    };
     permitted_by_file(value.get(..usize::try_from(length).ok()?)?)
 }
 
@@ -243,8 +279,11 @@ fn is_initial(uid_map: &str) -> bool {
 /// What confines, of the text of /proc/PID/attr/current.
 fn confinement(label: &str) -> Option<String> {
     let label = label.trim_end_matches(['\0', '\n']);
-    let is_free =
-        label.is_empty() || label == "unconfined" || label.ends_with("(complain)") || label.contains(":unconfined_t:") || label.contains(":spc_t:");
+    let is_free = label.is_empty()
+        || label == "unconfined"
+        || label.ends_with("(complain)")
+        || label.contains(":unconfined_t:")
+        || label.contains(":spc_t:");
     (!is_free).then(|| label.to_owned())
 }
 
@@ -283,18 +322,25 @@ mod tests {
         let bpf = Set::of(&[CAP_BPF]);
         assert_eq!(good().missing(), None);
         check(
-            "CAP_PERFMON is missing: tracing programs are refused: add BPF and PERFMON to the container's securityContext.capabilities",
+            "CAP_PERFMON is missing: tracing programs are refused: add BPF and PERFMON to the container's \
+             securityContext.capabilities",
             |standing| {
                 (standing.permitted, standing.bounding) = (bpf, bpf);
             },
         );
-        check("CAP_BPF is missing: no maps can be made, CAP_PERFMON is missing", |standing| (standing.permitted, standing.user) = (Set(0), 0));
+        check("CAP_BPF is missing: no maps can be made, CAP_PERFMON is missing", |standing| {
+            (standing.permitted, standing.user) = (Set(0), 0)
+        });
         check("something before it gave them up", |standing| (standing.permitted, standing.user) = (Set(0), 0));
         check("and `setcap cap_bpf,cap_perfmon+p` the binary", |standing| {
             (standing.permitted, standing.bounding, standing.file) = (Set(0), Set(0), None);
         });
-        check(": `setcap cap_bpf,cap_perfmon+p` the binary, or run it as root", |standing| (standing.permitted, standing.file) = (Set(0), None));
-        check(": `setcap cap_bpf,cap_perfmon+p` the binary", |standing| (standing.permitted, standing.file) = (bpf, Some(bpf)));
+        check(": `setcap cap_bpf,cap_perfmon+p` the binary, or run it as root", |standing| {
+            (standing.permitted, standing.file) = (Set(0), None)
+        });
+        check(": `setcap cap_bpf,cap_perfmon+p` the binary", |standing| {
+            (standing.permitted, standing.file) = (bpf, Some(bpf))
+        });
         check("under no_new_privs who starts it must have them too", |standing| standing.permitted = Set(0));
         check("nosuid", |standing| (standing.permitted, standing.no_new_privileges) = (Set(0), false));
     }
@@ -319,10 +365,12 @@ mod tests {
 
     #[test]
     fn what_the_kernel_writes_is_understood() {
-        let status =
-            "Name:\tx\nUid:\t0\t65532\t0\t0\nCapPrm:\t000000c000000000\nCapEff:\t0\nCapBnd:\t000001ffffffffff\nNoNewPrivs:\t1\nSeccomp:\t2\n";
+        let status = "Name:\tx\nUid:\t0\t65532\t0\t0\nCapPrm:\t000000c000000000\nCapEff:\t0\nCapBnd:\t000001ffffffffff\nNoNewPrivs:\t1\nSeccomp:\t2\n";
         let standing = Standing::from_status(status);
-        assert_eq!((standing.user, standing.permitted, standing.bounding), (65532, Set::of(&NEEDED), Set(0x1ff_ffff_ffff)));
+        assert_eq!(
+            (standing.user, standing.permitted, standing.bounding),
+            (65532, Set::of(&NEEDED), Set(0x1ff_ffff_ffff))
+        );
         assert!(standing.no_new_privileges && standing.filtered);
 
         assert!(is_initial("         0          0 4294967295\n") && !is_initial("0 100000 65536\n"));

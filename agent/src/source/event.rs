@@ -151,13 +151,17 @@ fn cgroup(level: &Level, scale: &Scale, has_lock: bool) -> Cgroup {
     }
 }
 
-/// The used part of an event, the rest zero. It may be of an older probe, whose parts end earlier, or of a newer one, whose parts go on.
+/// The used part of an event, the rest zero. It may be of an older probe, whose parts end earlier, or of a newer one,
+/// whose parts go on.
 fn event(bytes: &[u8]) -> Option<Box<OomEvent>> {
     let size = |at: usize| bytes.get(at..at + 2)?.try_into().ok().map(u16::from_ne_bytes).map(usize::from);
     let (header, level) = (size(0)?, size(2)?);
     let (trigger_level, slots) = (size(4)?, size(6)?);
     // What the first version had.
-    if header < offset_of!(OomEvent, decision) || level < offset_of!(Level, oom_lock) || trigger_level < size_of::<TriggerLevel>() {
+    if header < offset_of!(OomEvent, decision)
+        || level < offset_of!(Level, oom_lock)
+        || trigger_level < size_of::<TriggerLevel>()
+    {
         return None;
     }
     let mut event = Box::new(MaybeUninit::<OomEvent>::zeroed());
@@ -168,7 +172,8 @@ fn event(bytes: &[u8]) -> Option<Box<OomEvent>> {
     };
     let has = |flag: u64| event.present & flag != 0;
     let (levels, same) = (event.levels as usize, has(present::SAME_CGROUP));
-    let announced = if same { header + levels * level } else { header + slots * level + TRIGGER_LEVELS * trigger_level };
+    let announced =
+        if same { header + levels * level } else { header + slots * level + TRIGGER_LEVELS * trigger_level };
     // The ring buffer rounds nothing: what was announced is what came.
     if announced != bytes.len() || levels > slots.min(LEVELS) || event.trigger_levels as usize > TRIGGER_LEVELS {
         return None;
@@ -255,7 +260,16 @@ mod tests {
 
     /// A victim in /kubepods/pod/container, whose limit is 2 pages.
     fn sample() -> OomEvent {
-        let level = |id, max, name| Level { id, usage: 2, max, swap_usage: 2, swap_max: ABSENT, oom_group: 1, name: named(name), oom_lock: 1 };
+        let level = |id, max, name| Level {
+            id,
+            usage: 2,
+            max,
+            swap_usage: 2,
+            swap_max: ABSENT,
+            oom_group: 1,
+            name: named(name),
+            oom_lock: 1,
+        };
         let unlimited = i64::MAX as u64 / 4096;
         let mut cgroups = [level(0, 0, ""); LEVELS];
         cgroups[0] = level(30, 2, "container");
@@ -348,7 +362,10 @@ mod tests {
         };
         let kill = kill(&bytes(&event), &SCALE).unwrap();
         assert_eq!(kill.victim.memory, Memory::default());
-        assert_eq!((kill.victim.namespace_pid, kill.victim.started, kill.victim.oom_score_adj, kill.victim.user_id), (None, None, None, None));
+        assert_eq!(
+            (kill.victim.namespace_pid, kill.victim.started, kill.victim.oom_score_adj, kill.victim.user_id),
+            (None, None, None, None)
+        );
         assert!(kill.victim.already_dying && kill.path_cut);
         assert_eq!((kill.cgroup_path, kill.trigger.cgroup_path, kill.trigger.cgroup_id), (None, None, None));
         let own = &kill.cgroups[0];
@@ -357,7 +374,8 @@ mod tests {
 
     #[test]
     fn a_decision_and_a_command_line_are_told_only_where_they_were_read() {
-        let flags = [present::DECISION, present::ARGUMENTS, present::RSS_EXACT, present::END_IS_TOLD, present::OOM_LOCK];
+        let flags =
+            [present::DECISION, present::ARGUMENTS, present::RSS_EXACT, present::END_IS_TOLD, present::OOM_LOCK];
         let told = |event: &OomEvent| {
             let kill = kill(&bytes(event), &SCALE).unwrap();
             let victim = kill.victim;
@@ -367,12 +385,20 @@ mod tests {
         let mut event = sample();
         event.present |= flags.iter().sum::<u64>();
         let limit = LimitHit { cgroup_id: Some(30), cgroup_path: None, usage: Some(3 * 4096), limit: Some(2 * 4096) };
-        let decision =
-            Decision { number: 5, limit: Some(limit), constraint: Some(Constraint::MemoryCgroup), order: Some(0), by_hand: false, gfp_mask: 0xcc0 };
+        let decision = Decision {
+            number: 5,
+            limit: Some(limit),
+            constraint: Some(Constraint::MemoryCgroup),
+            order: Some(0),
+            by_hand: false,
+            gfp_mask: 0xcc0,
+        };
         let arguments = ["sh", "-c", "a"].map(str::to_owned).to_vec();
         assert_eq!(told(&event), (Some(decision.clone()), Some(arguments), true, true, Some(true)));
-        (event.limit_id, event.limit_usage, event.limit_max, event.order, event.constraint) = (ABSENT, ABSENT, ABSENT, -1, 0);
-        let by_hand = Decision { limit: None, constraint: Some(Constraint::None), order: None, by_hand: true, ..decision };
+        (event.limit_id, event.limit_usage, event.limit_max, event.order, event.constraint) =
+            (ABSENT, ABSENT, ABSENT, -1, 0);
+        let by_hand =
+            Decision { limit: None, constraint: Some(Constraint::None), order: None, by_hand: true, ..decision };
         assert_eq!(told(&event).0, Some(by_hand));
     }
 
@@ -382,7 +408,8 @@ mod tests {
         let parts = |header: usize, level: usize| {
             let mut bytes = Vec::new();
             // As much as is there, then what a newer probe has behind it.
-            let mut part = |from: &[u8], length: usize| bytes.extend((0..length).map(|at| from.get(at).copied().unwrap_or(0xee)));
+            let mut part =
+                |from: &[u8], length: usize| bytes.extend((0..length).map(|at| from.get(at).copied().unwrap_or(0xee)));
             part(&whole[..OomEvent::HEADER], header);
             for index in 0..event.levels as usize {
                 let start = OomEvent::HEADER + index * size_of::<Level>();
@@ -440,7 +467,10 @@ mod tests {
             kill(&bytes(&event), &scale).unwrap().id
         };
         let same = id(|_, _| {});
-        assert_eq!(id(|event, scale| (event.seq, event.time_boot_ns, event.pid, scale.booted) = (9, 9, 9, Duration::ZERO)), same);
+        assert_eq!(
+            id(|event, scale| (event.seq, event.time_boot_ns, event.pid, scale.booted) = (9, 9, 9, Duration::ZERO)),
+            same
+        );
         assert_ne!(id(|event, _| event.tgid = 9), same);
         assert_ne!(id(|event, _| event.start_boot_ns = 9), same);
         assert_ne!(id(|_, scale| scale.boot_id = Uuid::from_u128(8)), same);

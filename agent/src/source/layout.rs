@@ -1,6 +1,7 @@
 //! The layout of the running kernel's structures that the probe needs, from its BTF. Pure.
 //!
-//! Names that differ between kernels are tried newest first. What the probe cannot do without is required, and every missing name is reported at once.
+//! Names that differ between kernels are tried newest first. What the probe cannot do without is required, and every
+//! missing name is reported at once.
 
 use std::fmt;
 
@@ -31,8 +32,8 @@ pub struct Switches {
     pub cpus: u32,
 }
 
-/// More CPUs make the sums over them too dear: the resident sizes are the kernel's approximate ones then. The verifier walks through all of them (facts:
-/// measured in docs/performance.md).
+/// More CPUs make the sums over them too dear: the resident sizes are the kernel's approximate ones then. The verifier
+/// walks through all of them (facts: measured in docs/performance.md).
 pub const MAX_SUMMED_CPUS: u32 = 256;
 
 /// Resolves everything.
@@ -71,7 +72,9 @@ pub fn resolve(btf: &Btf<'_>, switches: Switches) -> Result<KernelLayout, Missin
         mm_swap: rss.swap,
         mm_shmem_rss: rss.shmem,
         rss_is_typed: u32::from(rss.is_typed),
-        css_set_memory: find.offset("css_set.subsys").wrapping_add(POINTER.wrapping_mul(find.enumerator("memory_cgrp_id"))),
+        css_set_memory: find
+            .offset("css_set.subsys")
+            .wrapping_add(POINTER.wrapping_mul(find.enumerator("memory_cgrp_id"))),
         css_cgroup: find.offset("cgroup_subsys_state.cgroup"),
         css_parent: find.offset("cgroup_subsys_state.parent"),
         cgroup_kn: find.offset("cgroup.kn"),
@@ -86,7 +89,8 @@ pub fn resolve(btf: &Btf<'_>, switches: Switches) -> Result<KernelLayout, Missin
         task_flags: find.offset("task_struct.flags"),
         mm_arg_start: find.offset("mm_struct.arg_start"),
         mm_arg_end: find.offset("mm_struct.arg_end"),
-        // It must be known whose memory the running task has; and where the kernel refuses helpers that read, aya puts a refused one in this one's place.
+        // It must be known whose memory the running task has; and where the kernel refuses helpers that read, aya puts
+        // a refused one in this one's place.
         wants_arguments: u32::from(switches.arguments && switches.helpers && has_current_task),
         oc_memcg: find.optional("oom_control.memcg"),
         oc_gfp_mask: find.optional("oom_control.gfp_mask"),
@@ -98,7 +102,11 @@ pub fn resolve(btf: &Btf<'_>, switches: Switches) -> Result<KernelLayout, Missin
         rss_counters: rss.counters,
         array_pptrs,
         // 5.19 has the helper; the counters have been per CPU since 6.2.
-        rss_cpus: if rss.is_typed && array_pptrs != NO_OFFSET && switches.cpus <= MAX_SUMMED_CPUS { switches.cpus } else { 0 },
+        rss_cpus: if rss.is_typed && array_pptrs != NO_OFFSET && switches.cpus <= MAX_SUMMED_CPUS {
+            switches.cpus
+        } else {
+            0
+        },
         has_exit_mmap: u32::from(btf.has_tracepoint("exit_mmap")),
     };
     if find.missing.is_empty() { Ok(layout) } else { Err(Missing(find.missing)) }
@@ -117,8 +125,8 @@ struct Rss {
     is_typed: bool,
 }
 
-/// From 6.2 on (f1a7941243c1, "mm: convert mm's rss stats into percpu_counter") an array of `percpu_counter`, whose `count` a typed load can reach;
-/// before an array of a typedef inside `mm_rss_stat`, which it cannot.
+/// From 6.2 on (f1a7941243c1, "mm: convert mm's rss stats into percpu_counter") an array of `percpu_counter`, whose
+/// `count` a typed load can reach; before an array of a typedef inside `mm_rss_stat`, which it cannot.
 fn rss(find: &mut Finder<'_>) -> Rss {
     let base = find.offset("mm_struct.rss_stat");
     let (first, step, is_typed) = match find.btf.offset("mm_struct.rss_stat.count") {
@@ -141,7 +149,8 @@ fn rss(find: &mut Finder<'_>) -> Rss {
     }
 }
 
-/// Whether the kernel's decisions can be read: it has `oom_kill_process` and what that is about. It may still not be possible to hook it.
+/// Whether the kernel's decisions can be read: it has `oom_kill_process` and what that is about. It may still not be
+/// possible to hook it.
 pub fn tells_decisions(btf: &Btf<'_>, layout: &KernelLayout) -> bool {
     let needed = [layout.oc_memcg, layout.oc_gfp_mask, layout.oc_order, layout.oc_constraint];
     btf.has_function("oom_kill_process") && !needed.contains(&NO_OFFSET)
@@ -189,11 +198,22 @@ mod tests {
     fn every_missing_name_is_reported_at_once() {
         // A header without any type.
         let words: [u32; 5] = [24, 0, 0, 0, 0];
-        let bytes: Vec<u8> = 0xeb9f_u16.to_ne_bytes().into_iter().chain([1, 0]).chain(words.iter().flat_map(|word| word.to_ne_bytes())).collect();
+        let bytes: Vec<u8> = 0xeb9f_u16
+            .to_ne_bytes()
+            .into_iter()
+            .chain([1, 0])
+            .chain(words.iter().flat_map(|word| word.to_ne_bytes()))
+            .collect();
         let missing = resolve(&Btf::parse(&bytes).unwrap(), SWITCHES).unwrap_err().to_string();
-        for name in
-            ["task_struct.tgid", "mm_struct.rss_stat", "MM_ANONPAGES", "memory_cgrp_id", "struct upid", "kernfs_node.name", "mem_cgroup.memory.max"]
-        {
+        for name in [
+            "task_struct.tgid",
+            "mm_struct.rss_stat",
+            "MM_ANONPAGES",
+            "memory_cgrp_id",
+            "struct upid",
+            "kernfs_node.name",
+            "mem_cgroup.memory.max",
+        ] {
             assert!(missing.contains(name), "{name} is not in: {missing}");
         }
         assert!(!missing.contains("oom_group"), "optional: {missing}");
@@ -203,7 +223,11 @@ mod tests {
     fn the_running_kernel_resolves() {
         let Ok(bytes) = std::fs::read("/sys/kernel/btf/vmlinux") else {
             // Not by a macro: what macros print is captured where a test succeeds.
-            return std::io::Write::write_all(&mut std::io::stderr(), b"skipped: the_running_kernel_resolves: this kernel has no BTF\n").unwrap();
+            return std::io::Write::write_all(
+                &mut std::io::stderr(),
+                b"skipped: the_running_kernel_resolves: this kernel has no BTF\n",
+            )
+            .unwrap();
         };
         let btf = Btf::parse(&bytes).unwrap();
         let layout = resolve(&btf, Switches { helpers: false, arguments: true, ..SWITCHES }).unwrap();

@@ -44,7 +44,8 @@ impl Lock {
                 break;
             }
             match io::Error::last_os_error() {
-                // Somebody has it. The device is not asked: some file systems have one for their files and another for locks.
+                // Somebody has it. The device is not asked: some file systems have one for their files and another for
+                // locks.
                 error if error.kind() == io::ErrorKind::WouldBlock => match holder(path, |_, _| true) {
                     // It may have ended between the two looks.
                     None if !last => {}
@@ -57,12 +58,14 @@ impl Lock {
     }
 }
 
-/// The process that has a folder locked, which need not be one that we may open. Absent also if it is in a pid namespace that cannot be seen from here.
+/// The process that has a folder locked, which need not be one that we may open. Absent also if it is in a pid
+/// namespace that cannot be seen from here.
 pub fn holder_of(path: &Path) -> Option<u32> {
     holder(path, |found, own| found == own)
 }
 
-/// `is_same`: whether a lock on a file of that number is on this one, by the device that the lock is on and the file's own.
+/// `is_same`: whether a lock on a file of that number is on this one, by the device that the lock is on and the file's
+/// own.
 fn holder(path: &Path, is_same: impl Fn(&str, &str) -> bool) -> Option<u32> {
     let file = fs::metadata(path).ok()?;
     let own = format!("{:02x}:{:02x}", libc::major(file.dev()), libc::minor(file.dev()));
@@ -88,7 +91,11 @@ pub fn explained(error: io::Error, path: &Path) -> anyhow::Error {
     match owner {
         _ if error.kind() != io::ErrorKind::PermissionDenied => error.into(),
         Some((path, owner)) if owner != own => {
-            anyhow!("{error}: {} is user {owner}'s, the agent is user {own}: run it as that user, or let it have another folder", path.display())
+            anyhow!(
+                "{error}: {} is user {owner}'s, the agent is user {own}: run it as that user, or let it have another \
+                 folder",
+                path.display()
+            )
         }
         _ => anyhow!("{error}: in a container AppArmor may forbid it, or the file system is read-only"),
     }
@@ -98,7 +105,9 @@ pub fn explained(error: io::Error, path: &Path) -> anyhow::Error {
 fn holder_in(locks: &str, inode: u64, is_on: impl Fn(&str) -> bool) -> Option<u32> {
     let suffix = format!(":{inode}");
     locks.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).find_map(|fields| match fields[..] {
-        [_, "FLOCK", _, _, pid, file, ..] if file.strip_suffix(&suffix).is_some_and(&is_on) => pid.parse().ok().filter(|pid| *pid != 0),
+        [_, "FLOCK", _, _, pid, file, ..] if file.strip_suffix(&suffix).is_some_and(&is_on) => {
+            pid.parse().ok().filter(|pid| *pid != 0)
+        }
         _ => None,
     })
 }
@@ -111,7 +120,8 @@ mod tests {
 
     #[test]
     fn the_holder_of_a_lock_is_found_by_the_inode() {
-        let locks = "1: FLOCK  ADVISORY  READ 26597 fe:00:10051587 0 EOF\n2: FLOCK  ADVISORY  WRITE 28803 00:27:44442 0 EOF\n\
+        let locks = "1: FLOCK  ADVISORY  READ 26597 fe:00:10051587 0 EOF\n2: FLOCK  ADVISORY  WRITE 28803 00:27:44442 \
+            0 EOF\n\
                      2: -> FLOCK  ADVISORY  WRITE 1 00:27:44443 0 EOF\n3: POSIX  ADVISORY  WRITE 7 00:27:4444 0 EOF\n4: FLOCK ADVISORY WRITE 0 00:27:5 0 EOF";
         assert_eq!(holder_in(locks, 44_442, |device| device == "00:27"), Some(28_803));
         assert_eq!(holder_in(locks, 44_442, |device| device == "00:2"), None);
@@ -126,11 +136,17 @@ mod tests {
         // SAFETY: no memory is involved.
         let own = unsafe { libc::geteuid() };
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(denied(folder.path()).split(": ").last(), Some("in a container AppArmor may forbid it, or the file system is read-only"));
+        assert_eq!(
+            denied(folder.path()).split(": ").last(),
+            Some("in a container AppArmor may forbid it, or the file system is read-only")
+        );
         // The nearest that is there.
         std::os::unix::fs::lchown(folder.path(), Some(own + 1), None).unwrap();
-        let expected =
-            format!("{} is user {}'s, the agent is user {own}: run it as that user, or let it have another folder", folder.path().display(), own + 1);
+        let expected = format!(
+            "{} is user {}'s, the agent is user {own}: run it as that user, or let it have another folder",
+            folder.path().display(),
+            own + 1
+        );
         assert!(denied(&folder.path().join("not/there")).ends_with(&expected));
         assert_eq!(explained(io::ErrorKind::NotFound.into(), folder.path()).to_string(), "entity not found");
     }

@@ -1,5 +1,5 @@
-//! The limit of locked memory (`ulimit -l`), to which kernels before 5.11 charge maps. Newer ones charge them to the memory cgroup, and nothing is to
-//! be done: "bpf: Eliminate rlimit-based memory accounting", December 2020.
+//! The limit of locked memory (`ulimit -l`), to which kernels before 5.11 charge maps. Newer ones charge them to the
+//! memory cgroup, and nothing is to be done: "bpf: Eliminate rlimit-based memory accounting", December 2020.
 
 use std::io;
 
@@ -8,7 +8,8 @@ pub type Version = (u32, u32);
 
 /// The first kernel that does not charge maps to this limit.
 const CHARGES_NO_MORE: Version = (5, 11);
-/// What the probe's maps take besides the ring buffer: the places of pending kills, one for each CPU, are the most of it.
+/// What the probe's maps take besides the ring buffer: the places of pending kills, one for each CPU, are the most of
+/// it.
 const BESIDES_THE_RING: u64 = 3 << 20;
 
 /// `5.10.0-32-cloud` → (5, 10)

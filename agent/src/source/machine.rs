@@ -22,9 +22,13 @@ mod tests {
 
     #[test]
     fn both_figures_are_needed() {
-        let check =
-            |text: &str, expected: Option<(u64, u64)>| assert_eq!(parse(text).map(|machine| (machine.total, machine.available)), expected, "{text}");
-        check("MemTotal:       24582608 kB\nMemFree:        20000000 kB\nMemAvailable:   22000000 kB\n", Some((24_582_608 << 10, 22_000_000 << 10)));
+        let check = |text: &str, expected: Option<(u64, u64)>| {
+            assert_eq!(parse(text).map(|machine| (machine.total, machine.available)), expected, "{text}")
+        };
+        check(
+            "MemTotal:       24582608 kB\nMemFree:        20000000 kB\nMemAvailable:   22000000 kB\n",
+            Some((24_582_608 << 10, 22_000_000 << 10)),
+        );
         check("MemTotal:       24582608 kB\nMemFree:        20000000 kB\n", None);
         check("MemTotal:  x kB\nMemAvailable:   1 kB\n", None);
         check("", None);

@@ -1,11 +1,12 @@
-//! Which memory cgroups are this node's. Nodes may share one kernel (kind, k3d, LXC), and a probe sees the kills of all of it: each agent counts those in the
-//! cgroups of its own node.
+//! Which memory cgroups are this node's. Nodes may share one kernel (kind, k3d, LXC), and a probe sees the kills of all
+//! of it: each agent counts those in the cgroups of its own node.
 //!
-//! A node that is a container has its own part of the hierarchy mounted at its `/sys/fs/cgroup`, and the agent has that of the node. So what is mounted
-//! here says which part it is, by the inode number of its topmost directory, which is the cgroup's id in the kernel; whatever namespaces the agent is in.
+//! A node that is a container has its own part of the hierarchy mounted at its `/sys/fs/cgroup`, and the agent has that
+//! of the node. So what is mounted here says which part it is, by the inode number of its topmost directory, which is
+//! the cgroup's id in the kernel; whatever namespaces the agent is in.
 //!
-//! It is not used where the whole hierarchy is mounted, which is the usual node, and where the mounted part is that of the agent's own container, which says
-//! nothing of the node: then all kills count.
+//! It is not used where the whole hierarchy is mounted, which is the usual node, and where the mounted part is that of
+//! the agent's own container, which says nothing of the node: then all kills count.
 
 use std::fmt;
 use std::fs;
@@ -66,11 +67,20 @@ impl Node {
             Choice::All => Ok(Self::All(Reason::Configured)),
             Choice::Below(directory) => {
                 // A link may lead to one.
-                let directory = &fs::canonicalize(directory).with_context(|| format!("node_cgroup: {}", directory.display()))?;
+                let directory =
+                    &fs::canonicalize(directory).with_context(|| format!("node_cgroup: {}", directory.display()))?;
                 let found = fs::metadata(directory).with_context(|| format!("node_cgroup: {}", directory.display()))?;
-                ensure!(found.is_dir(), "node_cgroup: {} is not a directory: name the cgroup's own", directory.display());
+                ensure!(
+                    found.is_dir(),
+                    "node_cgroup: {} is not a directory: name the cgroup's own",
+                    directory.display()
+                );
                 let (id, hierarchy) = (found.ino(), Hierarchy::at(directory)?);
-                ensure!(id != ROOT_INODE, "node_cgroup: {} is the root of all cgroups: write `all`", directory.display());
+                ensure!(
+                    id != ROOT_INODE,
+                    "node_cgroup: {} is the root of all cgroups: write `all`",
+                    directory.display()
+                );
                 Ok(Self::Below { id, hierarchy })
             }
             Choice::Auto => {
@@ -96,7 +106,8 @@ impl Node {
         }
     }
 
-    /// Whether the victim was on this node. Also where the kernel did not tell enough to know: a kill that counts twice is better than one that counts nowhere.
+    /// Whether the victim was on this node. Also where the kernel did not tell enough to know: a kill that counts twice
+    /// is better than one that counts nowhere.
     pub fn has(&self, kill: &Kill) -> bool {
         let Self::Below { id, .. } = self else { return true };
         let is_known = kill.cgroups.last().is_some_and(|outermost| outermost.id == Some(ROOT_INODE));
@@ -120,20 +131,33 @@ impl Node {
 impl fmt::Display for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::All(Reason::Whole) => f.write_str("all kills of this kernel count: all its memory cgroups are mounted here"),
-            Self::All(Reason::OwnAlone) => f.write_str(
-                "all kills of this kernel count: only the agent's own memory cgroup is mounted here, so which are the node's is not known",
+            Self::All(Reason::Whole) => f.write_str(
+                "all kills of this kernel count: all its memory cgroups are \
+                mounted here",
             ),
-            Self::All(Reason::NotMounted) => f.write_str("all kills of this kernel count: no memory cgroups are mounted here"),
+            Self::All(Reason::OwnAlone) => f.write_str(
+                "all kills of this kernel count: only the agent's own memory cgroup is mounted here, so which are the \
+                 node's is not known",
+            ),
+            Self::All(Reason::NotMounted) => f.write_str(
+                "all kills of this kernel count: no memory cgroups are \
+                mounted here",
+            ),
             Self::All(Reason::Configured) => f.write_str("all kills of this kernel count: node_cgroup is `all`"),
             Self::Below { id, hierarchy } => {
-                write!(f, "kills below the memory cgroup at {} count (id {id}): others of this kernel are another node's", hierarchy.mount.display())
+                write!(
+                    f,
+                    "kills below the memory cgroup at {} count (id {id}): others of this kernel are another \
+                    node's",
+                    hierarchy.mount.display()
+                )
             }
         }
     }
 }
 
-/// The path in one line of `/proc/self/cgroup`, if it is of the hierarchy with the memory controller: number, controllers, path.
+/// The path in one line of `/proc/self/cgroup`, if it is of the hierarchy with the memory controller: number,
+/// controllers, path.
 fn own_path(line: &str, version: Version) -> Option<&Path> {
     let mut fields = line.splitn(3, ':').skip(1);
     let (controllers, path) = (fields.next()?, fields.next()?);
@@ -150,7 +174,13 @@ mod tests {
     use crate::kill::Cgroup;
 
     fn hierarchy(version: Version, root: &str) -> Hierarchy {
-        Hierarchy { version, mount: "/sys/fs/cgroup".into(), root: root.to_owned(), writable: false, local_events: false }
+        Hierarchy {
+            version,
+            mount: "/sys/fs/cgroup".into(),
+            root: root.to_owned(),
+            writable: false,
+            local_events: false,
+        }
     }
 
     #[test]
@@ -201,10 +231,24 @@ mod tests {
 
     #[test]
     fn a_directory_that_is_no_cgroup_is_refused() {
-        let refused = |directory: &str| Node::find(&Choice::Below(directory.into())).err().map(|error| format!("{error:#}")).unwrap_or_default();
-        assert!(refused("/proc/none").starts_with("node_cgroup: /proc/none: No such file"), "{}", refused("/proc/none"));
-        assert!(refused("/proc").starts_with("node_cgroup: /proc is not in a memory cgroup's hierarchy"), "{}", refused("/proc"));
-        assert!(refused("/proc/self/cgroup").ends_with("/cgroup is not a directory: name the cgroup's own"), "{}", refused("/proc/self/cgroup"));
+        let refused = |directory: &str| {
+            Node::find(&Choice::Below(directory.into())).err().map(|error| format!("{error:#}")).unwrap_or_default()
+        };
+        assert!(
+            refused("/proc/none").starts_with("node_cgroup: /proc/none: No such file"),
+            "{}",
+            refused("/proc/none")
+        );
+        assert!(
+            refused("/proc").starts_with("node_cgroup: /proc is not in a memory cgroup's hierarchy"),
+            "{}",
+            refused("/proc")
+        );
+        assert!(
+            refused("/proc/self/cgroup").ends_with("/cgroup is not a directory: name the cgroup's own"),
+            "{}",
+            refused("/proc/self/cgroup")
+        );
         assert!(Node::find(&Choice::All).is_ok_and(|node| node == Node::All(Reason::Configured)));
     }
 }

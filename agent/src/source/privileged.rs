@@ -1,8 +1,9 @@
 //! The one thread of the agent that ever uses a capability. It attaches the probe, gives up what it has, and ends.
 //!
-//! Threads begin with the capabilities of the thread that starts them. So this one is started first; then the main thread gives up its own, and every
-//! thread after that begins without: those that listen, parse and send have never had any. Nothing after attaching needs a capability: the ring
-//! buffer is read through memory that is shared with the kernel, and the programs are detached by closing descriptors.
+//! Threads begin with the capabilities of the thread that starts them. So this one is started first; then the main
+//! thread gives up its own, and every thread after that begins without: those that listen, parse and send have never
+//! had any. Nothing after attaching needs a capability: the ring buffer is read through memory that is shared with the
+//! kernel, and the programs are detached by closing descriptors.
 
 use std::io;
 use std::sync::mpsc::{self, Sender};
@@ -22,16 +23,18 @@ pub struct Privileged {
     job: Sender<Job>,
     /// What was permitted before.
     permitted: Set,
-    /// The bounding set of the thread that separated it, or why that one could not give up its capabilities. Absent if it keeps them.
+    /// The bounding set of the thread that separated it, or why that one could not give up its capabilities. Absent if
+    /// it keeps them.
     left: Option<io::Result<Set>>,
 }
 
 impl Privileged {
-    /// Moves the capabilities of the calling thread to a thread of its own. Has to be called while there is no other one, or that keeps what it has.
+    /// Moves the capabilities of the calling thread to a thread of its own. Has to be called while there is no other
+    /// one, or that keeps what it has.
     ///
     /// # Errors
-    /// The process may have no more threads, or a seccomp filter refuses capget(2). That capabilities could not be given up is no error: it is logged
-    /// by [`run`](Self::run), once there is a log.
+    /// The process may have no more threads, or a seccomp filter refuses capget(2). That capabilities could not be
+    /// given up is no error: it is logged by [`run`](Self::run), once there is a log.
     pub fn separate() -> io::Result<Self> {
         let mut privileged = Self::beside()?;
         privileged.left = Some(capabilities::drop_all());
@@ -62,8 +65,8 @@ impl Privileged {
         Ok(Self { job, permitted, left: None })
     }
 
-    /// Waits until the thread has done `job` with the capabilities and given them up, and says so in the log. It blocks the caller, so that nothing is
-    /// exported before kills are seen.
+    /// Waits until the thread has done `job` with the capabilities and given them up, and says so in the log. It blocks
+    /// the caller, so that nothing is exported before kills are seen.
     ///
     /// # Errors
     /// The thread has ended without doing it.
@@ -81,8 +84,14 @@ impl Privileged {
         match self.left.map(|first| first.and(left)) {
             // With a pinned probe none are needed.
             Some(Ok(_)) if self.permitted == Set::default() => {}
-            Some(Ok(bounding)) => info!(permitted = %self.permitted, used = used.names().join(","), %bounding, "all capabilities are given up"),
-            Some(Err(error)) => warn!(%error, permitted = %self.permitted, "capabilities could not be given up, the agent keeps what it has"),
+            Some(Ok(bounding)) => {
+                info!(permitted = %self.permitted, used = used.names().join(","), %bounding, "all capabilities are \
+                    given up")
+            }
+            Some(Err(error)) => {
+                warn!(%error, permitted = %self.permitted, "capabilities could not be given up, the agent keeps what \
+                    it has")
+            }
             None => {}
         }
         Ok(made)
@@ -108,7 +117,10 @@ mod tests {
             };
             assert_eq!(privileged.run(job).unwrap(), had);
             assert_ne!(receiver.recv().unwrap(), thread::current().id());
-            assert_eq!(thread::spawn(|| Capabilities::of_this_thread().unwrap()).join().unwrap(), Capabilities::default());
+            assert_eq!(
+                thread::spawn(|| Capabilities::of_this_thread().unwrap()).join().unwrap(),
+                Capabilities::default()
+            );
         };
         thread::spawn(test).join().unwrap();
     }

@@ -1,13 +1,16 @@
-//! Reads a BPF ring buffer ahead of what it gives back: an event stays in kernel memory, where it outlives this process, until it is released.
+//! Reads a BPF ring buffer ahead of what it gives back: an event stays in kernel memory, where it outlives this
+//! process, until it is released.
 //!
-//! aya's reader gives an event back when the next one is asked for. Layout and protocol: kernel/bpf/ringbuf.c and Documentation/bpf/ringbuf.rst.
+//! aya's reader gives an event back when the next one is asked for. Layout and protocol: kernel/bpf/ringbuf.c and
+//! Documentation/bpf/ringbuf.rst.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-/// A record begins with this: its length and, in the top bits of the first word, whether it is being written or given up.
+/// A record begins with this: its length and, in the top bits of the first word, whether it is being written or given
+/// up.
 const HEADER: u64 = 8;
 const BUSY: u32 = 1 << 31;
 const DISCARDED: u32 = 1 << 30;
@@ -22,7 +25,8 @@ pub struct Position(pub u64);
 pub struct Ring {
     /// The page with the position up to which the kernel may write again.
     consumer: Mapping,
-    /// The page with the position up to which there are records, then the data twice in a row: no record is in two pieces.
+    /// The page with the position up to which there are records, then the data twice in a row: no record is in two
+    /// pieces.
     producer: Mapping,
     page: usize,
     bytes: u64,
@@ -30,7 +34,8 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// Maps the ring buffer of `bytes` bytes behind `map`. Reading begins where the last reader, of whatever process, had released up to.
+    /// Maps the ring buffer of `bytes` bytes behind `map`. Reading begins where the last reader, of whatever process,
+    /// had released up to.
     ///
     /// # Errors
     /// `map` is no ring buffer of that size.
@@ -50,8 +55,10 @@ impl Ring {
                 return None;
             }
             let at = self.page + (self.next & (self.bytes - 1)) as usize;
-            // SAFETY: a record's header is 4-byte aligned and inside of the mapping: `at` is below its first copy's end.
-            let length = unsafe { AtomicU32::from_ptr(self.producer.start.as_ptr().add(at).cast()) }.load(Ordering::Acquire);
+            // SAFETY: a record's header is 4-byte aligned and inside of the mapping: `at` is below its first copy's
+            // end.
+            let length =
+                unsafe { AtomicU32::from_ptr(self.producer.start.as_ptr().add(at).cast()) }.load(Ordering::Acquire);
             if length & BUSY != 0 {
                 // Its note comes when it is written.
                 return None;
@@ -59,9 +66,11 @@ impl Ring {
             let bytes = u64::from(length & !DISCARDED);
             self.next += (HEADER + bytes).next_multiple_of(ALIGN);
             if length & DISCARDED == 0 {
-                // SAFETY: the kernel reserves no more than `bytes` of the ring, and the data are mapped twice; it does not write there before it is
-                // released, which takes `&mut self`.
-                let data = unsafe { std::slice::from_raw_parts(self.producer.start.as_ptr().add(at + HEADER as usize), bytes as usize) };
+                // SAFETY: the kernel reserves no more than `bytes` of the ring, and the data are mapped twice; it does
+                // not write there before it is released, which takes `&mut self`.
+                let data = unsafe {
+                    std::slice::from_raw_parts(self.producer.start.as_ptr().add(at + HEADER as usize), bytes as usize)
+                };
                 return Some((data, Position(self.next)));
             }
         }
@@ -94,7 +103,8 @@ impl Ring {
     }
 
     fn position<'a>(&'a self, mapping: &'a Mapping) -> &'a AtomicU64 {
-        // SAFETY: both mappings begin with a page that begins with an aligned 64-bit position (`unsigned long` of a 64-bit kernel).
+        // SAFETY: both mappings begin with a page that begins with an aligned 64-bit position (`unsigned long` of a
+        // 64-bit kernel).
         unsafe { AtomicU64::from_ptr(mapping.start.as_ptr().cast()) }
     }
 }
@@ -111,13 +121,18 @@ impl Numbers {
     /// # Errors
     /// `map` is no such array.
     pub fn open(map: BorrowedFd<'_>, count: usize, page: usize) -> io::Result<Self> {
-        Ok(Self { mapping: Mapping::new(map, (count * size_of::<u64>()).next_multiple_of(page), libc::PROT_READ, 0)?, count })
+        Ok(Self {
+            mapping: Mapping::new(map, (count * size_of::<u64>()).next_multiple_of(page), libc::PROT_READ, 0)?,
+            count,
+        })
     }
 
     /// The numbers now.
     pub fn iter(&self) -> impl Iterator<Item = u64> {
         // SAFETY: `index` is below the count, whose bytes are mapped, and a mapping is aligned.
-        (0..self.count).map(|index| unsafe { AtomicU64::from_ptr(self.mapping.start.as_ptr().cast::<u64>().add(index)) }.load(Ordering::Relaxed))
+        (0..self.count).map(|index| {
+            unsafe { AtomicU64::from_ptr(self.mapping.start.as_ptr().cast::<u64>().add(index)) }.load(Ordering::Relaxed)
+        })
     }
 }
 
@@ -131,11 +146,14 @@ impl Mapping {
     fn new(map: BorrowedFd<'_>, length: usize, access: i32, offset: usize) -> io::Result<Self> {
         let offset = libc::off_t::try_from(offset).map_err(io::Error::other)?;
         // SAFETY: a new mapping at an address that the kernel chooses touches nothing that exists.
-        let start = unsafe { libc::mmap(std::ptr::null_mut(), length, access, libc::MAP_SHARED, map.as_raw_fd(), offset) };
+        let start =
+            unsafe { libc::mmap(std::ptr::null_mut(), length, access, libc::MAP_SHARED, map.as_raw_fd(), offset) };
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
-        NonNull::new(start.cast()).map(|start| Self { start, length }).ok_or_else(|| io::Error::other("mapped at address 0"))
+        NonNull::new(start.cast())
+            .map(|start| Self { start, length })
+            .ok_or_else(|| io::Error::other("mapped at address 0"))
     }
 }
 
@@ -161,7 +179,8 @@ mod tests {
 
     const PAGE: usize = 4096;
 
-    /// A file of the form of a ring buffer, written by hand. The second copy of the data is written too: a file has no pages twice.
+    /// A file of the form of a ring buffer, written by hand. The second copy of the data is written too: a file has no
+    /// pages twice.
     struct Writer {
         file: OwnedFd,
         view: Mapping,
@@ -194,7 +213,8 @@ mod tests {
             self.put(at + HEADER, bytes);
             self.producer += (HEADER + bytes.len() as u64).next_multiple_of(ALIGN);
             // SAFETY: the second page begins with the producer's position.
-            unsafe { AtomicU64::from_ptr(self.view.start.as_ptr().add(PAGE).cast()) }.store(self.producer, Ordering::Release);
+            unsafe { AtomicU64::from_ptr(self.view.start.as_ptr().add(PAGE).cast()) }
+                .store(self.producer, Ordering::Release);
         }
 
         fn reader(&self) -> Ring {

@@ -1,8 +1,9 @@
 //! What outlives the agent: one small file, so that a restart goes on counting, and knows what was missed meanwhile.
 //!
-//! By default it is on a tmpfs (`/run`), like the probe's pins in bpffs: neither outlives the machine, and the kernel's counters begin at 0 with it. So the
-//! file is renamed into place whole, and never synced to a disk: after a crash of the agent it is there, after one of the machine nobody needs it. On a disk
-//! a lost or torn file is a state that cannot be read: set aside, with a warning.
+//! By default it is on a tmpfs (`/run`), like the probe's pins in bpffs: neither outlives the machine, and the kernel's
+//! counters begin at 0 with it. So the file is renamed into place whole, and never synced to a disk: after a crash of
+//! the agent it is there, after one of the machine nobody needs it. On a disk a lost or torn file is a state that
+//! cannot be read: set aside, with a warning.
 
 use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -36,8 +37,8 @@ const BAD: &str = "state.json.bad";
 
 /// The directory of the state, if there is one.
 ///
-/// With 50 owners and their cgroups the file has 28 KiB and is saved in 0.4 ms; with 2,000 it has 1.1 MiB, is saved in 13 to 18 ms and loaded in 6 to 10 ms
-/// (release build, 2 busy CPUs).
+/// With 50 owners and their cgroups the file has 28 KiB and is saved in 0.4 ms; with 2,000 it has 1.1 MiB, is saved in
+/// 13 to 18 ms and loaded in 6 to 10 ms (release build, 2 busy CPUs).
 #[derive(Debug)]
 pub struct Store {
     directory: Option<PathBuf>,
@@ -55,7 +56,8 @@ pub struct State {
     pub account: Account,
     /// The probe whose counters are in the account: the id of its ring buffer, the same for as long as the kernel runs.
     pub probe: u32,
-    /// By the id of a ring buffer: the [sequence](crate::kill::Kill::sequence) of the last of its kills that is among the counts.
+    /// By the id of a ring buffer: the [sequence](crate::kill::Kill::sequence) of the last of its kills that is among
+    /// the counts.
     pub handled: BTreeMap<u32, u64>,
     /// What was counted for the node.
     pub counted: Kept,
@@ -97,7 +99,8 @@ impl Store {
         Self { directory, fails: false }
     }
 
-    /// What was saved for `node`. A state that cannot be used is set aside (one is kept) and told, with what is lost; it never stops the agent.
+    /// What was saved for `node`. A state that cannot be used is set aside (one is kept) and told, with what is lost;
+    /// it never stops the agent.
     pub fn load(&self, boot: Uuid, node: &str) -> Option<Loaded> {
         let directory = self.directory.as_deref()?;
         let reason = match read(&directory.join(NAME), node) {
@@ -109,12 +112,14 @@ impl Store {
             reason,
             directory = %directory.display(),
             kept,
-            "the saved state cannot be used: counts begin at 0, and kills while no agent ran are known only if the probe was pinned"
+            "the saved state cannot be used: counts begin at 0, and kills while no agent ran are known only if the \
+             probe was pinned"
         );
         None
     }
 
-    /// Tries whether a state can be saved, without leaving anything, and looks at the one that is there. `false`: there is none, or no directory for one.
+    /// Tries whether a state can be saved, without leaving anything, and looks at the one that is there. `false`: there
+    /// is none, or no directory for one.
     ///
     /// # Errors
     /// It cannot be saved, or not be used; with the reason.
@@ -125,7 +130,8 @@ impl Store {
         Ok(found.is_some())
     }
 
-    /// Saves atomically: a reader finds this state or the one before. Whether it could be saved is told when that changes, and what is lost otherwise.
+    /// Saves atomically: a reader finds this state or the one before. Whether it could be saved is told when that
+    /// changes, and what is lost otherwise.
     pub fn save(&mut self, boot: Uuid, state: &State) -> bool {
         let Some(directory) = &self.directory else { return false };
         let saved = write(directory, &Written { version: VERSION, boot_id: boot, state });
@@ -133,7 +139,8 @@ impl Store {
             Err(error) if !self.fails => warn!(
                 %error,
                 directory = %directory.display(),
-                "the state cannot be saved: after a restart counts begin at 0 or at an older state, and kills meanwhile are missed or told again"
+                "the state cannot be saved: after a restart counts begin at 0 or at an older state, and kills \
+                 meanwhile are missed or told again"
             ),
             Ok(()) if self.fails => info!(directory = %directory.display(), "the state is saved again"),
             _ => {}
@@ -143,7 +150,8 @@ impl Store {
     }
 }
 
-/// Removes what is kept of it, for a node that no agent will come to, and the directory unless something else is in it or it is where something is mounted.
+/// Removes what is kept of it, for a node that no agent will come to, and the directory unless something else is in it
+/// or it is where something is mounted.
 ///
 /// # Errors
 /// Something cannot be removed.
@@ -151,7 +159,8 @@ pub fn remove(directory: &Path) -> anyhow::Result<()> {
     for name in [NAME, TEMPORARY, BAD] {
         match fs::remove_file(directory.join(name)) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(lock::explained(error, directory)).with_context(|| format!("removing {}", directory.join(name).display()));
+                return Err(lock::explained(error, directory))
+                    .with_context(|| format!("removing {}", directory.join(name).display()));
             }
             _ => {}
         }
@@ -198,8 +207,13 @@ fn write(directory: &Path, state: &Written<'_>) -> anyhow::Result<()> {
 
 fn save(directory: &Path, text: &[u8]) -> io::Result<()> {
     let temporary = directory.join(TEMPORARY);
-    let mut file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(&temporary)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(&temporary)?;
     file.write_all(text)?;
     drop(file);
     fs::rename(temporary, directory.join(NAME))
@@ -226,7 +240,10 @@ mod tests {
             table.record_reconstructed(1, &Owner::Unit { name: format!("\"{owner}\".service") }, time);
         }
         let own = Counted { kills: 3, group_kills: None };
-        let cgroups = Cgroups { counts: vec![CgroupCounts { id: 7, parent: None, path: "/a".to_owned(), own, subtree: None }], left_out: 0 };
+        let cgroups = Cgroups {
+            counts: vec![CgroupCounts { id: 7, parent: None, path: "/a".to_owned(), own, subtree: None }],
+            left_out: 0,
+        };
         State {
             saved: time,
             node: "node-a".to_owned(),
@@ -271,7 +288,10 @@ mod tests {
         fs::write(path(&store, BAD), "").unwrap();
         fs::write(path(&store, "note"), "somebody's").unwrap();
         remove(&directory).unwrap();
-        assert_eq!(fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>(), ["note"]);
+        assert_eq!(
+            fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>(),
+            ["note"]
+        );
         fs::remove_file(path(&store, "note")).unwrap();
         remove(&directory).unwrap();
         assert!(!directory.exists());
@@ -284,7 +304,15 @@ mod tests {
         let good = fs::read_to_string(path(&store, NAME)).unwrap();
         let newer = good.replacen("\"version\":1", "\"version\":2", 1);
         let cut = good.get(..good.len() / 2).unwrap().to_owned();
-        for bad in [String::new(), "{}".to_owned(), "null".to_owned(), "[".repeat(100_000), cut, newer, good.replace("node-a", "node-b")] {
+        for bad in [
+            String::new(),
+            "{}".to_owned(),
+            "null".to_owned(),
+            "[".repeat(100_000),
+            cut,
+            newer,
+            good.replace("node-a", "node-b"),
+        ] {
             assert_ne!(bad, good);
             fs::write(path(&store, NAME), &bad).unwrap();
             assert_eq!(store.load(BOOT, "node-a"), None, "{bad:.40}");

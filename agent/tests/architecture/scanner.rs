@@ -1,4 +1,5 @@
-//! Reads Rust source far enough to know which paths it names: comments, texts and everything that is only compiled for tests are left out.
+//! Reads Rust source far enough to know which paths it names: comments, texts and everything that is only compiled for
+//! tests are left out.
 //!
 //! No parser: macros are seen as they are written, and a module inside a file is taken for a part of the file.
 
@@ -94,8 +95,9 @@ fn is_word(text: &str) -> bool {
 
 fn without_tests(tokens: Vec<Token>) -> Source {
     let (mut kept, mut test_modules, mut at) = (Vec::new(), Vec::new(), 0);
-    let is =
-        |at: usize, texts: &[&str]| texts.iter().enumerate().all(|(offset, text)| tokens.get(at + offset).is_some_and(|token| token.text == *text));
+    let is = |at: usize, texts: &[&str]| {
+        texts.iter().enumerate().all(|(offset, text)| tokens.get(at + offset).is_some_and(|token| token.text == *text))
+    };
     while at < tokens.len() {
         if !is(at, &["#", "[", "cfg", "(", "test", ")", "]"]) {
             kept.push(tokens[at].clone());
@@ -143,7 +145,9 @@ fn tokens(text: &str) -> Vec<Token> {
             '"' => (quoted(rest, '"'), false),
             '\'' => (character(rest), false),
             'r' | 'b' | 'c' if prefixed_text(rest).is_some() => (prefixed_text(rest).unwrap_or(1), false),
-            c if c.is_alphanumeric() || c == '_' => (rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len()), true),
+            c if c.is_alphanumeric() || c == '_' => {
+                (rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len()), true)
+            }
             ':' if rest.starts_with("::") => (2, true),
             c => (c.len_utf8(), !c.is_whitespace()),
         };

@@ -1,4 +1,5 @@
-//! That Prometheus sees the first kill of a container: its own reader of rules, over what was scraped from a running agent.
+//! That Prometheus sees the first kill of a container: its own reader of rules, over what was scraped from a running
+//! agent.
 
 use std::fmt::Write as _;
 use std::fs::File;
@@ -20,7 +21,9 @@ const AFTER: usize = 10;
 
 /// The only line of these texts that is a series of this pod's container; absent where there is none.
 fn of_pod(text: &str, pod: &str) -> Option<Sample> {
-    parse_exposition(text).into_iter().find(|sample| sample.name == KILLS && (sample.label("pod"), sample.label("container")) == (pod, "app"))
+    parse_exposition(text)
+        .into_iter()
+        .find(|sample| sample.name == KILLS && (sample.label("pod"), sample.label("container")) == (pod, "app"))
 }
 
 /// The series as promtool writes them: a value for each scrape, `_` for none.
@@ -83,6 +86,10 @@ fn prometheus_sees_the_first_kill_of_a_container_that_is_known() {
     // And nothing of what we say is malformed, or named as Prometheus would not.
     let page = cluster.folder().join("metrics");
     std::fs::write(&page, ours.last().unwrap()).unwrap();
-    let output = Command::new(cluster.program("promtool")).args(["check", "metrics"]).stdin(File::open(page).unwrap()).output().unwrap();
+    let output = Command::new(cluster.program("promtool"))
+        .args(["check", "metrics"])
+        .stdin(File::open(page).unwrap())
+        .output()
+        .unwrap();
     assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -1,4 +1,5 @@
-//! Pods that come and go: what the agent remembers of them is bounded, it gives the memory back, and it is told of its own node's alone.
+//! Pods that come and go: what the agent remembers of them is bounded, it gives the memory back, and it is told of its
+//! own node's alone.
 
 use crate::client::{delete, merge, post};
 use crate::kubelet::{PODS as PATH, id, pair, running, running_pair};
@@ -32,8 +33,9 @@ fn thousands_of_pods_come_and_go_and_the_agent_stays_as_it_was() {
     let empty = agent.resident();
     cluster.admin.all(names.iter().map(|name| post(PATH, &pair(name, NODE))));
     for report in 0..REPORTS {
-        let reports =
-            names.iter().enumerate().map(|(number, name)| merge(&format!("{}/status", path(name)), &running_pair(number as u64, report as u32)));
+        let reports = names.iter().enumerate().map(|(number, name)| {
+            merge(&format!("{}/status", path(name)), &running_pair(number as u64, report as u32))
+        });
         cluster.kubelet.all(reports);
     }
     await_pods(&agent, STAY as f64);
@@ -52,7 +54,8 @@ fn thousands_of_pods_come_and_go_and_the_agent_stays_as_it_was() {
         before = agent.await_resident(before + mib);
         after.push(before);
     }
-    // A pod that comes now has its series from 0, though the table is full of those that are gone; and its kill has its names.
+    // A pod that comes now has its series from 0, though the table is full of those that are gone; and its kill has its
+    // names.
     let last = cluster.make_bare("last", &["app", "log"]);
     cluster.report(&last, "containerStatuses", &[running("app", &id(1_000_000), 0)]);
     eventually("series", || agent.kills("last", "app").filter(|kills| *kills == 0.0));
@@ -64,9 +67,18 @@ fn thousands_of_pods_come_and_go_and_the_agent_stays_as_it_was() {
     // Others' pods were nobody's business here.
     let asked = cluster.asked();
     let of_node = format!("fieldSelector=spec.nodeName%3D{NODE}&");
-    assert!(asked.iter().all(|(_, path, _)| path.starts_with("/api/v1/pods?") && format!("{path}&").contains(&of_node)), "{asked:?}");
+    assert!(
+        asked.iter().all(|(_, path, _)| path.starts_with("/api/v1/pods?") && format!("{path}&").contains(&of_node)),
+        "{asked:?}"
+    );
     let lists: Vec<_> = asked.iter().filter(|(verb, ..)| verb == "list").collect();
-    assert!(lists.len() == 1 && lists[0].1.contains("&resourceVersion=0"), "from the API server's cache, and once: {asked:?}");
-    println!("resident bytes: {empty} without pods, {full} with {STAY}, {after:?} after each {} that came and went", COME_AND_GO / 2);
+    assert!(
+        lists.len() == 1 && lists[0].1.contains("&resourceVersion=0"),
+        "from the API server's cache, and once: {asked:?}"
+    );
+    println!(
+        "resident bytes: {empty} without pods, {full} with {STAY}, {after:?} after each {} that came and went",
+        COME_AND_GO / 2
+    );
     println!("CPU of the agent meanwhile: {:?}", agent.cpu_time());
 }

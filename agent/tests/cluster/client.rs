@@ -48,7 +48,12 @@ impl Client {
 
     /// Makes or changes an object, as `kubectl apply --server-side` does.
     pub(crate) fn apply(&self, path: &str, object: &Value) -> Value {
-        self.ask(request("PATCH", &format!("{path}?fieldManager=test&force=true"), "application/apply-patch+yaml", Some(object)))
+        self.ask(request(
+            "PATCH",
+            &format!("{path}?fieldManager=test&force=true"),
+            "application/apply-patch+yaml",
+            Some(object),
+        ))
     }
 
     /// Changes a part of an object.
@@ -63,7 +68,10 @@ impl Client {
 
     /// All of these, several at once.
     pub(crate) fn all(&self, requests: impl Iterator<Item = Request<Vec<u8>>>) -> Vec<Value> {
-        let answers = stream::iter(requests).map(|request| self.client.request::<Value>(request)).buffered(AT_ONCE).collect::<Vec<_>>();
+        let answers = stream::iter(requests)
+            .map(|request| self.client.request::<Value>(request))
+            .buffered(AT_ONCE)
+            .collect::<Vec<_>>();
         self.runtime.block_on(answers).into_iter().map(Result::unwrap).collect()
     }
 

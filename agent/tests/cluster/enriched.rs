@@ -1,4 +1,5 @@
-//! That a gateway with `otel-collector/kubernetes.yaml` finds the pod of a kill by its uid and adds what the agent does not say; with the rights that come with it.
+//! That a gateway with `otel-collector/kubernetes.yaml` finds the pod of a kill by its uid and adds what the agent does
+//! not say; with the rights that come with it.
 
 use opentelemetry_proto::tonic::common::v1::any_value::Value as Attribute;
 use serde_json::json;
@@ -16,7 +17,9 @@ use crate::support::programs::Programs;
 fn a_gateway_that_may_ask_the_api_adds_what_it_knows_of_the_pod() {
     needs_cluster!(programs);
     let (cluster, back_end) = (Cluster::start(programs, false), Collector::start());
-    cluster.admin.post("/api/v1/namespaces/kube-system/serviceaccounts", &json!({"metadata": {"name": "otel-gateway"}}));
+    cluster
+        .admin
+        .post("/api/v1/namespaces/kube-system/serviceaccounts", &json!({"metadata": {"name": "otel-gateway"}}));
     cluster.apply(include_str!("../../../otel-collector/kubernetes/rbac.yaml"));
     let pod = cluster.make_bare("killed", &["app"]);
     cluster.report(&pod, "containerStatuses", &[running("app", &id(1), 0)]);
@@ -36,10 +39,11 @@ fn a_gateway_that_may_ask_the_api_adds_what_it_knows_of_the_pod() {
     let cgroup = held.made.cgroups[0].path.clone();
     let record = back_end.await_records(1, |path| path == cgroup).remove(0);
     let resource = back_end.resource_of(&record);
-    let told = |key: &str| match resource.iter().find(|attribute| attribute.key == key)?.value.as_ref()?.value.as_ref()? {
-        Attribute::StringValue(text) => Some(text.as_str()),
-        _ => None,
-    };
+    let told =
+        |key: &str| match resource.iter().find(|attribute| attribute.key == key)?.value.as_ref()?.value.as_ref()? {
+            Attribute::StringValue(text) => Some(text.as_str()),
+            _ => None,
+        };
     assert_eq!(
         (told("k8s.namespace.name"), told("k8s.pod.name"), told("k8s.pod.uid")),
         (Some("shop"), Some("killed"), Some(pod.uid.as_str())),

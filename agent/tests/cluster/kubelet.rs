@@ -1,5 +1,5 @@
-//! What a scheduler and a kubelet do for a pod, as far as the API server sees it: bind it, and report its containers. The containers themselves are made by
-//! oom-maker, in cgroups of the names that a kubelet gives them.
+//! What a scheduler and a kubelet do for a pod, as far as the API server sees it: bind it, and report its containers.
+//! The containers themselves are made by oom-maker, in cgroups of the names that a kubelet gives them.
 
 use serde_json::{Value, json};
 

@@ -1,5 +1,6 @@
-//! The agent with a real API server: whose kills of all kinds of pods and containers are, and what an API server that is away, late or busy changes. Real kills,
-//! on this kernel. Pods are bound and reported by the tests, as a scheduler and a kubelet would.
+//! The agent with a real API server: whose kills of all kinds of pods and containers are, and what an API server that
+//! is away, late or busy changes. Real kills, on this kernel. Pods are bound and reported by the tests, as a scheduler
+//! and a kubelet would.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
 
@@ -59,9 +60,11 @@ fn start_with(cluster: &Cluster, collector: &Collector, variables: &[(&str, &str
 }
 
 fn launch(collector: &Collector, settings: &str, variables: &[(&str, &str)], flags: &[&str]) -> Agent {
-    let agent = Agent::start(&[&collector.environment(), variables].concat(), &[&["--config", settings], flags].concat());
+    let agent =
+        Agent::start(&[&collector.environment(), variables].concat(), &[&["--config", settings], flags].concat());
     eventually("pods", || {
-        (agent.log().contains("the pods of this node are known") || agent.log().contains("knows no pod of this node")).then_some(())
+        (agent.log().contains("the pods of this node are known") || agent.log().contains("knows no pod of this node"))
+            .then_some(())
     });
     agent
 }
@@ -86,7 +89,12 @@ fn check(agent: &Agent, collector: &Collector, pod: &Pod, container: &str, id: &
     assert!(before.is_some(), "no series of {} {container} before its kill", pod.name);
     let held = pod.kill(id);
     let record = record(collector, &held);
-    let names = [("k8s.namespace.name", "shop"), ("k8s.pod.name", &pod.name), ("k8s.container.name", container), ("container.id", id)];
+    let names = [
+        ("k8s.namespace.name", "shop"),
+        ("k8s.pod.name", &pod.name),
+        ("k8s.container.name", container),
+        ("container.id", id),
+    ];
     for (key, value) in names.iter().chain(expected) {
         let told = record.text(key).map(str::to_owned).or_else(|| record.number(key).map(|number| number.to_string()));
         let wanted = Some((*value).to_owned()).filter(|value| value != "-");
@@ -103,19 +111,27 @@ fn every_kind_of_pod_and_of_container_has_its_names_in_series_and_records() {
     let apps = |kind: &str, name: &str, more: serde_json::Value| {
         let mut spec = json!({"selector": {"matchLabels": {"app": name}}, "template": template(name, &["app", "log"])});
         spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        cluster.admin.post(&format!("/apis/apps/v1/namespaces/shop/{kind}"), &json!({"metadata": {"name": name}, "spec": spec}));
+        cluster
+            .admin
+            .post(&format!("/apis/apps/v1/namespaces/shop/{kind}"), &json!({"metadata": {"name": name}, "spec": spec}));
     };
     let mut job = template("report", &["app", "log"]);
     job["spec"]["restartPolicy"] = "Never".into();
     let spec = json!({"schedule": "* * * * *", "jobTemplate": {"spec": {"template": job}}});
     // The first one that has to wait: until the next minute begins.
-    cluster.admin.post("/apis/batch/v1/namespaces/shop/cronjobs", &json!({"metadata": {"name": "report"}, "spec": spec}));
+    cluster
+        .admin
+        .post("/apis/batch/v1/namespaces/shop/cronjobs", &json!({"metadata": {"name": "report"}, "spec": spec}));
     apps("deployments", "web", json!({"replicas": 1}));
     apps("statefulsets", "db", json!({"replicas": 1, "serviceName": "db"}));
     apps("daemonsets", "logger", json!({}));
     let agent = start(&cluster, &collector, "5s");
 
-    let regular = [("oom_watcher.container.role", "regular"), ("k8s.pod.label.team", "cart"), ("container.image.name", "registry.example/app")];
+    let regular = [
+        ("oom_watcher.container.role", "regular"),
+        ("k8s.pod.label.team", "cart"),
+        ("container.image.name", "registry.example/app"),
+    ];
     let limits = [
         ("oom_watcher.container.memory_limit", "4194304"),
         ("oom_watcher.container.memory_request", "4194304"),
@@ -129,7 +145,11 @@ fn every_kind_of_pod_and_of_container_has_its_names_in_series_and_records() {
     let mut reported = |app: &str| {
         let pod = cluster.bind(app);
         number += 2;
-        cluster.report(&pod, "containerStatuses", &[running("app", &id(number), 0), running("log", &id(number + 1), 0)]);
+        cluster.report(
+            &pod,
+            "containerStatuses",
+            &[running("app", &id(number), 0), running("log", &id(number + 1), 0)],
+        );
         eventually("series", || agent.kills(&pod.name, "app"));
         (pod, number)
     };
@@ -142,7 +162,11 @@ fn every_kind_of_pod_and_of_container_has_its_names_in_series_and_records() {
     assert_eq!(agent.kills(&db.name, "log"), Some(0.0), "the other container was not killed");
 
     // Restarted: the series goes on; one that is read late is that of the container before.
-    cluster.report(&db, "containerStatuses", &[restarted("app", &id(100), 1, &id(of_db)), running("log", &id(of_db + 1), 0)]);
+    cluster.report(
+        &db,
+        "containerStatuses",
+        &[restarted("app", &id(100), 1, &id(of_db)), running("log", &id(of_db + 1), 0)],
+    );
     let again = [("k8s.container.restart_count", "1"), ("k8s.statefulset.name", "db")];
     check(&agent, &collector, &db, "app", &id(100), &again);
     check(&agent, &collector, &db, "app", &id(of_db), &[("k8s.container.restart_count", "0")]);
@@ -161,7 +185,8 @@ fn every_kind_of_pod_and_of_container_has_its_names_in_series_and_records() {
     check(&agent, &collector, &lone, "proxy", &id(201), &role("sidecar"));
     cluster.report(&lone, "containerStatuses", &[running("app", &id(202), 0)]);
     check(&agent, &collector, &lone, "app", &id(202), &role("regular"));
-    let debugger = json!({"spec": {"ephemeralContainers": [{"name": "debugger", "image": "registry.example/debugger:1.2"}]}});
+    let debugger =
+        json!({"spec": {"ephemeralContainers": [{"name": "debugger", "image": "registry.example/debugger:1.2"}]}});
     cluster.admin.merge(&format!("{}/ephemeralcontainers", lone.path()), &debugger);
     cluster.report(&lone, "ephemeralContainerStatuses", &[running("debugger", &id(203), 0)]);
     eventually("series", || agent.kills("lone", "debugger"));
@@ -181,14 +206,17 @@ fn every_kind_of_pod_and_of_container_has_its_names_in_series_and_records() {
     await_pods(&agent, pods - 1.0);
     check(&agent, &collector, &lone, "app", &id(202), &role("regular"));
     std::thread::scope(|scope| {
-        let killed = scope.spawn(|| check(&agent, &collector, &web, "app", &id(of_web), &of("Deployment", "k8s.deployment.name", "web")));
+        let killed = scope.spawn(|| {
+            check(&agent, &collector, &web, "app", &id(of_web), &of("Deployment", "k8s.deployment.name", "web"))
+        });
         cluster.admin.delete(&web.path());
         killed.join().unwrap();
     });
     // And after it.
     cluster.admin.delete(&logger.path());
     await_pods(&agent, pods - 3.0);
-    let left = [("lone", "app"), (&web.name, "app"), (&logger.name, "app")].map(|(pod, container)| agent.kills(pod, container));
+    let left = [("lone", "app"), (&web.name, "app"), (&logger.name, "app")]
+        .map(|(pod, container)| agent.kills(pod, container));
     assert_eq!(left, [Some(2.0), Some(2.0), Some(1.0)]);
 
     let (report, of_report) = {
@@ -196,7 +224,13 @@ fn every_kind_of_pod_and_of_container_has_its_names_in_series_and_records() {
         // A minute, and some seconds for the controller.
         let made = eventually_within(Duration::from_secs(90), "job", jobs);
         let (pod, number) = reported("report");
-        (pod, [("k8s.job.name".to_owned(), made["metadata"]["name"].as_str().unwrap().to_owned()), (String::new(), id(number))])
+        (
+            pod,
+            [
+                ("k8s.job.name".to_owned(), made["metadata"]["name"].as_str().unwrap().to_owned()),
+                (String::new(), id(number)),
+            ],
+        )
     };
     let [(key, job), (_, container_id)] = &of_report;
     let expected = [of("CronJob", "k8s.cronjob.name", "report").as_slice(), &[(key.as_str(), job.as_str())]].concat();
@@ -208,8 +242,8 @@ fn every_kind_of_pod_and_of_container_has_its_names_in_series_and_records() {
 fn a_status_that_comes_late_is_waited_for_and_one_that_never_comes_is_not_guessed() {
     needs_cluster!(programs);
     let (cluster, collector) = (Cluster::start(programs, false), Collector::start());
-    let [late, never, only] =
-        [("late", &["app", "log"][..]), ("never", &["app", "log"]), ("only", &["app"])].map(|(name, containers)| cluster.make_bare(name, containers));
+    let [late, never, only] = [("late", &["app", "log"][..]), ("never", &["app", "log"]), ("only", &["app"])]
+        .map(|(name, containers)| cluster.make_bare(name, containers));
     let agent = start(&cluster, &collector, "30s");
     await_pods(&agent, 3.0);
     let held = late.kill(&id(1));
@@ -224,8 +258,13 @@ fn a_status_that_comes_late_is_waited_for_and_one_that_never_comes_is_not_guesse
     await_pods(&agent, 3.0);
     let (of_never, of_only) = (never.kill(&id(3)), only.kill(&id(4)));
     let (of_never, of_only) = (record(&collector, &of_never), record(&collector, &of_only));
-    let named = |record: &Record| ["k8s.pod.name", "k8s.container.name", "container.id"].map(|key| record.text(key).map(str::to_owned));
+    let named = |record: &Record| {
+        ["k8s.pod.name", "k8s.container.name", "container.id"].map(|key| record.text(key).map(str::to_owned))
+    };
     assert_eq!(named(&of_never), [Some("never".to_owned()), None, Some(id(3))]);
     assert_eq!(named(&of_only), [Some("only".to_owned()), Some("app".to_owned()), Some(id(4))]);
-    assert_eq!((agent.kills("never", &id(3)[..12]), agent.kills("never", "app"), agent.kills("only", "app")), (Some(1.0), Some(0.0), Some(1.0)));
+    assert_eq!(
+        (agent.kills("never", &id(3)[..12]), agent.kills("never", "app"), agent.kills("only", "app")),
+        (Some(1.0), Some(0.0), Some(1.0))
+    );
 }

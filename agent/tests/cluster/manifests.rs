@@ -1,5 +1,5 @@
-//! That a real API server takes the manifests: what is valid by the schema may be refused all the same, such as a privileged container that may not gain
-//! privileges.
+//! That a real API server takes the manifests: what is valid by the schema may be refused all the same, such as a
+//! privileged container that may not gain privileges.
 
 use std::io::Write;
 use std::path::Path;
@@ -12,10 +12,15 @@ use crate::servers::Cluster;
 use crate::support::programs::Programs;
 
 /// The folders that kustomize renders. Not that of OpenShift: the server knows no SecurityContextConstraints.
-const FOLDERS: [&str; 6] = ["", "overlays/collector", "overlays/non-root", "overlays/old-kernel", "overlays/pinned", "overlays/privileged"];
+const FOLDERS: [&str; 6] =
+    ["", "overlays/collector", "overlays/non-root", "overlays/old-kernel", "overlays/pinned", "overlays/privileged"];
 /// Values of the chart that change pods.
-const VALUES: [&str; 4] =
-    ["nonRoot=true,pin=true,networkPolicy.enabled=true", "privileged=true,port=18080", "oldKernel=true", "config.series.expiry=2h"];
+const VALUES: [&str; 4] = [
+    "nonRoot=true,pin=true,networkPolicy.enabled=true",
+    "privileged=true,port=18080",
+    "oldKernel=true",
+    "config.series.expiry=2h",
+];
 
 /// What the server says of it, without keeping it.
 fn apply(cluster: &Cluster, what: &[&str], text: &str) -> Result<String, String> {
@@ -40,7 +45,8 @@ fn a_real_api_server_takes_every_manifest() {
     let cluster = Cluster::start(programs, false);
     let manifests = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("k8s");
     for folder in FOLDERS {
-        let said = apply(&cluster, &["-k", manifests.join(folder).to_str().unwrap()], "").unwrap_or_else(|error| panic!("{folder}: {error}"));
+        let said = apply(&cluster, &["-k", manifests.join(folder).to_str().unwrap()], "")
+            .unwrap_or_else(|error| panic!("{folder}: {error}"));
         assert!(said.contains("daemonset.apps/oom-watcher serverside-applied (server dry run)"), "{said}");
     }
     apply(&cluster, &["-f", manifests.join("networkpolicy.yaml").to_str().unwrap()], "").unwrap();
@@ -50,13 +56,16 @@ fn a_real_api_server_takes_every_manifest() {
             .arg(manifests.join("chart"))
             .args(["-n", "shop", "--kube-version", "1.35", "--set", values])
             .output();
-        let said =
-            apply(&cluster, &["-f", "-"], &String::from_utf8(rendered.unwrap().stdout).unwrap()).unwrap_or_else(|error| panic!("{values}: {error}"));
+        let said = apply(&cluster, &["-f", "-"], &String::from_utf8(rendered.unwrap().stdout).unwrap())
+            .unwrap_or_else(|error| panic!("{values}: {error}"));
         assert!(said.contains("daemonset.apps/shop-oom-watcher serverside-applied (server dry run)"), "{said}");
     }
     // And it looks.
     let context = json!({"privileged": true, "allowPrivilegeEscalation": false});
     let spec = json!({"containers": [{"name": "app", "image": "registry.example/app", "securityContext": context}]});
     let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "namespace": "shop"}, "spec": spec});
-    assert!(apply(&cluster, &["-f", "-"], &pod.to_string()).is_err_and(|error| error.contains("cannot set `allowPrivilegeEscalation` to false")));
+    assert!(
+        apply(&cluster, &["-f", "-"], &pod.to_string())
+            .is_err_and(|error| error.contains("cannot set `allowPrivilegeEscalation` to false"))
+    );
 }

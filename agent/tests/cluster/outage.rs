@@ -47,7 +47,10 @@ fn while_the_api_server_is_away_or_forbids_it_kills_are_told_and_names_come_back
     let mut unknown = known.clone();
     unknown.cgroup = known.uid.replace(|digit: char| digit.is_ascii_digit(), "0");
     let told = record(&collector, &unknown.kill(&id(2)));
-    assert_eq!(["k8s.pod.uid", "container.id", "k8s.pod.name"].map(|key| told.text(key)), [Some(unknown.cgroup.as_str()), Some(&id(2)), None]);
+    assert_eq!(
+        ["k8s.pod.uid", "container.id", "k8s.pod.name"].map(|key| told.text(key)),
+        [Some(unknown.cgroup.as_str()), Some(&id(2)), None]
+    );
     // For how long it is away is the matter.
     std::thread::sleep(outage().saturating_sub(begin.elapsed()));
     // What the agent's watch was at is no more.
@@ -67,7 +70,9 @@ fn while_the_api_server_is_away_or_forbids_it_kills_are_told_and_names_come_back
     // A watch that was allowed goes on until it ends.
     cluster.stop_api();
     cluster.start_api();
-    eventually_within(BACK, "refusal", || agent.log().contains("it forbids listing or watching pods (403)").then_some(()));
+    eventually_within(BACK, "refusal", || {
+        agent.log().contains("it forbids listing or watching pods (403)").then_some(())
+    });
     synced(&agent, 0.0);
     assert!(agent.get("/readyz").starts_with("ready, degraded: "), "{}", agent.get("/readyz"));
     of_app(3.0);
@@ -76,17 +81,23 @@ fn while_the_api_server_is_away_or_forbids_it_kills_are_told_and_names_come_back
     eventually("readiness", || (agent.get("/readyz") == "ready\n").then_some(()));
     of_app(4.0);
 
-    // Told when it changes: away and there again, away for the restart, forbidden and there again, and what an API server says that has just started.
+    // Told when it changes: away and there again, away for the restart, forbidden and there again, and what an API
+    // server says that has just started.
     let log = agent.log();
     let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let troubles = lines.filter_map(|line| match line["message"].as_str()? {
-        message if message.starts_with("the Kubernetes API cannot be asked for pods") => Some(line["reason"].as_str()?.to_owned()),
+        message if message.starts_with("the Kubernetes API cannot be asked for pods") => {
+            Some(line["reason"].as_str()?.to_owned())
+        }
         "the Kubernetes API answers again" => Some(String::new()),
         _ => None,
     });
     let troubles: Vec<_> = troubles.collect();
     let answers = troubles.iter().filter(|trouble| trouble.is_empty()).count();
-    assert!(answers <= 2 && troubles.len() >= 4 && troubles.windows(2).all(|pair| pair[0] != pair[1]), "{troubles:?}: {log}");
+    assert!(
+        answers <= 2 && troubles.len() >= 4 && troubles.windows(2).all(|pair| pair[0] != pair[1]),
+        "{troubles:?}: {log}"
+    );
     assert_eq!(total(&agent.metrics(), "oom_kills_per_node_total") - per_node, 6.0);
     agent.await_resident(resident + (2 << 20));
 }

@@ -33,7 +33,10 @@ fn spool(state: &Path) -> PathBuf {
 fn await_allowed(cluster: &Cluster, expected: bool) {
     let what = json!({"namespace": "kube-system", "group": "apps", "resource": "daemonsets", "name": "oom-watcher", "verb": "get"});
     let review = json!({"spec": {"user": "system:serviceaccount:kube-system:oom-watcher", "resourceAttributes": what}});
-    let is_allowed = || cluster.admin.post("/apis/authorization.k8s.io/v1/subjectaccessreviews", &review)["status"]["allowed"] == json!(true);
+    let is_allowed = || {
+        cluster.admin.post("/apis/authorization.k8s.io/v1/subjectaccessreviews", &review)["status"]["allowed"]
+            == json!(true)
+    };
     eventually("change of permissions", || (is_allowed() == expected).then_some(()));
 }
 
@@ -51,7 +54,12 @@ fn what_the_next_agent_needs_goes_only_if_none_comes() {
     let state: PathBuf = cluster.folder().join("state");
     let check = |cluster: &Cluster, mut agent: Agent, stays: bool, what: &str| {
         assert_eq!(agent.stop(), Some(0), "{}", agent.log());
-        assert_eq!((state.join("state.json").exists(), spool(&state).exists()), (stays, stays), "{what}: {}", agent.log());
+        assert_eq!(
+            (state.join("state.json").exists(), spool(&state).exists()),
+            (stays, stays),
+            "{what}: {}",
+            agent.log()
+        );
         assert_eq!(agent.log().contains("state, pins and spool are removed"), !stays, "{what}");
         assert!(cluster.asked().iter().any(|(verb, path, _)| verb == "get" && path == PATH));
     };

@@ -1,4 +1,5 @@
-//! The servers of a cluster without a node: a real etcd, API server and, if wanted, controllers, on free ports of the loopback interface, ended with the test.
+//! The servers of a cluster without a node: a real etcd, API server and, if wanted, controllers, on free ports of the
+//! loopback interface, ended with the test.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -62,14 +63,18 @@ impl Cluster {
         ];
         let etcd = Server::start(programs.path("etcd"), &arguments, &folder.path().join("etcd.log"));
         let [admin, kubelet] = ["admin", "kubelet"].map(|token| Client::new(&kubeconfig(port, folder.path(), token)));
-        fs::write(folder.path().join("admin.kubeconfig"), kubeconfig(port, folder.path(), "admin").to_string()).unwrap();
-        let mut cluster = Self { folder, programs, port, etcd_port, admin, kubelet, controllers: None, api: None, _etcd: etcd };
+        fs::write(folder.path().join("admin.kubeconfig"), kubeconfig(port, folder.path(), "admin").to_string())
+            .unwrap();
+        let mut cluster =
+            Self { folder, programs, port, etcd_port, admin, kubelet, controllers: None, api: None, _etcd: etcd };
         cluster.start_api();
         if with_controllers {
             cluster.start_controllers();
         }
         cluster.permit();
-        cluster.kubelet.post("/api/v1/nodes", &json!({"metadata": {"name": NODE, "labels": {"kubernetes.io/hostname": NODE}}}));
+        cluster
+            .kubelet
+            .post("/api/v1/nodes", &json!({"metadata": {"name": NODE, "labels": {"kubernetes.io/hostname": NODE}}}));
         // As the controller does that finds it ready.
         cluster.admin.merge(&format!("/api/v1/nodes/{NODE}"), &json!({"spec": {"taints": null}}));
         cluster.admin.post("/api/v1/namespaces", &json!({"metadata": {"name": "shop"}}));
@@ -104,7 +109,8 @@ impl Cluster {
             format!("--audit-policy-file={}", file("audit.yaml")),
             format!("--audit-log-path={}", file("audit.log")),
         ];
-        self.api = Some(Server::start(self.programs.path("kube-apiserver"), &arguments, &self.folder.path().join("api.log")));
+        self.api =
+            Some(Server::start(self.programs.path("kube-apiserver"), &arguments, &self.folder.path().join("api.log")));
         eventually("API server that is ready", || self.admin.try_text("/readyz").filter(|text| text == "ok"));
     }
 
@@ -169,7 +175,10 @@ impl Cluster {
     /// How a service account of `kube-system` reaches the API server.
     pub(crate) fn kubeconfig_of(&self, account: &str) -> String {
         let account = format!("/api/v1/namespaces/kube-system/serviceaccounts/{account}/token");
-        let token = self.admin.post(&account, &json!({"spec": {"expirationSeconds": 3600}}))["status"]["token"].as_str().unwrap().to_owned();
+        let token = self.admin.post(&account, &json!({"spec": {"expirationSeconds": 3600}}))["status"]["token"]
+            .as_str()
+            .unwrap()
+            .to_owned();
         kubeconfig(self.port, self.folder.path(), &token).to_string()
     }
 
@@ -181,9 +190,11 @@ impl Cluster {
     /// The same, and these settings.
     pub(crate) fn settings_with(&self, container_wait: &str, more: &Value) -> String {
         let kubeconfig = self.kubeconfig_of("oom-watcher");
-        let [own, path] = ["agent.kubeconfig", "settings.yaml"].map(|name| self.folder.path().join(name).display().to_string());
+        let [own, path] =
+            ["agent.kubeconfig", "settings.yaml"].map(|name| self.folder.path().join(name).display().to_string());
         fs::write(&own, kubeconfig).unwrap();
-        let kubernetes = json!({"kubeconfig": own, "container_wait": container_wait, "labels": ["team"], "pod_logs": "none"});
+        let kubernetes =
+            json!({"kubeconfig": own, "container_wait": container_wait, "labels": ["team"], "pod_logs": "none"});
         let mut settings = more.clone();
         settings["kubernetes"] = kubernetes;
         fs::write(&path, settings.to_string()).unwrap();
@@ -195,7 +206,11 @@ impl Cluster {
         let text = fs::read_to_string(self.folder.path().join("audit.log")).unwrap_or_default();
         let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         let text = |value: &Value| value.as_str().unwrap().to_owned();
-        lines.map(|line| (text(&line["verb"]), text(&line["requestURI"]), line["responseStatus"]["code"].as_u64().unwrap_or(0))).collect()
+        lines
+            .map(|line| {
+                (text(&line["verb"]), text(&line["requestURI"]), line["responseStatus"]["code"].as_u64().unwrap_or(0))
+            })
+            .collect()
     }
 
     /// A folder for the test's own files.

@@ -1,4 +1,5 @@
-//! Collectors that are killed, refuse or are away while kills happen: each kill arrives, and those that come twice are known by their uid.
+//! Collectors that are killed, refuse or are away while kills happen: each kill arrives, and those that come twice are
+//! known by their uid.
 
 use std::collections::BTreeSet;
 
@@ -25,7 +26,13 @@ fn burst() -> Held {
 fn await_all(back_end: &Collector, bursts: &[Held]) {
     for burst in bursts {
         let is_own = within(&burst.made);
-        let uids = || back_end.records(&is_own).iter().map(|record| record.text("log.record.uid").unwrap().to_owned()).collect::<BTreeSet<_>>();
+        let uids = || {
+            back_end
+                .records(&is_own)
+                .iter()
+                .map(|record| record.text("log.record.uid").unwrap().to_owned())
+                .collect::<BTreeSet<_>>()
+        };
         eventually("record of each kill", || (uids().len() >= KILLS).then_some(()));
         assert_eq!(uids().len(), KILLS);
     }
@@ -71,7 +78,9 @@ fn with_a_spool_neither_does_an_agent_that_is_killed_meanwhile() {
     gateway.start();
     await_all(&back_end, &bursts);
     assert_eq!(total(&agent.metrics(), LOST), 0.0);
-    eventually("spool that is empty", || (total(&agent.metrics(), "oom_watcher_export_spool_bytes") == 0.0).then_some(()));
+    eventually("spool that is empty", || {
+        (total(&agent.metrics(), "oom_watcher_export_spool_bytes") == 0.0).then_some(())
+    });
 }
 
 #[test]
@@ -85,8 +94,16 @@ fn a_back_end_that_is_away_while_the_collector_is_killed_gets_all_of_it_later() 
     let bursts = [burst()];
     eventually("delivery to the gateway", || {
         let samples = agent.metrics();
-        let queued: f64 = samples.iter().filter(|sample| sample.name == "oom_watcher_export_queue_items").map(|sample| sample.value).sum();
-        let sent = samples.iter().find(|sample| sample.name == "oom_watcher_export_items_total" && sample.label("signal") == "logs").unwrap().value;
+        let queued: f64 = samples
+            .iter()
+            .filter(|sample| sample.name == "oom_watcher_export_queue_items")
+            .map(|sample| sample.value)
+            .sum();
+        let sent = samples
+            .iter()
+            .find(|sample| sample.name == "oom_watcher_export_items_total" && sample.label("signal") == "logs")
+            .unwrap()
+            .value;
         (queued == 0.0 && sent >= KILLS as f64).then_some(())
     });
     gateway.kill();
@@ -103,13 +120,15 @@ fn a_collector_that_has_no_memory_left_is_asked_until_it_has() {
     gateway.kill();
     // It has more than that from its start, so it refuses everything.
     gateway.start_with(
-        "processors: {memory_limiter: {check_interval: 100ms, limit_percentage: 0, spike_limit_percentage: 0, limit_mib: 2, spike_limit_mib: 1}}\n",
+        "processors: {memory_limiter: {check_interval: 100ms, limit_percentage: 0, spike_limit_percentage: 0, \
+         limit_mib: 2, spike_limit_mib: 1}}\n",
     );
     let agent = start(&gateway, &[], &[]);
     let bursts = [burst()];
     eventually("refusals", || {
         let samples = agent.metrics();
-        let failures = samples.iter().find(|sample| sample.name == FAILURES && sample.label("signal") == "logs").unwrap().value;
+        let failures =
+            samples.iter().find(|sample| sample.name == FAILURES && sample.label("signal") == "logs").unwrap().value;
         (failures >= 3.0).then_some(())
     });
     assert_eq!(back_end.records(within(&bursts[0].made)).len(), 0);

@@ -11,8 +11,13 @@ use crate::support::programs::Programs;
 use crate::support::skip;
 
 /// Combinations of files that are meant to be used.
-const COMBINATIONS: [&[&str]; 5] =
-    [&["agent"], &["gateway"], &["gateway", "kubernetes"], &["gateway", "remote-write"], &["gateway", "kubernetes", "remote-write"]];
+const COMBINATIONS: [&[&str]; 5] = [
+    &["agent"],
+    &["gateway"],
+    &["gateway", "kubernetes"],
+    &["gateway", "remote-write"],
+    &["gateway", "kubernetes", "remote-write"],
+];
 
 fn programs() -> Result<Programs, String> {
     Programs::find()
@@ -31,11 +36,16 @@ fn the_collector_takes_each_configuration() {
         for name in combination {
             command.arg(format!("--config={}", configuration(name).display()));
         }
-        for exporters in
-            ["[debug]", "[otlp_http/metrics]"].into_iter().chain(combination.contains(&"remote-write").then_some("[prometheus_remote_write/metrics]"))
+        for exporters in ["[debug]", "[otlp_http/metrics]"]
+            .into_iter()
+            .chain(combination.contains(&"remote-write").then_some("[prometheus_remote_write/metrics]"))
         {
             let output = command.env("METRICS_EXPORTERS", exporters).output().unwrap();
-            assert!(output.status.success(), "{combination:?} {exporters}: {}", String::from_utf8_lossy(&output.stderr));
+            assert!(
+                output.status.success(),
+                "{combination:?} {exporters}: {}",
+                String::from_utf8_lossy(&output.stderr)
+            );
         }
     }
 }
@@ -55,7 +65,8 @@ fn it_is_built_of_what_they_use_and_of_nothing_else() {
             let ids = config[kind].as_object().into_iter().flat_map(serde_json::Map::keys);
             used.extend(ids.map(|id| id.split('/').next().unwrap().to_owned()));
         }
-        let built: BTreeSet<_> = has[kind].as_array().unwrap().iter().map(|part| part["name"].as_str().unwrap().to_owned()).collect();
+        let built: BTreeSet<_> =
+            has[kind].as_array().unwrap().iter().map(|part| part["name"].as_str().unwrap().to_owned()).collect();
         assert_eq!(built, used, "{kind}");
     }
 }

@@ -14,7 +14,9 @@ use hyper_util::rt::TokioIo;
 use oom_watcher::export::otlp::{Otlp, reach};
 use oom_watcher::export::settings::{Endpoint, Protocol};
 use oom_watcher::stats::{Signal, Stats};
-use opentelemetry_proto::tonic::collector::logs::v1::{ExportLogsPartialSuccess, ExportLogsServiceRequest, ExportLogsServiceResponse};
+use opentelemetry_proto::tonic::collector::logs::v1::{
+    ExportLogsPartialSuccess, ExportLogsServiceRequest, ExportLogsServiceResponse,
+};
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use prost::Message;
 use tokio::sync::mpsc;
@@ -102,7 +104,8 @@ async fn records_are_posted_as_protobuf_with_our_headers_only() {
         (&"application/x-protobuf".parse().unwrap(), &"tenant-1".parse().unwrap())
     );
     let decoded = ExportLogsServiceRequest::decode(request.body).unwrap();
-    let records = decoded.resource_logs.iter().flat_map(|resource| &resource.scope_logs).flat_map(|scope| &scope.log_records);
+    let records =
+        decoded.resource_logs.iter().flat_map(|resource| &resource.scope_logs).flat_map(|scope| &scope.log_records);
     assert_eq!(numbers(records), [5]);
     otlp.shutdown(deadline()).await;
     assert_eq!(stats.logs.sent.get(), 1);
@@ -147,7 +150,11 @@ async fn data_points_are_posted_from_the_readers_own_thread() {
     (settings.logs, settings.traces) = (None, None);
     let stats = Arc::new(Stats::default());
     let otlp = Otlp::start(&settings, &stats, OWNERS, |provider| {
-        provider.meter("test").u64_observable_counter("kills").with_callback(|observer| observer.observe(1, &[])).build();
+        provider
+            .meter("test")
+            .u64_observable_counter("kills")
+            .with_callback(|observer| observer.observe(1, &[]))
+            .build();
     });
     otlp.unwrap().shutdown(deadline()).await;
     let request = next(&mut told).await;

@@ -50,8 +50,14 @@ impl Agent {
     }
 
     fn otlp(&self, receiver: &Receiver, interval: Duration) -> Otlp {
-        let settings = settings::Otlp { logs: None, traces: None, metric_interval: interval, ..settings(&grpc(receiver.address())) };
-        Otlp::start(&settings, &self.stats, self.owners, |provider| drop(self.register(provider, Keys::Semantic))).unwrap()
+        let settings = settings::Otlp {
+            logs: None,
+            traces: None,
+            metric_interval: interval,
+            ..settings(&grpc(receiver.address()))
+        };
+        Otlp::start(&settings, &self.stats, self.owners, |provider| drop(self.register(provider, Keys::Semantic)))
+            .unwrap()
     }
 
     fn register(&self, provider: &opentelemetry_sdk::metrics::SdkMeterProvider, keys: Keys) -> Recorder {
@@ -124,14 +130,25 @@ fn the_page_has_the_names_and_labels_of_the_contract() {
         assert!(!text.contains(extra), "{extra}: {text}");
     }
 
-    let shown: BTreeSet<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_whitespace().next()).collect();
+    let shown: BTreeSet<_> =
+        text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_whitespace().next()).collect();
     let promised: BTreeSet<_> = schema::METRICS.iter().map(|metric| metric.prometheus).collect();
     assert_eq!(shown, promised);
     for metric in schema::METRICS {
         assert!(text.contains(&format!("# HELP {} {}\n", metric.prometheus, metric.help)), "{}", metric.name);
-        let labels =
-            |line: &str| line.split_once('{').unwrap().1.split(',').map(|label| label.split('=').next().unwrap().to_owned()).collect::<Vec<_>>();
-        let series = if metric.kind == Kind::Histogram { format!("{}_count{{", metric.prometheus) } else { format!("{}{{", metric.prometheus) };
+        let labels = |line: &str| {
+            line.split_once('{')
+                .unwrap()
+                .1
+                .split(',')
+                .map(|label| label.split('=').next().unwrap().to_owned())
+                .collect::<Vec<_>>()
+        };
+        let series = if metric.kind == Kind::Histogram {
+            format!("{}_count{{", metric.prometheus)
+        } else {
+            format!("{}{{", metric.prometheus)
+        };
         let samples: Vec<_> = text.lines().filter(|line| line.starts_with(&series)).collect();
         assert!(!samples.is_empty(), "{}", metric.name);
         assert!(samples.iter().all(|sample| labels(sample) == metric.labels), "{samples:?}");
@@ -160,7 +177,8 @@ async fn a_series_that_is_gone_is_gone_from_both_outputs_at_once() {
     let otlp = agent.otlp(&receiver, Duration::from_millis(50));
     agent.kill(1, &owner("web-1"));
     assert!(text(&bridge).contains("web-1"));
-    let has_pod = |received: &Received| received.metrics.last().is_some_and(|request| format!("{request:?}").contains("web-1"));
+    let has_pod =
+        |received: &Received| received.metrics.last().is_some_and(|request| format!("{request:?}").contains("web-1"));
     receiver.wait_for(has_pod, LONG).await.unwrap();
 
     agent.table.lock().unwrap().expire(time(3600));
@@ -184,7 +202,11 @@ async fn as_many_owners_as_the_table_holds_fit_twice_over() {
         (0..50).for_each(|pod| agent.kill(pod, &owner(&format!("{generation}-{pod}"))));
         let text = text(&bridge);
         let shown = |name: &str| text.lines().filter(|line| line.starts_with(&format!("{name}{{"))).count();
-        assert_eq!((shown("oom_kills_total"), shown("oom_memory_usage_bytes")), (OWNERS + 1, (OWNERS + 1) * 5), "{text}");
+        assert_eq!(
+            (shown("oom_kills_total"), shown("oom_memory_usage_bytes")),
+            (OWNERS + 1, (OWNERS + 1) * 5),
+            "{text}"
+        );
         assert!(!text.contains("otel_metric_overflow"), "{text}");
     }
 }
@@ -210,15 +232,20 @@ async fn data_points_have_semantic_attributes_and_are_cumulative() {
         let expected: Vec<_> = expected.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         assert!(sets(name).contains(&expected), "{name}: {:?}", sets(name));
     };
-    let (app, pod, namespace, node) =
-        (("k8s.container.name", "app"), ("k8s.pod.name", "web-1"), ("k8s.namespace.name", "default"), ("k8s.node.name", "node-a"));
+    let (app, pod, namespace, node) = (
+        ("k8s.container.name", "app"),
+        ("k8s.pod.name", "web-1"),
+        ("k8s.namespace.name", "default"),
+        ("k8s.node.name", "node-a"),
+    );
     check("oom_kills", &[app, namespace, node, pod]);
     check("oom_memory_limit", &[app, namespace, node, pod]);
     check("oom_memory_usage", &[app, namespace, node, pod, ("oom_watcher.memory.type", "anon_rss")]);
     // Not known is not there, never empty.
     check("oom_kills", &[("k8s.container.name", "cron.service"), node]);
 
-    let metrics: Vec<_> = received.metrics.iter().flat_map(|request| &request.resource_metrics[0].scope_metrics[0].metrics).collect();
+    let metrics: Vec<_> =
+        received.metrics.iter().flat_map(|request| &request.resource_metrics[0].scope_metrics[0].metrics).collect();
     let kills = metrics.iter().find(|metric| metric.name == "oom_kills").unwrap();
     assert_eq!(kills.unit, "{kill}");
     let Some(metric::Data::Sum(sum)) = &kills.data else { panic!("{kills:?}") };
@@ -237,8 +264,11 @@ async fn more_data_points_than_a_collector_takes_at_once_arrive_in_several_reque
     let received = receiver.look(Clone::clone);
     let sizes: Vec<_> = received.metrics.iter().map(prost::Message::encoded_len).collect();
     assert!(sizes.iter().sum::<usize>() > 4 << 20 && sizes.iter().all(|size| *size <= 1 << 20), "{sizes:?}");
-    let kills: BTreeSet<_> =
-        received.data_points().filter(|(metric, _)| metric.name == "oom_kills").map(|(_, point)| format!("{:?}", point.attributes)).collect();
+    let kills: BTreeSet<_> = received
+        .data_points()
+        .filter(|(metric, _)| metric.name == "oom_kills")
+        .map(|(_, point)| format!("{:?}", point.attributes))
+        .collect();
     assert_eq!((kills.len(), agent.stats.metrics.sent.get()), (4000, received.data_points().count() as u64));
     assert_eq!(agent.stats.metrics.failures.get(), 0);
 }

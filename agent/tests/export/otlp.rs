@@ -40,7 +40,17 @@ async fn a_record_is_sent_at_once_with_all_it_says() {
     let received = receiver.wait_for(|received| received.records().count() == 1, LONG).await.unwrap();
 
     let resource = &received.logs[0].resource_logs[0];
-    assert_eq!(resource.resource.as_ref().unwrap().attributes.iter().map(|attribute| attribute.key.as_str()).collect::<Vec<_>>(), ["service.name"]);
+    assert_eq!(
+        resource
+            .resource
+            .as_ref()
+            .unwrap()
+            .attributes
+            .iter()
+            .map(|attribute| attribute.key.as_str())
+            .collect::<Vec<_>>(),
+        ["service.name"]
+    );
     assert_eq!(resource.scope_logs[0].scope.as_ref().unwrap().name, "oom-watcher");
     let record = &resource.scope_logs[0].log_records[0];
     assert_eq!(record.event_name, "oom_watcher.oom_kill");
@@ -49,7 +59,10 @@ async fn a_record_is_sent_at_once_with_all_it_says() {
     assert_eq!((record.severity_number, record.severity_text.as_str()), (17, "ERROR"));
     assert_eq!(record.body.as_ref().unwrap().value, Some(Value::StringValue("python3 was killed".to_owned())));
     let context = span_context();
-    assert_eq!((record.trace_id.as_slice(), record.span_id.as_slice()), (&context.trace_id().to_bytes()[..], &context.span_id().to_bytes()[..]));
+    assert_eq!(
+        (record.trace_id.as_slice(), record.span_id.as_slice()),
+        (&context.trace_id().to_bytes()[..], &context.span_id().to_bytes()[..])
+    );
     assert_eq!(record.flags, 1);
     assert_eq!(attribute(record, "number"), Some(Value::IntValue(7)));
     assert_eq!(attribute(record, "k8s.pod.name"), Some(Value::StringValue("web-1".to_owned())));
@@ -186,15 +199,21 @@ async fn shutdown_with_no_collector_ends_by_its_deadline_and_counts() {
             otlp.log(log_record(number));
         });
         otlp.span(span("oom_kill"));
-        let ended = tokio::time::timeout(LONG, otlp.shutdown(tokio::time::Instant::now() + Duration::from_millis(300))).await;
+        let ended =
+            tokio::time::timeout(LONG, otlp.shutdown(tokio::time::Instant::now() + Duration::from_millis(300))).await;
         assert!(ended.is_ok());
-        assert_eq!((stats.logs.lost_shutdown.get(), stats.traces.lost_shutdown.get(), stats.logs.queued.get()), (7, 1, 0), "{address}");
+        assert_eq!(
+            (stats.logs.lost_shutdown.get(), stats.traces.lost_shutdown.get(), stats.logs.queued.get()),
+            (7, 1, 0),
+            "{address}"
+        );
     }
 }
 
 #[tokio::test]
 async fn a_signal_without_endpoint_goes_nowhere() {
-    let nothing = oom_watcher::export::settings::Otlp { logs: None, traces: None, metrics: None, ..settings(&grpc(ANY)) };
+    let nothing =
+        oom_watcher::export::settings::Otlp { logs: None, traces: None, metrics: None, ..settings(&grpc(ANY)) };
     let (otlp, stats) = start(&nothing);
     otlp.log(log_record(1));
     otlp.span(span("oom_kill"));
@@ -226,14 +245,18 @@ async fn requests_are_compressed_and_carry_the_headers_once() {
     let receiver = Receiver::start(ANY).unwrap();
     let mut endpoint = grpc(receiver.address());
     endpoint.gzip = true;
-    endpoint.headers = vec![("x-scope-orgid".to_owned(), "tenant-1".to_owned()), ("authorization".to_owned(), "Bearer t".to_owned())];
+    endpoint.headers =
+        vec![("x-scope-orgid".to_owned(), "tenant-1".to_owned()), ("authorization".to_owned(), "Bearer t".to_owned())];
     let (otlp, _) = start(&settings(&endpoint));
     otlp.log(log_record(1));
     otlp.span(span("oom_kill"));
-    let enough = |received: &oom_watcher::export::otlp::Received| received.records().count() + received.spans().count() == 2;
+    let enough =
+        |received: &oom_watcher::export::otlp::Received| received.records().count() + received.spans().count() == 2;
     let received = receiver.wait_for(enough, LONG).await.unwrap();
     for headers in &received.headers {
-        let all = |name: &str| headers.get_all(name).iter().map(|value| value.to_str().unwrap().to_owned()).collect::<Vec<_>>();
+        let all = |name: &str| {
+            headers.get_all(name).iter().map(|value| value.to_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
         assert_eq!(
             (all("x-scope-orgid"), all("authorization"), all("grpc-encoding")),
             (vec!["tenant-1".to_owned()], vec!["Bearer t".to_owned()], vec!["gzip".to_owned()])
@@ -277,7 +300,10 @@ async fn reach_says_what_is_wrong() {
     };
     check(reach(Signal::Logs, &grpc(receiver.address())).await, "Unauthenticated");
     check(reach(Signal::Logs, &grpc(free_address())).await, "Connection refused");
-    check(reach(Signal::Logs, &endpoint(Protocol::Grpc, "http://collector.invalid:4317".to_owned())).await, "dns error");
+    check(
+        reach(Signal::Logs, &endpoint(Protocol::Grpc, "http://collector.invalid:4317".to_owned())).await,
+        "dns error",
+    );
     check(reach(Signal::Logs, &endpoint(Protocol::Grpc, "http://two words".to_owned())).await, "reading the address");
     receiver.answer(Answer::Hang);
     let mut hanging = grpc(receiver.address());

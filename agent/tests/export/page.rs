@@ -24,7 +24,8 @@ struct Site {
 fn start(bridge: Bridge) -> Site {
     let listener = bind(ANY).unwrap();
     let address = listener.local_addr().unwrap();
-    let (health, stats, scrapes) = (Health::not_ready("the probe is not attached"), Arc::<Stats>::default(), Arc::<AtomicU64>::default());
+    let (health, stats, scrapes) =
+        (Health::not_ready("the probe is not attached"), Arc::<Stats>::default(), Arc::<AtomicU64>::default());
     let (count, gate) = (scrapes.clone(), Arc::<tokio::sync::Mutex<()>>::default());
     let pass = gate.clone();
     let before = move || {
@@ -37,7 +38,12 @@ fn start(bridge: Bridge) -> Site {
 
 fn bridge() -> Bridge {
     let bridge = Bridge::new(OWNERS).unwrap();
-    bridge.provider().meter("test").u64_observable_counter("kills").with_callback(|observer| observer.observe(3, &[])).build();
+    bridge
+        .provider()
+        .meter("test")
+        .u64_observable_counter("kills")
+        .with_callback(|observer| observer.observe(3, &[]))
+        .build();
     bridge
 }
 
@@ -70,7 +76,10 @@ async fn each_path_has_its_page() {
     site.check("POST /metrics", "405", "allow: GET, HEAD").await;
     site.check("DELETE /healthz", "405", "allow: GET, HEAD").await;
     let answer = site.ask("HEAD /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await;
-    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("content-length: ") && answer.ends_with("\r\n\r\n"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.contains("content-length: ") && answer.ends_with("\r\n\r\n"),
+        "{answer}"
+    );
 }
 
 #[tokio::test]
@@ -163,7 +172,8 @@ async fn more_connections_than_there_is_room_for_close_the_oldest_silent_ones() 
     let over = (CLIENTS - MAX_CONNECTIONS) as u64;
     until("refused", || site.stats.connections_refused.get() >= over).await;
     assert_eq!(site.stats.connections_refused.get(), over);
-    // They are full of clients that say nothing, and who asks is served all the same: who is already there, and who comes.
+    // They are full of clients that say nothing, and who asks is served all the same: who is already there, and who
+    // comes.
     let last = clients.last_mut().unwrap();
     last.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     let mut answer = String::new();

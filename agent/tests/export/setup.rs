@@ -6,7 +6,9 @@ use std::time::{Duration, SystemTime};
 
 use oom_watcher::export::otlp::Otlp;
 use oom_watcher::export::settings::{self, Endpoint, Protocol, QueueLimits, Tls};
-use oom_watcher::kill::{Incident, Kill, KillId, KubernetesOwner, LimitHit, Memory, Owner, Pod, PodContainer, Scope, Trigger, Victim};
+use oom_watcher::kill::{
+    Incident, Kill, KillId, KubernetesOwner, LimitHit, Memory, Owner, Pod, PodContainer, Scope, Trigger, Victim,
+};
 use oom_watcher::record::log_record::LogRecord;
 use oom_watcher::stats::Stats;
 use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId, TraceState};
@@ -128,7 +130,14 @@ pub(crate) fn kill(pid: u32) -> Kill {
         sequence: u64::from(pid),
         time: time(0) + Duration::from_millis(123),
         victim,
-        trigger: Trigger { pid, tid: pid, command: "python3".to_owned(), cgroup_id: None, cgroup_path: None, path_cut: false },
+        trigger: Trigger {
+            pid,
+            tid: pid,
+            command: "python3".to_owned(),
+            cgroup_id: None,
+            cgroup_path: None,
+            path_cut: false,
+        },
         cgroups: Vec::new(),
         cgroup_path: None,
         path_cut: false,

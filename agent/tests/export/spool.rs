@@ -46,7 +46,10 @@ async fn what_waits_at_the_end_is_sent_by_the_next_agent_before_what_is_new() {
     assert_eq!((stats.logs.queued.get(), stats.traces.queued.get()), (100, 1));
     otlp.log(log_record(100));
     let receiver = Receiver::start(address).unwrap();
-    let received = receiver.wait_for(|received| received.records().count() == 101 && received.spans().count() == 1, LONG).await.unwrap();
+    let received = receiver
+        .wait_for(|received| received.records().count() == 101 && received.spans().count() == 1, LONG)
+        .await
+        .unwrap();
     otlp.shutdown(deadline()).await;
     assert_eq!(numbers(received.records()), (0..=100).collect::<Vec<_>>());
     assert!(received.logs.len() < 10, "{} requests: they go together", received.logs.len());

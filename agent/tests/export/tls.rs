@@ -56,12 +56,15 @@ fn grpc_server((certificate, key): &Pair, clients: Option<&Authority>) -> Receiv
 
 fn http_server((certificate, key): &Pair, clients: Option<&Authority>) -> std::net::SocketAddr {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().unwrap();
+    let builder =
+        rustls::ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().unwrap();
     let builder = match clients {
         Some(clients) => {
             let mut roots = RootCertStore::empty();
             roots.add(CertificateDer::from_pem_slice(clients.0.pem().as_bytes()).unwrap()).unwrap();
-            builder.with_client_cert_verifier(WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap())
+            builder.with_client_cert_verifier(
+                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap(),
+            )
         }
         None => builder.with_no_client_auth(),
     };
@@ -77,7 +80,9 @@ async fn check(endpoint: Endpoint, expected: Result<(), &str>) {
     let message = reach(Signal::Logs, &endpoint).await;
     match (&message, expected) {
         (Ok(()), Ok(())) => {}
-        (Err(message), Err(part)) => assert!(message.contains(part), "{:?}: {message:?} does not say {part:?}", endpoint.protocol),
+        (Err(message), Err(part)) => {
+            assert!(message.contains(part), "{:?}: {message:?} does not say {part:?}", endpoint.protocol)
+        }
         _ => panic!("{:?}: {message:?} instead of {expected:?}", endpoint.protocol),
     }
 }
@@ -87,7 +92,9 @@ async fn a_server_is_trusted_by_its_authority_alone() {
     let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
     let server = ours.issue("localhost", false);
     let grpc = grpc_server(&server, None);
-    for (tls, expected) in [(ours.trusted(), Ok(())), (theirs.trusted(), Err("UnknownIssuer")), (Tls::default(), Err("UnknownIssuer"))] {
+    for (tls, expected) in
+        [(ours.trusted(), Ok(())), (theirs.trusted(), Err("UnknownIssuer")), (Tls::default(), Err("UnknownIssuer"))]
+    {
         check(https(Protocol::Grpc, grpc.address().port(), tls.clone()), expected).await;
         check(https(Protocol::HttpProtobuf, http_server(&server, None).port(), tls), expected).await;
     }
@@ -98,9 +105,17 @@ async fn an_expired_certificate_is_called_expired() {
     let authority = Authority::new("ours");
     let server = authority.issue("localhost", true);
     let grpc = grpc_server(&server, None);
-    check(https(Protocol::Grpc, grpc.address().port(), authority.trusted()), Err("invalid peer certificate: certificate expired")).await;
+    check(
+        https(Protocol::Grpc, grpc.address().port(), authority.trusted()),
+        Err("invalid peer certificate: certificate expired"),
+    )
+    .await;
     let port = http_server(&server, None).port();
-    check(https(Protocol::HttpProtobuf, port, authority.trusted()), Err("invalid peer certificate: certificate expired")).await;
+    check(
+        https(Protocol::HttpProtobuf, port, authority.trusted()),
+        Err("invalid peer certificate: certificate expired"),
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -109,7 +124,11 @@ async fn a_certificate_for_another_name_is_refused() {
     let server = authority.issue("collector.example", false);
     let grpc = grpc_server(&server, None);
     check(https(Protocol::Grpc, grpc.address().port(), authority.trusted()), Err("not valid for name")).await;
-    check(https(Protocol::HttpProtobuf, http_server(&server, None).port(), authority.trusted()), Err("not valid for name")).await;
+    check(
+        https(Protocol::HttpProtobuf, http_server(&server, None).port(), authority.trusted()),
+        Err("not valid for name"),
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -122,9 +141,16 @@ async fn a_server_that_wants_to_know_us_gets_our_certificate() {
     check(https(Protocol::HttpProtobuf, http_server(&server, Some(&authority)).port(), client()), Ok(())).await;
     // The server's alert may get lost when it closes the connection.
     let http = http_server(&server, Some(&authority)).port();
-    for without in [https(Protocol::Grpc, grpc.address().port(), authority.trusted()), https(Protocol::HttpProtobuf, http, authority.trusted())] {
+    for without in [
+        https(Protocol::Grpc, grpc.address().port(), authority.trusted()),
+        https(Protocol::HttpProtobuf, http, authority.trusted()),
+    ] {
         let message = reach(Signal::Logs, &without).await.unwrap_err();
-        assert!(message.contains("CertificateRequired") || message.contains("wants a client certificate"), "{:?}: {message:?}", without.protocol);
+        assert!(
+            message.contains("CertificateRequired") || message.contains("wants a client certificate"),
+            "{:?}: {message:?}",
+            without.protocol
+        );
     }
 }
 

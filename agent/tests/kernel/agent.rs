@@ -24,7 +24,9 @@ fn the_first_scrape_of_a_node_says_0_and_an_ordinary_sigkill_leaves_it_there() {
         // What would have been told of the sleeper would have been told before this.
         let held = make_and_hold("one");
         collector.await_records(1, within(&held.made));
-        let second = eventually("count of the kill", || Some(agent.metrics()).filter(|samples| total(samples, KILLS_PER_NODE) > 0.0));
+        let second = eventually("count of the kill", || {
+            Some(agent.metrics()).filter(|samples| total(samples, KILLS_PER_NODE) > 0.0)
+        });
         // Nobody else may have killed: else it is tried again.
         let quiet = kernel_kills() == before + 1;
         assert!(!quiet || (total(&first, KILLS_PER_NODE), total(&second, KILLS_PER_NODE)) == (0.0, 1.0));
@@ -53,7 +55,11 @@ fn a_second_sigterm_ends_the_agent_though_its_collector_hangs() {
     collector.hang();
     // It would go on far longer than a test waits.
     let file = settings("shutdown_grace: 10m\n");
-    let environment = [&collector.environment()[..], &[("OTEL_EXPORTER_OTLP_TIMEOUT", "600000"), ("OTEL_METRIC_EXPORT_INTERVAL", "100")]].concat();
+    let environment = [
+        &collector.environment()[..],
+        &[("OTEL_EXPORTER_OTLP_TIMEOUT", "600000"), ("OTEL_METRIC_EXPORT_INTERVAL", "100")],
+    ]
+    .concat();
     let mut agent = Agent::start(&environment, &["--config", file.path().to_str().unwrap()]);
     make("one");
     // A log record, a span, data points.
@@ -66,6 +72,7 @@ fn a_second_sigterm_ends_the_agent_though_its_collector_hangs() {
         agent.ended()
     });
     assert_eq!(status.code(), Some(1), "not everything was sent: {}", agent.log());
-    // Nobody has answered, and no time was up: only a thread that is left without its runtime, where it may panic, hears of a failure.
+    // Nobody has answered, and no time was up: only a thread that is left without its runtime, where it may panic,
+    // hears of a failure.
     assert!(!agent.log().contains("export fails"), "{}", agent.log());
 }

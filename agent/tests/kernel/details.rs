@@ -17,7 +17,10 @@ fn resident_sizes_are_exact_where_the_kernel_counts_them_for_each_cpu() {
     let [record] = records.as_slice() else { panic!("{records:?}") };
     // "mm: convert mm's rss stats into percpu_counter" (6.2). Before, only a helper could read them.
     let is_per_cpu = kernel() >= (6, 2);
-    assert_eq!(record.flag("oom_watcher.memory.exact"), (is_per_cpu || reads_strings()).then_some(is_per_cpu && reads_strings()));
+    assert_eq!(
+        record.flag("oom_watcher.memory.exact"),
+        (is_per_cpu || reads_strings()).then_some(is_per_cpu && reads_strings())
+    );
     assert_eq!(record.number("oom_watcher.memory.anon_rss").is_some(), is_per_cpu || reads_strings());
 }
 

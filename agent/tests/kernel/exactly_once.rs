@@ -1,4 +1,5 @@
-//! Every shape of kill is told exactly once. The table "What one kill is" of docs/telemetry.md says what is told of each, and names these tests.
+//! Every shape of kill is told exactly once. The table "What one kill is" of docs/telemetry.md says what is told of
+//! each, and names these tests.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,10 +32,14 @@ fn each_of_the_kills_in_a_burst_is_counted_and_recorded_for_its_container() {
     let records = watch.told(&made);
     let told: BTreeSet<_> = records
         .iter()
-        .map(|record| ["process.linux.cgroup", "k8s.pod.uid", "container.id"].map(|key| record.text(key).unwrap_or("absent")))
+        .map(|record| {
+            ["process.linux.cgroup", "k8s.pod.uid", "container.id"].map(|key| record.text(key).unwrap_or("absent"))
+        })
         .collect();
     let containers = || made.cgroups.iter().map(|cgroup| (cgroup, cgroup.container.as_ref().unwrap()));
-    let expected: BTreeSet<_> = containers().map(|(cgroup, container)| [cgroup.path.as_str(), &container.pod_uid, &container.container_id]).collect();
+    let expected: BTreeSet<_> = containers()
+        .map(|(cgroup, container)| [cgroup.path.as_str(), &container.pod_uid, &container.container_id])
+        .collect();
     assert_eq!(told, expected);
 
     let short_ids: BTreeSet<_> = containers().map(|(_, container)| &container.container_id[..12]).collect();

@@ -1,4 +1,5 @@
-//! Whose limit was hit: of a cgroup above the victim's, or nobody's, because the machine ran out. And how that was found.
+//! Whose limit was hit: of a cgroup above the victim's, or nobody's, because the machine ran out. And how that was
+//! found.
 
 use crate::support::collector::Record;
 use crate::support::machine::{Protected, guest, reads_strings};
@@ -23,7 +24,8 @@ fn a_limit_above_the_victims_cgroup_is_told_for_what_it_is() {
         if is_nowhere_told(record) {
             continue;
         }
-        let (above, own) = (record.text("oom_watcher.limit.cgroup").unwrap(), record.text("process.linux.cgroup").unwrap());
+        let (above, own) =
+            (record.text("oom_watcher.limit.cgroup").unwrap(), record.text("process.linux.cgroup").unwrap());
         assert!(above.ends_with(&format!("{tree}/a")) && own == format!("{above}/b/c"), "{record:?}");
         assert_eq!(record.text(SCOPE), Some("cgroup"));
         assert!(METHODS.contains(&record.text(METHOD).unwrap()), "{record:?}");
@@ -66,10 +68,15 @@ fn check_global(arguments: &str) {
     check_node(record);
 }
 
-/// Where the kernel refuses to have its strings and limits read, and its decisions cannot be read either, nothing is said of whose limit was hit.
+/// Where the kernel refuses to have its strings and limits read, and its decisions cannot be read either, nothing is
+/// said of whose limit was hit.
 pub(crate) fn is_nowhere_told(record: &Record) -> bool {
     let nothing = record.text(METHOD).is_none();
-    assert!(!nothing || !reads_strings() && record.text(SCOPE).is_none() && record.text("oom_watcher.limit.cgroup").is_none(), "{record:?}");
+    assert!(
+        !nothing
+            || !reads_strings() && record.text(SCOPE).is_none() && record.text("oom_watcher.limit.cgroup").is_none(),
+        "{record:?}"
+    );
     nothing
 }
 

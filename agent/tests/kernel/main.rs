@@ -1,6 +1,7 @@
 //! Ring "kernel": the release binary on this machine's kernel, with real kills and a collector in this process.
 //!
-//! Others may kill on the machine meanwhile: what is asserted is about the cgroups made here, or compared with the kernel's own count.
+//! Others may kill on the machine meanwhile: what is asserted is about the cgroups made here, or compared with the
+//! kernel's own count.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
 
@@ -14,7 +15,8 @@ macro_rules! needs_kernel {
     };
 }
 
-/// Ends the test where a guest is asked again with lockdown on, for what does not depend on it: how the agent starts and ends, what pins and counters keep.
+/// Ends the test where a guest is asked again with lockdown on, for what does not depend on it: how the agent starts
+/// and ends, what pins and counters keep.
 macro_rules! once_in_a_guest {
     () => {
         if crate::support::machine::guest() && !crate::support::machine::reads_strings() {

@@ -12,13 +12,17 @@ fn a_kill_belongs_to_the_victims_cgroup_and_names_its_trigger_apart() {
     let made = watch.make("foreign");
     let records = watch.told(&made);
     let (victim, trigger) = (made.only(Role::Victim), made.only(Role::Trigger));
-    let of_victim: Vec<_> = records.iter().filter(|record| record.text("process.linux.cgroup") == Some(victim.cgroup.as_str())).collect();
+    let of_victim: Vec<_> =
+        records.iter().filter(|record| record.text("process.linux.cgroup") == Some(victim.cgroup.as_str())).collect();
     let [record] = of_victim.as_slice() else { panic!("{records:?}") };
     assert_eq!(record.number("process.pid"), Some(victim.pid.into()));
     let told = (record.number("oom_watcher.trigger.pid"), record.text("oom_watcher.trigger.cgroup"));
     assert_eq!(told, (Some(trigger.pid.into()), tells_current_task().then_some(trigger.cgroup.as_str())));
     // The limit is of the cgroup above both.
-    assert!(is_nowhere_told(record) || record.text("oom_watcher.limit.cgroup") == victim.cgroup.strip_suffix("/victim"), "{record:?}");
+    assert!(
+        is_nowhere_told(record) || record.text("oom_watcher.limit.cgroup") == victim.cgroup.strip_suffix("/victim"),
+        "{record:?}"
+    );
 }
 
 #[test]
@@ -41,7 +45,9 @@ fn a_path_that_is_cut_is_flagged_and_its_end_names_the_container() {
     let container = made.cgroup(&victim.cgroup).container.as_ref().unwrap();
     // Where the agent finds names by their directories, it finds all of them.
     let is_cut = reads_strings();
-    let is_its_end = |path: &str| (path.len() < victim.cgroup.len()) == is_cut && victim.cgroup.ends_with(path.trim_start_matches('/'));
+    let is_its_end = |path: &str| {
+        (path.len() < victim.cgroup.len()) == is_cut && victim.cgroup.ends_with(path.trim_start_matches('/'))
+    };
     let records = watch.collector.await_records(1, is_its_end);
     let [record] = records.as_slice() else { panic!("{records:?}") };
     assert_eq!(record.flag("oom_watcher.cgroup.path_cut"), Some(is_cut));

@@ -1,4 +1,5 @@
-//! What outlives the agent: kills while no agent runs, or one that hangs, are told by the next one, once; or found in the kernel's counters.
+//! What outlives the agent: kills while no agent runs, or one that hangs, are told by the next one, once; or found in
+//! the kernel's counters.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -23,7 +24,8 @@ const DROPPED: &str = "oom_watcher_kills_dropped_total";
 const MISSED: &str = "oom_watcher_missed_kills_total";
 const UNEXPLAINED: &str = "oom_watcher_unexplained_kills_total";
 
-/// As much of a burst to a slow guest, and more than the smallest ring buffer holds: kills, and how much memory each of them is to fill first, KiB.
+/// As much of a burst to a slow guest, and more than the smallest ring buffer holds: kills, and how much memory each of
+/// them is to fill first, KiB.
 const IN_A_GUEST: (usize, u64) = (60, 1024);
 
 /// Where agents of one test leave what outlives them. Dropping it removes all of it.
@@ -47,7 +49,11 @@ impl Place {
     }
 
     fn flags(&self) -> Vec<String> {
-        let places = [("--pin-dir", self.pins.clone()), ("--state-dir", self.state.path().join("state")), ("--config", self.settings.path().into())];
+        let places = [
+            ("--pin-dir", self.pins.clone()),
+            ("--state-dir", self.state.path().join("state")),
+            ("--config", self.settings.path().into()),
+        ];
         places.into_iter().flat_map(|(flag, place)| [flag.to_owned(), place.display().to_string()]).collect()
     }
 
@@ -59,7 +65,8 @@ impl Place {
     }
 
     fn sets(&self) -> Vec<String> {
-        let mut names: Vec<_> = fs::read_dir(&self.pins).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<_> =
+            fs::read_dir(&self.pins).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     }
@@ -106,9 +113,18 @@ fn is_reconstructed(record: &Record) -> bool {
 
 /// What the series of these containers add up to.
 fn counted(agent: &Agent, made: &Made) -> f64 {
-    let ids: BTreeSet<&str> =
-        made.cgroups.iter().filter_map(|cgroup| cgroup.container.as_ref()).map(|container| &container.container_id[..12]).collect();
-    agent.metrics().iter().filter(|sample| sample.name == KILLS && ids.contains(sample.label("container"))).map(|sample| sample.value).sum()
+    let ids: BTreeSet<&str> = made
+        .cgroups
+        .iter()
+        .filter_map(|cgroup| cgroup.container.as_ref())
+        .map(|container| &container.container_id[..12])
+        .collect();
+    agent
+        .metrics()
+        .iter()
+        .filter(|sample| sample.name == KILLS && ids.contains(sample.label("container")))
+        .map(|sample| sample.value)
+        .sum()
 }
 
 #[test]
@@ -175,14 +191,24 @@ fn without_pins_what_was_missed_is_found_in_the_counters_of_the_cgroups() {
     let records = collector.await_records(30, within(&held.made));
     assert_eq!((records.len(), uids(&records).len()), (30, 30));
     for record in &records {
-        assert!(is_reconstructed(record) && record.text("oom_watcher.kill.missed_reason") == Some("away"), "{record:?}");
+        assert!(
+            is_reconstructed(record) && record.text("oom_watcher.kill.missed_reason") == Some("away"),
+            "{record:?}"
+        );
         assert_eq!((record.number("process.pid"), record.text("oom_watcher.scope.type")), (None, None));
     }
     let told: BTreeSet<_> = records.iter().map(|record| record.text("container.id").unwrap()).collect();
-    assert_eq!(told, held.made.cgroups.iter().map(|cgroup| cgroup.container.as_ref().unwrap().container_id.as_str()).collect());
+    assert_eq!(
+        told,
+        held.made.cgroups.iter().map(|cgroup| cgroup.container.as_ref().unwrap().container_id.as_str()).collect()
+    );
     assert_eq!(counted(&second, &held.made), 30.0);
-    let away =
-        second.metrics().iter().filter(|sample| sample.name == MISSED && sample.label("reconstructed") == "true").map(|sample| sample.value).sum();
+    let away = second
+        .metrics()
+        .iter()
+        .filter(|sample| sample.name == MISSED && sample.label("reconstructed") == "true")
+        .map(|sample| sample.value)
+        .sum();
     assert!(30.0 <= away, "others may have killed too: {away}");
     assert_eq!(total(&second.metrics(), UNEXPLAINED), 0.0);
 }
@@ -221,7 +247,11 @@ fn an_agent_of_another_build_takes_over_what_the_one_before_has_left() {
     let made = &held_made.made;
 
     let other = another_build(&place);
-    let newer = Agent::start_program(&other, &collector.environment(), &place.flags().iter().map(String::as_str).collect::<Vec<_>>());
+    let newer = Agent::start_program(
+        &other,
+        &collector.environment(),
+        &place.flags().iter().map(String::as_str).collect::<Vec<_>>(),
+    );
     let held = make_and_hold("burst 10 --seed 2");
     let more = &held.made;
     collector.await_records(20, within(made));
@@ -239,11 +269,13 @@ fn an_agent_of_another_build_takes_over_what_the_one_before_has_left() {
     assert_eq!((total(&older.metrics(), MISSED), total(&older.metrics(), UNEXPLAINED)), (0.0, 0.0));
 }
 
-/// A copy of the agent that takes itself for another build: its fingerprint, 16 hexadecimal digits, is changed wherever it stands.
+/// A copy of the agent that takes itself for another build: its fingerprint, 16 hexadecimal digits, is changed wherever
+/// it stands.
 fn another_build(place: &Place) -> PathBuf {
     let mut program = fs::read(crate::support::agent::program()).unwrap();
     let (build, other) = (probe::BUILD.as_bytes(), format!("{:0>16}", "b").into_bytes());
-    let places: Vec<usize> = program.windows(build.len()).enumerate().filter(|(_, window)| *window == build).map(|(at, _)| at).collect();
+    let places: Vec<usize> =
+        program.windows(build.len()).enumerate().filter(|(_, window)| *window == build).map(|(at, _)| at).collect();
     assert!(!places.is_empty(), "the agent and this test have different probes: build both");
     for at in places {
         program[at..at + other.len()].copy_from_slice(&other);
@@ -307,8 +339,12 @@ fn a_second_agent_is_refused_with_the_process_id_of_the_first() {
     let collector = Collector::start();
     let first = start(&collector, &place.flags());
     for flags in [place.flags(), place.state_alone()] {
-        let Unready { code, log } = Agent::start_unready(&collector.environment(), &flags.iter().map(String::as_str).collect::<Vec<_>>());
-        assert!(log.contains(&format!("another oom-watcher runs on this node, process {}: stop it", first.pid())), "{log}");
+        let Unready { code, log } =
+            Agent::start_unready(&collector.environment(), &flags.iter().map(String::as_str).collect::<Vec<_>>());
+        assert!(
+            log.contains(&format!("another oom-watcher runs on this node, process {}: stop it", first.pid())),
+            "{log}"
+        );
         assert_eq!(code, Some(3), "{log}");
     }
 }
@@ -321,7 +357,8 @@ fn detach_removes_everything_unless_an_agent_runs() {
     let collector = Collector::start();
     let detach = || {
         let mut command = std::process::Command::new(crate::support::agent::program());
-        let output = command.env("NODE_NAME", "test-node").args(["detach", "--pin-dir"]).arg(&place.pins).output().unwrap();
+        let output =
+            command.env("NODE_NAME", "test-node").args(["detach", "--pin-dir"]).arg(&place.pins).output().unwrap();
         let text = [output.stdout, output.stderr].concat();
         (output.status.code(), String::from_utf8(text).unwrap())
     };
@@ -349,11 +386,17 @@ fn a_reader_that_stops_loses_nothing_in_silence() {
     let held = make_and_hold(&format!("burst {kills} --limit-kib {limit}"));
     drop(stopped);
     // Those that found no room are found again in the counters of their cgroups.
-    let records = eventually("a record of each kill", || Some(collector.records(within(&held.made))).filter(|records| uids(records).len() == kills));
+    let records = eventually("a record of each kill", || {
+        Some(collector.records(within(&held.made))).filter(|records| uids(records).len() == kills)
+    });
     let seen: Vec<i64> = records.iter().filter_map(|record| record.number("oom_watcher.kill.sequence")).collect();
     let dropped = total(&agent.metrics(), DROPPED) - dropped_before;
     let reconstructed = records.iter().filter(|record| is_reconstructed(record)).count();
-    assert_eq!((seen.len() as f64 + dropped, seen.len() + reconstructed), (kills as f64, kills), "seen and dropped are what the kernel counted");
+    assert_eq!(
+        (seen.len() as f64 + dropped, seen.len() + reconstructed),
+        (kills as f64, kills),
+        "seen and dropped are what the kernel counted"
+    );
     assert!(dropped > 0.0 && !seen.is_empty());
     // The oldest were kept.
     let first = seen[0];

@@ -1,4 +1,5 @@
-//! An agent, its collector, and runs of oom-maker under their eyes. What is true of every shape of kill is checked here, each time.
+//! An agent, its collector, and runs of oom-maker under their eyes. What is true of every shape of kill is checked
+//! here, each time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -18,7 +19,8 @@ const INCIDENTS: &str = "oom_incidents_total";
 const DROPPED: &str = "oom_watcher_kills_dropped_total";
 const IGNORED: &str = "oom_watcher_events_ignored_total";
 
-/// What tests in a guest share, where an agent takes seconds to start: started by the first, taken away by one that fails and when the tests end.
+/// What tests in a guest share, where an agent takes seconds to start: started by the first, taken away by one that
+/// fails and when the tests end.
 static SHARED: Mutex<Option<(Arc<Agent>, Arc<Collector>)>> = Mutex::new(None);
 
 /// A running agent that sends to a collector.
@@ -29,8 +31,8 @@ pub(crate) struct Watch {
     pub(crate) collector: Arc<Collector>,
     /// What `/metrics` said before the last run.
     before: Vec<Sample>,
-    /// The cgroups of the last run, where the agent finds their names by their directories (lockdown=confidentiality): in a guest it may be too slow for
-    /// those that are gone at once.
+    /// The cgroups of the last run, where the agent finds their names by their directories (lockdown=confidentiality):
+    /// in a guest it may be too slow for those that are gone at once.
     held: Option<Held>,
 }
 
@@ -76,7 +78,8 @@ impl Watch {
         self.run(arguments)
     }
 
-    /// Runs it while the agent is stopped: where the machine runs out of memory it is not the one that asks for the last page.
+    /// Runs it while the agent is stopped: where the machine runs out of memory it is not the one that asks for the
+    /// last page.
     pub(crate) fn make_while_stopped(&mut self, arguments: &str) -> Made {
         self.before = self.agent.metrics();
         let agent = Arc::clone(&self.agent);
@@ -99,8 +102,8 @@ impl Watch {
 
     /// The records of the last run, once they are all there.
     ///
-    /// Whatever was killed how: each kill has one record of its own, each incident as many as it says, `/metrics` has the same numbers, and the kernel
-    /// counted as many, but for the first of a group, which it counts twice.
+    /// Whatever was killed how: each kill has one record of its own, each incident as many as it says, `/metrics` has
+    /// the same numbers, and the kernel counted as many, but for the first of a group, which it counts twice.
     pub(crate) fn told(&self, made: &Made) -> Vec<Record> {
         let records = all_records(&self.collector, made);
         assert_eq!(records.len() as u64, made.done.killed, "{records:?}");
@@ -112,7 +115,11 @@ impl Watch {
             let is_ours = |sample: &&Sample| sample.name == name && owners.contains(sample.label("container"));
             samples.iter().filter(is_ours).map(|sample| sample.value).sum::<f64>()
         };
-        assert_eq!((of_owners(KILLS), of_owners(INCIDENTS)), (records.len() as f64, incidents as f64), "series of {owners:?}");
+        assert_eq!(
+            (of_owners(KILLS), of_owners(INCIDENTS)),
+            (records.len() as f64, incidents as f64),
+            "series of {owners:?}"
+        );
         assert_eq!(total(&samples, DROPPED), 0.0);
         assert_eq!(total(&samples, KILLS_PER_NODE), total(&samples, KILLS), "others' kills are in both");
         // Others have no groups here: either there are no others, or no groups.
@@ -129,7 +136,9 @@ impl Watch {
 
     /// What these series grew by since before the last run.
     pub(crate) fn since(&self, is_wanted: impl Fn(&Sample) -> bool) -> u64 {
-        let count = |samples: &[Sample]| -> f64 { samples.iter().filter(|sample| is_wanted(sample)).map(|sample| sample.value).sum() };
+        let count = |samples: &[Sample]| -> f64 {
+            samples.iter().filter(|sample| is_wanted(sample)).map(|sample| sample.value).sum()
+        };
         (count(&self.agent.metrics()) - count(&self.before)) as u64
     }
 
@@ -140,8 +149,8 @@ impl Watch {
     }
 }
 
-/// How long agents may deliver at their end, as their configuration says it: ten seconds, which is the default, but a guest on a busy machine may stand
-/// still for as long.
+/// How long agents may deliver at their end, as their configuration says it: ten seconds, which is the default, but a
+/// guest on a busy machine may stand still for as long.
 pub(crate) fn grace() -> &'static str {
     if guest() { "shutdown_grace: 2m\n" } else { "shutdown_grace: 10s\n" }
 }
@@ -164,7 +173,8 @@ pub(crate) fn within(made: &Made) -> impl Fn(&str) -> bool + use<> {
     move |path| path.starts_with(&root)
 }
 
-/// The records of that run, once there are as many as kills. A last kill of one's own comes after them: what is there then is all there is.
+/// The records of that run, once there are as many as kills. A last kill of one's own comes after them: what is there
+/// then is all there is.
 fn all_records(collector: &Collector, made: &Made) -> Vec<Record> {
     let last = make_and_hold("one");
     collector.await_records(1, within(&last.made));
@@ -178,8 +188,13 @@ fn check_kills(made: &Made, records: &[Record]) {
     assert_eq!((ids.len(), pids.len()), (records.len(), records.len()), "{records:?}");
     for record in records {
         let pid = record.number("process.pid").unwrap();
-        let process = made.processes.iter().find(|process| i64::from(process.pid) == pid && process.role != Role::Collateral);
-        assert_eq!(record.text("process.linux.cgroup"), process.map(|process| process.cgroup.as_str()), "{pid}: {made:?}");
+        let process =
+            made.processes.iter().find(|process| i64::from(process.pid) == pid && process.role != Role::Collateral);
+        assert_eq!(
+            record.text("process.linux.cgroup"),
+            process.map(|process| process.cgroup.as_str()),
+            "{pid}: {made:?}"
+        );
     }
 }
 
@@ -200,7 +215,10 @@ fn check_incidents(records: &[Record]) -> usize {
 
 /// The `container` labels of that run's cgroups.
 fn owners(made: &Made) -> BTreeSet<&str> {
-    made.cgroups.iter().map(|cgroup| cgroup.container.as_ref().map_or(root(made), |container| &container.container_id[..12])).collect()
+    made.cgroups
+        .iter()
+        .map(|cgroup| cgroup.container.as_ref().map_or(root(made), |container| &container.container_id[..12]))
+        .collect()
 }
 
 /// The name of the cgroup that all others of that run are below.

@@ -23,7 +23,11 @@ fn each_alert_goes_to_whom_it_is_for() {
         ("nobody", ["alertname=OOMWatcherSilent", "severity=info", "node=n"]),
     ] {
         let mut command = renders.program("amtool");
-        command.args(["config", "routes", "test", "--config.file"]).arg(&config).arg(format!("--verify.receivers={receiver}")).args(labels);
+        command
+            .args(["config", "routes", "test", "--config.file"])
+            .arg(&config)
+            .arg(format!("--verify.receivers={receiver}"))
+            .args(labels);
         run(&mut command).unwrap();
     }
 }

@@ -24,7 +24,10 @@ fn kubectl_applies_the_same_from_the_file_and_from_the_folders() {
     assert_eq!(file, sorted(renders.kustomize("k8s").0));
     let kinds: Vec<_> = Objects::of_file("daemonset").0.iter().map(|object| text(&object["kind"]).to_owned()).collect();
     // In the order in which they are needed.
-    assert_eq!(kinds, ["ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "Service", "DaemonSet"]);
+    assert_eq!(
+        kinds,
+        ["ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "Service", "DaemonSet"]
+    );
 }
 
 #[test]
@@ -55,10 +58,12 @@ fn of_the_node_it_sees_the_cgroups_and_the_tracepoints_and_writes_to_a_directory
     let objects = Objects::of_file("daemonset");
     let pod = &daemon_set(&objects)["spec"]["template"]["spec"];
     let mounts = |volume: &Value| {
-        let mounts = items(&pod["containers"][0]["volumeMounts"]).iter().filter(|mount| mount["name"] == volume["name"]);
+        let mounts =
+            items(&pod["containers"][0]["volumeMounts"]).iter().filter(|mount| mount["name"] == volume["name"]);
         mounts.map(|mount| json!([mount["mountPath"], mount["readOnly"]])).collect::<Vec<_>>()
     };
-    let found: Vec<_> = items(&pod["volumes"]).iter().map(|volume| json!([volume["hostPath"], mounts(volume)])).collect();
+    let found: Vec<_> =
+        items(&pod["volumes"]).iter().map(|volume| json!([volume["hostPath"], mounts(volume)])).collect();
     assert_eq!(
         found,
         [
@@ -72,7 +77,10 @@ fn of_the_node_it_sees_the_cgroups_and_the_tracepoints_and_writes_to_a_directory
 #[test]
 fn of_the_cluster_it_may_read_pods_and_its_own_daemon_set() {
     let objects = Objects::of_file("daemonset");
-    assert_eq!(objects.get("ClusterRole", NAME)["rules"], json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}]));
+    assert_eq!(
+        objects.get("ClusterRole", NAME)["rules"],
+        json!([{"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}])
+    );
     assert_eq!(
         objects.get("Role", NAME)["rules"],
         json!([{"apiGroups": ["apps"], "resources": ["daemonsets"], "resourceNames": [NAME], "verbs": ["get"]}])
@@ -88,13 +96,28 @@ fn it_runs_on_every_node_also_when_memory_is_tight() {
     let daemon_set = daemon_set(&objects);
     let pod = &daemon_set["spec"]["template"]["spec"];
     let container = &pod["containers"][0];
-    assert_eq!(daemon_set["spec"]["updateStrategy"], json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "10%"}}));
-    assert_eq!((&pod["priorityClassName"], &pod["tolerations"]), (&json!("system-node-critical"), &json!([{"operator": "Exists"}])));
+    assert_eq!(
+        daemon_set["spec"]["updateStrategy"],
+        json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "10%"}})
+    );
+    assert_eq!(
+        (&pod["priorityClassName"], &pod["tolerations"]),
+        (&json!("system-node-critical"), &json!([{"operator": "Exists"}]))
+    );
     assert_eq!(pod["nodeSelector"], json!({"kubernetes.io/os": "linux"}));
-    assert_eq!(container["resources"], json!({"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}}));
-    assert_eq!((&container["image"], &container["imagePullPolicy"]), (&json!("oom-watcher:latest"), &json!("IfNotPresent")));
+    assert_eq!(
+        container["resources"],
+        json!({"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}})
+    );
+    assert_eq!(
+        (&container["image"], &container["imagePullPolicy"]),
+        (&json!("oom-watcher:latest"), &json!("IfNotPresent"))
+    );
     let probe = |path: &str, seconds: u8| json!({"httpGet": {"path": path, "port": "metrics"}, "periodSeconds": seconds, "timeoutSeconds": 5});
-    assert_eq!((&container["livenessProbe"], &container["readinessProbe"]), (&probe("/healthz", 20), &probe("/readyz", 10)));
+    assert_eq!(
+        (&container["livenessProbe"], &container["readinessProbe"]),
+        (&probe("/healthz", 20), &probe("/readyz", 10))
+    );
     // The agent delivers for 10 s before it ends.
     assert!(pod["terminationGracePeriodSeconds"].as_u64() > Some(10));
     let environment: Vec<_> = items(&container["env"]).iter().map(|variable| text(&variable["name"])).collect();

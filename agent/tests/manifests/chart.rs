@@ -1,4 +1,5 @@
-//! The Helm chart by itself: what it refuses, and that Helm finds nothing wrong with it. What it gives is in copies.rs and overlays.rs.
+//! The Helm chart by itself: what it refuses, and that Helm finds nothing wrong with it. What it gives is in copies.rs
+//! and overlays.rs.
 
 use std::fs;
 use std::process::Command;
@@ -13,7 +14,10 @@ use crate::renders::{OPENSHIFT, Objects, chart, examples, items, root, run, text
 fn a_mistake_in_the_values_is_refused_with_its_place() {
     needs_programs!(renders);
     let check = |values: &str, expected: &[&str]| {
-        let error = renders.helm("oom-watcher", "kube-system", &["--set-json", values]).err().unwrap_or_else(|| panic!("{values} was taken"));
+        let error = renders
+            .helm("oom-watcher", "kube-system", &["--set-json", values])
+            .err()
+            .unwrap_or_else(|| panic!("{values} was taken"));
         assert!(expected.iter().all(|part| error.contains(part)), "{values}: {error}");
     };
     check(r#"image={"tagg": "1"}"#, &["'/image'", "'tagg' not allowed"]);
@@ -42,14 +46,20 @@ fn a_mistake_in_the_values_is_refused_with_its_place() {
     check(r#"extraManifests=[1]"#, &["'/extraManifests/0'", "want string or object"]);
     check(r#"extraVolumes=[{"name": "a"}]"#, &["'/extraVolumes/0'", "minProperties"]);
     check(r#"extraVolumes=[{"name": "state", "emptyDir": {}}]"#, &["extraVolumes[0] is called state", "another name"]);
-    check(r#"extraVolumes=[{"name": "a", "emptyDir": {}}, {"name": "a", "emptyDir": {}}]"#, &["extraVolumes[1] is called a"]);
+    check(
+        r#"extraVolumes=[{"name": "a", "emptyDir": {}}, {"name": "a", "emptyDir": {}}]"#,
+        &["extraVolumes[1] is called a"],
+    );
     check(r#"extraVolumeMounts=[{"name": "a", "mountPath": "etc"}]"#, &["'/extraVolumeMounts/0/mountPath'"]);
     check(r#"extraVolumeMounts=[{"name": "a", "path": "/etc"}]"#, &["'/extraVolumeMounts/0'", "'path' not allowed"]);
     check(r#"terminationGracePeriodSeconds="30s""#, &["'/terminationGracePeriodSeconds'", "got string, want integer"]);
     check(r#"podAnnotations={"checksum/config": "1"}"#, &["podAnnotations has checksum/config", "leave it out"]);
     for place in ["podLabels", "serviceMonitor.labels", "podMonitor.labels", "prometheusRule.labels"] {
         check(&format!(r#"{place}={{"app": "shop"}}"#), &[&format!("{place} has the label app: leave it out")]);
-        check(&format!(r#"{place}={{"app.kubernetes.io/name": "shop"}}"#), &[&format!("{place} has the label app.kubernetes.io/name: leave it out")]);
+        check(
+            &format!(r#"{place}={{"app.kubernetes.io/name": "shop"}}"#),
+            &[&format!("{place} has the label app.kubernetes.io/name: leave it out")],
+        );
     }
 }
 
@@ -57,13 +67,20 @@ fn a_mistake_in_the_values_is_refused_with_its_place() {
 fn a_setting_that_the_pod_has_otherwise_is_refused_with_what_to_use() {
     needs_programs!(renders);
     let check = |values: &str, place: &str, instead: &str| {
-        let error = renders.helm("oom-watcher", "kube-system", &["--set-json", values]).err().unwrap_or_else(|| panic!("{values} was taken"));
+        let error = renders
+            .helm("oom-watcher", "kube-system", &["--set-json", values])
+            .err()
+            .unwrap_or_else(|| panic!("{values} was taken"));
         assert!(error.contains(&format!("{place}: ")) && error.contains(instead), "{values}: {error}");
     };
     check(r#"config={"listen": "0.0.0.0:9100"}"#, "config.listen is set", "use port");
     check(r#"config={"node_name": "a"}"#, "config.node_name is set", "the name of its node");
     check(r#"config={"state": {"directory": "none"}}"#, "config.state.directory is set", "/run/oom-watcher");
-    check(r#"config={"probe": {"arguments": true, "pin_directory": "none"}}"#, "config.probe.pin_directory is set", "use pin");
+    check(
+        r#"config={"probe": {"arguments": true, "pin_directory": "none"}}"#,
+        "config.probe.pin_directory is set",
+        "use pin",
+    );
     check(r#"config={"export": {"spool_directory": "/data"}}"#, "config.export.spool_directory is set", "use spool");
     check(r#"config={"kubernetes": {"daemonset": "a/b"}}"#, "config.kubernetes.daemonset is set", "its own DaemonSet");
     let instead = [
@@ -85,13 +102,20 @@ fn a_setting_that_the_pod_has_otherwise_is_refused_with_what_to_use() {
         );
     }
     let endpoint = r#"[{"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": "http://a:4317"}]"#;
-    check(&format!(r#"otlp.endpoint="http://b:4317",env={endpoint}"#), "env[0] is OTEL_EXPORTER_OTLP_ENDPOINT", "use one of the two");
+    check(
+        &format!(r#"otlp.endpoint="http://b:4317",env={endpoint}"#),
+        "env[0] is OTEL_EXPORTER_OTLP_ENDPOINT",
+        "use one of the two",
+    );
     let twice = r#"env=[{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]"#;
     let error = renders.helm("oom-watcher", "kube-system", &["--set-json", twice]).unwrap_err();
     assert!(error.contains("env[1] is A, which is there before"), "{error}");
     // By itself it is no mistake, and neither is what is beside the settings that are refused.
     renders.release(&["--set-json", &format!("env={endpoint}")]);
-    renders.release(&["--set-json", r#"config={"state": {}, "probe": {"arguments": true}, "kubernetes": {"enabled": false}}"#]);
+    renders.release(&[
+        "--set-json",
+        r#"config={"state": {}, "probe": {"arguments": true}, "kubernetes": {"enabled": false}}"#,
+    ]);
     // What a template would take for a map is the agent's to refuse.
     renders.release(&["--set-json", r#"config={"state": 5, "probe": null}"#]);
 }
@@ -100,18 +124,50 @@ fn a_setting_that_the_pod_has_otherwise_is_refused_with_what_to_use() {
 fn null_is_refused_where_there_is_no_default_without_it() {
     needs_programs!(renders);
     let check = |value: &str, place: &str, missing: &str| {
-        let error =
-            renders.helm("oom-watcher", "kube-system", &["--set", &format!("{value}=null")]).err().unwrap_or_else(|| panic!("{value} was taken"));
+        let error = renders
+            .helm("oom-watcher", "kube-system", &["--set", &format!("{value}=null")])
+            .err()
+            .unwrap_or_else(|| panic!("{value} was taken"));
         assert!(error.contains(&format!("at '{place}': missing property '{missing}'")), "{value}: {error}");
     };
-    let needed = ["image", "otlp", "port", "pin", "spool", "nonRoot", "oldKernel", "privileged", "maxUnavailable", "terminationGracePeriodSeconds"];
+    let needed = [
+        "image",
+        "otlp",
+        "port",
+        "pin",
+        "spool",
+        "nonRoot",
+        "oldKernel",
+        "privileged",
+        "maxUnavailable",
+        "terminationGracePeriodSeconds",
+    ];
     let objects = ["podLabels", "podAnnotations", "serviceMonitor", "podMonitor", "prometheusRule", "networkPolicy"];
     needed.into_iter().chain(objects).for_each(|value| check(value, "", value));
     ["repository", "tag", "pullPolicy"].into_iter().for_each(|value| check(&format!("image.{value}"), "/image", value));
-    ["serviceMonitor", "podMonitor"].into_iter().for_each(|of| check(&format!("{of}.interval"), &format!("/{of}"), "interval"));
+    ["serviceMonitor", "podMonitor"]
+        .into_iter()
+        .for_each(|of| check(&format!("{of}.interval"), &format!("/{of}"), "interval"));
     // For all others it is the same as nothing.
-    let others = ["fullnameOverride", "image.digest", "imagePullSecrets", "otlp.endpoint", "env", "config", "seLinuxOptions", "extraVolumes"];
-    let of_pod = ["extraVolumeMounts", "resources", "priorityClassName", "tolerations", "nodeSelector", "affinity", "extraManifests"];
+    let others = [
+        "fullnameOverride",
+        "image.digest",
+        "imagePullSecrets",
+        "otlp.endpoint",
+        "env",
+        "config",
+        "seLinuxOptions",
+        "extraVolumes",
+    ];
+    let of_pod = [
+        "extraVolumeMounts",
+        "resources",
+        "priorityClassName",
+        "tolerations",
+        "nodeSelector",
+        "affinity",
+        "extraManifests",
+    ];
     for value in others.into_iter().chain(of_pod) {
         renders.release(&["--set", &format!("{value}=null,serviceMonitor.labels=null")]);
     }
@@ -132,7 +188,10 @@ fn a_name_is_a_text_whatever_it_looks_like() {
         let said = renders.helm(name, "123", &[&set[..], &OPENSHIFT, &["--set-string", &own]].concat()).unwrap();
         for line in said.lines().filter(|line| !line.trim_start().starts_with('#')) {
             let bare = line.split([' ', ',', '[', ']', '{', '}']).find(|word| [name, "123", "1:30"].contains(word));
-            assert!(bare.is_none() || line.ends_with(": true") && bare == Some("true") || line.contains("Only: true"), "{name}: {line}");
+            assert!(
+                bare.is_none() || line.ends_with(": true") && bare == Some("true") || line.contains("Only: true"),
+                "{name}: {line}"
+            );
         }
         let (objects, name) = (Objects::parse(&said), Value::from(name));
         let labels = &objects.get("DaemonSet", text(&name))["spec"]["template"]["metadata"]["labels"];
@@ -141,7 +200,8 @@ fn a_name_is_a_text_whatever_it_looks_like() {
     for release in ["1", "0x1f", "1.2"] {
         let error = renders.helm(release, "kube-system", &[]).unwrap_err();
         assert!(error.contains("begins with a digit") && error.contains("set fullnameOverride"), "{error}");
-        let objects = Objects::parse(&renders.helm(release, "kube-system", &["--set", "fullnameOverride=kills"]).unwrap());
+        let objects =
+            Objects::parse(&renders.helm(release, "kube-system", &["--set", "fullnameOverride=kills"]).unwrap());
         assert_eq!(objects.get("Service", "kills")["metadata"]["labels"]["app.kubernetes.io/instance"], release);
     }
 }
@@ -168,7 +228,8 @@ fn what_repeats_a_label_of_ours_is_there_once() {
     check(&format!("prometheusRule.enabled=true,prometheusRule.labels={labels}"), "PrometheusRule", "/metadata/labels");
     check(&format!("podLabels={labels}"), "DaemonSet", "/spec/template/metadata/labels");
     let annotations = labels.replace("app.kubernetes.io/instance", "kubectl.kubernetes.io/default-container");
-    let said = renders.helm("oom-watcher", "kube-system", &["--set-json", &format!("podAnnotations={annotations}")]).unwrap();
+    let said =
+        renders.helm("oom-watcher", "kube-system", &["--set-json", &format!("podAnnotations={annotations}")]).unwrap();
     assert_eq!(said.matches("kubectl.kubernetes.io/default-container").count(), 1, "{said}");
 }
 
@@ -181,21 +242,33 @@ fn what_is_set_for_the_pod_is_in_it() {
     let objects = renders.release(&[&["--set-json", &values], &OPENSHIFT[..]].concat());
     let pod = &objects.get("DaemonSet", "oom-watcher")["spec"]["template"]["spec"];
     assert!(items(&pod["volumes"]).ends_with(items(&volumes)), "{}", pod["volumes"]);
-    assert!(items(&pod["containers"][0]["volumeMounts"]).ends_with(items(&mounts)), "{}", pod["containers"][0]["volumeMounts"]);
+    assert!(
+        items(&pod["containers"][0]["volumeMounts"]).ends_with(items(&mounts)),
+        "{}",
+        pod["containers"][0]["volumeMounts"]
+    );
     assert_eq!(pod["terminationGracePeriodSeconds"], 90);
     // OpenShift admits the types of volumes that are listed alone.
-    assert_eq!(objects.get("SecurityContextConstraints", "oom-watcher")["volumes"], json!(["hostPath", "projected", "secret"]));
+    assert_eq!(
+        objects.get("SecurityContextConstraints", "oom-watcher")["volumes"],
+        json!(["hostPath", "projected", "secret"])
+    );
 }
 
 #[test]
 fn more_objects_may_be_texts() {
     needs_programs!(renders);
     let long = "a".repeat(300);
-    let manifest =
-        format!("kind: ConfigMap\nmetadata: {{name: more}}\ndata: {{a: {{{{ printf \"%s %s of {long}\" .Release.Name \"b c d\" | quote }}}}}}\n");
+    let manifest = format!(
+        "kind: ConfigMap\nmetadata: {{name: more}}\ndata: {{a: {{{{ printf \"%s %s of {long}\" .Release.Name \"b c d\" \
+         | quote }}}}}}\n"
+    );
     let objects = renders.release(&[
         "--set-json",
-        &format!("extraManifests={}", json!([manifest, {"apiVersion": "v1", "kind": "A", "metadata": {"name": "{{ .Release.Name }}"}}])),
+        &format!(
+            "extraManifests={}",
+            json!([manifest, {"apiVersion": "v1", "kind": "A", "metadata": {"name": "{{ .Release.Name }}"}}])
+        ),
     ]);
     assert_eq!(objects.get("ConfigMap", "more")["data"]["a"], format!("oom-watcher b c d of {long}"));
     objects.get("A", "oom-watcher");
@@ -211,12 +284,22 @@ fn the_notes_say_what_has_no_effect() {
     let notes = fs::read_to_string(copy.join("templates/NOTES.txt")).unwrap();
     fs::write(
         copy.join("templates/notes.yaml"),
-        format!("notes: |\n  {{{{- define \"notes\" }}}}{notes}{{{{ end }}}}\n  {{{{- include \"notes\" . | nindent 2 }}}}\n"),
+        format!(
+            "notes: |\n  {{{{- define \"notes\" }}}}{notes}{{{{ end }}}}\n  {{{{- include \"notes\" . | nindent 2 \
+            }}}}\n"
+        ),
     )
     .unwrap();
     let notes = |values: &str| {
         let command = &mut renders.program("helm");
-        command.args(["template", "oom-watcher"]).arg(&copy).args(["--namespace", "kube-system", "--kube-version", "1.35", "--set", values]);
+        command.args(["template", "oom-watcher"]).arg(&copy).args([
+            "--namespace",
+            "kube-system",
+            "--kube-version",
+            "1.35",
+            "--set",
+            values,
+        ]);
         let objects = Objects::parse(&run(command.args(["--show-only", "templates/notes.yaml"])).unwrap());
         text(&objects.0[0]["notes"]).to_owned()
     };
@@ -230,7 +313,8 @@ fn every_value_is_explained_and_has_its_place_in_the_schema() {
     let schema: Value = serde_json::from_str(&fs::read_to_string(chart().join("values.schema.json")).unwrap()).unwrap();
     let text = fs::read_to_string(chart().join("values.yaml")).unwrap();
     let values: Value = serde_yaml::from_str(&text).unwrap();
-    let mut expected: Vec<_> = schema["properties"].as_object().unwrap().keys().filter(|key| *key != "global").collect();
+    let mut expected: Vec<_> =
+        schema["properties"].as_object().unwrap().keys().filter(|key| *key != "global").collect();
     let mut found: Vec<_> = values.as_object().unwrap().keys().collect();
     expected.sort();
     found.sort();
@@ -242,8 +326,20 @@ fn every_value_is_explained_and_has_its_place_in_the_schema() {
     // Whatever is an object has its keys listed, or says what its values are.
     let mut open = Vec::new();
     look_for_open("", &schema, &mut open);
-    let of_others = ["config", "global", "extraManifests", "from", "nodeAffinity", "podAffinity", "podAntiAffinity", "valueFrom", "extraVolumes"];
-    open.retain(|place| !of_others.iter().any(|of| place.ends_with(&format!("/{of}")) || place.ends_with(&format!("/{of}/items"))));
+    let of_others = [
+        "config",
+        "global",
+        "extraManifests",
+        "from",
+        "nodeAffinity",
+        "podAffinity",
+        "podAntiAffinity",
+        "valueFrom",
+        "extraVolumes",
+    ];
+    open.retain(|place| {
+        !of_others.iter().any(|of| place.ends_with(&format!("/{of}")) || place.ends_with(&format!("/{of}/items")))
+    });
     assert!(open.is_empty(), "what is written there is not checked: {open:?}");
 }
 
@@ -253,7 +349,9 @@ fn look_for_open(place: &str, schema: &Value, open: &mut Vec<String>) {
         open.push(place.to_owned());
     }
     match schema {
-        Value::Object(keys) => keys.iter().for_each(|(key, value)| look_for_open(&format!("{place}/{key}"), value, open)),
+        Value::Object(keys) => {
+            keys.iter().for_each(|(key, value)| look_for_open(&format!("{place}/{key}"), value, open))
+        }
         Value::Array(values) => values.iter().for_each(|value| look_for_open(place, value, open)),
         _ => {}
     }
@@ -268,12 +366,16 @@ fn helm_finds_nothing_wrong() {
 
 #[test]
 fn the_agent_reads_what_the_examples_configure() {
-    let schema: Value = serde_json::from_str(&fs::read_to_string(root().join("docs/oom-watcher.schema.json")).unwrap()).unwrap();
+    let schema: Value =
+        serde_json::from_str(&fs::read_to_string(root().join("docs/oom-watcher.schema.json")).unwrap()).unwrap();
     let schema = jsonschema::validator_for(&schema).unwrap();
     let configured: Vec<_> = examples()
         .into_iter()
         .filter(|name| {
-            let values: Value = serde_yaml::from_str(&fs::read_to_string(chart().join("examples").join(name).join("values.yaml")).unwrap()).unwrap();
+            let values: Value = serde_yaml::from_str(
+                &fs::read_to_string(chart().join("examples").join(name).join("values.yaml")).unwrap(),
+            )
+            .unwrap();
             assert!(values["config"].is_null() || schema.is_valid(&values["config"]), "{name}: {}", values["config"]);
             !values["config"].is_null()
         })
@@ -284,5 +386,8 @@ fn the_agent_reads_what_the_examples_configure() {
 #[test]
 fn the_chart_is_of_the_version_of_the_agent() {
     let chart: Value = serde_yaml::from_str(&fs::read_to_string(chart().join("Chart.yaml")).unwrap()).unwrap();
-    assert_eq!((&chart["version"], &chart["appVersion"]), (&env!("CARGO_PKG_VERSION").into(), &env!("CARGO_PKG_VERSION").into()));
+    assert_eq!(
+        (&chart["version"], &chart["appVersion"]),
+        (&env!("CARGO_PKG_VERSION").into(), &env!("CARGO_PKG_VERSION").into())
+    );
 }

@@ -35,13 +35,17 @@ fn the_base_of_the_overlays_is_the_manifest() {
 
 #[test]
 fn the_rules_for_the_operator_and_those_of_the_chart_are_the_rule_file() {
-    let (manifest, rules) = (root().join("k8s/prometheusrule.yaml"), fs::read_to_string(root().join("k8s/rules.yaml")).unwrap());
+    let (manifest, rules) =
+        (root().join("k8s/prometheusrule.yaml"), fs::read_to_string(root().join("k8s/rules.yaml")).unwrap());
     let groups = &rules[rules.find("groups:").unwrap()..];
     let text = fs::read_to_string(&manifest).unwrap();
     let (head, _) = text.split_once("\nspec:\n").unwrap();
     let lines: Vec<_> = groups.lines().map(|line| format!("  {line}")).collect();
     check(&manifest, &format!("{head}\nspec:\n{}\n", lines.join("\n")));
-    check(&chart().join("files/rules.yaml"), &format!("# A copy of k8s/rules.yaml, which is the one to change.\n{groups}"));
+    check(
+        &chart().join("files/rules.yaml"),
+        &format!("# A copy of k8s/rules.yaml, which is the one to change.\n{groups}"),
+    );
 }
 
 #[test]

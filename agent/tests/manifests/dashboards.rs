@@ -1,4 +1,5 @@
-//! The dashboards as far as they can be looked at without Grafana. That each query finds something where a kill has happened is tested by the ring "stack".
+//! The dashboards as far as they can be looked at without Grafana. That each query finds something where a kill has
+//! happened is tested by the ring "stack".
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,7 +14,9 @@ use crate::renders::{items, text};
 const OVER_TIME: [&str; 2] = ["rate(", "increase("];
 
 fn dashboards() -> Vec<Value> {
-    let read = |path: std::path::PathBuf| serde_json::from_str(&fs::read_to_string(path.with_extension("json")).unwrap()).unwrap();
+    let read = |path: std::path::PathBuf| {
+        serde_json::from_str(&fs::read_to_string(path.with_extension("json")).unwrap()).unwrap()
+    };
     sources().into_iter().map(read).collect()
 }
 
@@ -45,23 +48,35 @@ fn each_panel_says_what_it_is_and_is_where_no_other_is() {
 #[test]
 fn each_query_asks_for_series_that_there_are_of_a_source_that_can_be_chosen() {
     for dashboard in dashboards() {
-        let variables: BTreeSet<_> = items(&dashboard["templating"]["list"]).iter().map(|variable| text(&variable["name"])).collect();
+        let variables: BTreeSet<_> =
+            items(&dashboard["templating"]["list"]).iter().map(|variable| text(&variable["name"])).collect();
         for panel in items(&dashboard["panels"]) {
             for target in items(&panel["targets"]) {
                 let query = text(&target["expr"]);
                 let source = text(&target["datasource"]["uid"]);
                 assert!(
-                    source.strip_prefix("${").and_then(|name| name.strip_suffix('}')).is_some_and(|name| variables.contains(name)),
+                    source
+                        .strip_prefix("${")
+                        .and_then(|name| name.strip_suffix('}'))
+                        .is_some_and(|name| variables.contains(name)),
                     "{query}: {source}"
                 );
-                let words =
-                    query.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').filter(|word| word.starts_with("oom_") && *word != "oom_watcher");
+                let words = query
+                    .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+                    .filter(|word| word.starts_with("oom_") && *word != "oom_watcher");
                 for word in words.filter(|word| *word != "oom_kill") {
                     let series = word.strip_suffix("_bucket").unwrap_or(word);
                     assert!(METRICS.iter().any(|metric| metric.prometheus == series), "{query}: {word}");
                 }
-                for name in query.split('$').skip(1).map(|rest| rest.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next().unwrap()) {
-                    assert!(variables.contains(name) || ["__rate_interval", "__range", "__range_s"].contains(&name), "{query}: {name}");
+                for name in query
+                    .split('$')
+                    .skip(1)
+                    .map(|rest| rest.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').next().unwrap())
+                {
+                    assert!(
+                        variables.contains(name) || ["__rate_interval", "__range", "__range_s"].contains(&name),
+                        "{query}: {name}"
+                    );
                 }
                 if panel["type"] == "timeseries" && OVER_TIME.iter().any(|function| query.contains(function)) {
                     assert!(query.contains("[$__rate_interval]"), "{query}");
@@ -93,9 +108,13 @@ fn a_kill_leads_to_its_workload_and_its_record_to_its_trace() {
         assert!(uids.contains(target), "{link}");
     }
     // Grafana makes the link of a record by the data source.
-    let sources: Value =
-        serde_yaml::from_str(&fs::read_to_string(crate::renders::root().join("otel-collector/stack/grafana/datasources.yaml")).unwrap()).unwrap();
-    let of = |name: &str| items(&sources["datasources"]).iter().find(|source| source["uid"] == name).unwrap()["jsonData"].clone();
+    let sources: Value = serde_yaml::from_str(
+        &fs::read_to_string(crate::renders::root().join("otel-collector/stack/grafana/datasources.yaml")).unwrap(),
+    )
+    .unwrap();
+    let of = |name: &str| {
+        items(&sources["datasources"]).iter().find(|source| source["uid"] == name).unwrap()["jsonData"].clone()
+    };
     assert_eq!(of("loki")["derivedFields"][0]["datasourceUid"], "traces");
     assert_eq!(of("traces")["tracesToLogsV2"]["datasourceUid"], "loki");
 }

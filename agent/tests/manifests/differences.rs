@@ -7,12 +7,14 @@ use serde_json::Value;
 use crate::renders::{Objects, id};
 
 /// What Helm puts on everything, and kustomize on nothing.
-const OF_HELM: [&str; 4] = ["app.kubernetes.io/instance", "app.kubernetes.io/managed-by", "app.kubernetes.io/version", "helm.sh/chart"];
+const OF_HELM: [&str; 4] =
+    ["app.kubernetes.io/instance", "app.kubernetes.io/managed-by", "app.kubernetes.io/version", "helm.sh/chart"];
 
-/// A line for each place that is not the same in both: `KIND NAME PLACE: OLD -> NEW`, in order. Items of a list that have names are found by them, in whatever
-/// order; other lists are one value.
+/// A line for each place that is not the same in both: `KIND NAME PLACE: OLD -> NEW`, in order. Items of a list that
+/// have names are found by them, in whatever order; other lists are one value.
 pub(crate) fn differences(old: &Objects, new: &Objects) -> Vec<String> {
-    let by_id = |objects: &Objects| -> BTreeMap<_, _> { objects.0.iter().map(|object| (id(object), object.clone())).collect() };
+    let by_id =
+        |objects: &Objects| -> BTreeMap<_, _> { objects.0.iter().map(|object| (id(object), object.clone())).collect() };
     let mut lines = Vec::new();
     compare_items(&by_id(old), &by_id(new), &str::to_owned, &mut lines);
     lines
@@ -41,7 +43,9 @@ fn compare(place: &str, old: Option<&Value>, new: Option<&Value>, lines: &mut Ve
         return;
     }
     let keyed = |value: Option<&Value>| Some(value?.as_object()?.clone().into_iter().collect());
-    let named = |value: Option<&Value>| value?.as_array()?.iter().map(|item| Some((item["name"].as_str()?.to_owned(), item.clone()))).collect();
+    let named = |value: Option<&Value>| {
+        value?.as_array()?.iter().map(|item| Some((item["name"].as_str()?.to_owned(), item.clone()))).collect()
+    };
     if let (Some(old), Some(new)) = (keyed(old), keyed(new)) {
         compare_items(&old, &new, &|key| format!("{place} {key}"), lines);
     } else if let (Some(old), Some(new)) = (named(old), named(new)) {
@@ -52,7 +56,12 @@ fn compare(place: &str, old: Option<&Value>, new: Option<&Value>, lines: &mut Ve
     }
 }
 
-fn compare_items(old: &BTreeMap<String, Value>, new: &BTreeMap<String, Value>, place: &dyn Fn(&str) -> String, lines: &mut Vec<String>) {
+fn compare_items(
+    old: &BTreeMap<String, Value>,
+    new: &BTreeMap<String, Value>,
+    place: &dyn Fn(&str) -> String,
+    lines: &mut Vec<String>,
+) {
     for key in old.keys().chain(new.keys()).collect::<BTreeSet<_>>() {
         compare(&place(key), old.get(key), new.get(key), lines);
     }

@@ -1,7 +1,8 @@
-//! The manifests of `k8s/` and `otel-collector/`, as kubectl and Helm render them: against Kubernetes's schemas, our own rules of security, and each other.
+//! The manifests of `k8s/` and `otel-collector/`, as kubectl and Helm render them: against Kubernetes's schemas, our
+//! own rules of security, and each other.
 //!
-//! Nothing of it needs a cluster or the network, and one test root. `OOM_WATCHER_WRITE=1` writes again what is made of other files: k8s/base/daemonset.yaml, the chart's
-//! rules, and what its examples give.
+//! Nothing of it needs a cluster or the network, and one test root. `OOM_WATCHER_WRITE=1` writes again what is made of
+//! other files: k8s/base/daemonset.yaml, the chart's rules, and what its examples give.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
 

@@ -22,8 +22,10 @@ fn check(overlay: &Objects, base: &Objects, expected: &[(&str, &str)]) {
 
 #[test]
 fn every_overlay_says_when_to_use_it_and_what_it_costs() {
-    let folders: BTreeSet<_> =
-        fs::read_dir(root().join("k8s/overlays")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let folders: BTreeSet<_> = fs::read_dir(root().join("k8s/overlays"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
     assert_eq!(folders, OVERLAYS.map(str::to_owned).into());
     for overlay in OVERLAYS {
         let text = fs::read_to_string(root().join(format!("k8s/overlays/{overlay}/kustomization.yaml"))).unwrap();
@@ -45,10 +47,16 @@ fn privileged_is_the_whole_node_and_reads_it_alone() {
             (AGENT, "securityContext allowPrivilegeEscalation: false -> none"),
             (AGENT, r#"securityContext capabilities: {"add":["BPF","PERFMON"],"drop":["ALL"]} -> none"#),
             (AGENT, "securityContext privileged: false -> true"),
-            (AGENT, r#"volumeMounts [debug]: none -> {"mountPath":"/sys/kernel/debug","name":"debug","readOnly":true}"#),
+            (
+                AGENT,
+                r#"volumeMounts [debug]: none -> {"mountPath":"/sys/kernel/debug","name":"debug","readOnly":true}"#,
+            ),
             (AGENT, r#"volumeMounts [proc]: none -> {"mountPath":"/host/proc","name":"proc","readOnly":true}"#),
             (AGENT, r#"volumeMounts [sys]: none -> {"mountPath":"/sys","name":"sys","readOnly":true}"#),
-            (POD, r#"volumes [debug]: none -> {"hostPath":{"path":"/sys/kernel/debug","type":"Directory"},"name":"debug"}"#),
+            (
+                POD,
+                r#"volumes [debug]: none -> {"hostPath":{"path":"/sys/kernel/debug","type":"Directory"},"name":"debug"}"#,
+            ),
             (POD, r#"volumes [proc]: none -> {"hostPath":{"path":"/proc","type":"Directory"},"name":"proc"}"#),
             (POD, r#"volumes [sys]: none -> {"hostPath":{"path":"/sys","type":"Directory"},"name":"sys"}"#),
         ],
@@ -91,7 +99,10 @@ fn pinned_has_its_own_directory_of_the_bpf_file_system() {
         &[
             (AGENT, r#"env [OOM_WATCHER_PIN_DIR] value: "none" -> "/pins""#),
             (AGENT, r#"volumeMounts [pins]: none -> {"mountPath":"/pins","name":"pins"}"#),
-            (POD, r#"volumes [pins]: none -> {"hostPath":{"path":"/sys/fs/bpf/oom-watcher","type":"DirectoryOrCreate"},"name":"pins"}"#),
+            (
+                POD,
+                r#"volumes [pins]: none -> {"hostPath":{"path":"/sys/fs/bpf/oom-watcher","type":"DirectoryOrCreate"},"name":"pins"}"#,
+            ),
         ],
     );
 }
@@ -103,9 +114,15 @@ fn spool_has_a_directory_of_the_node() {
         &renders.overlay("spool"),
         &renders.base(),
         &[
-            (AGENT, r#"env [OOM_WATCHER_SPOOL_DIR]: none -> {"name":"OOM_WATCHER_SPOOL_DIR","value":"/var/lib/oom-watcher"}"#),
+            (
+                AGENT,
+                r#"env [OOM_WATCHER_SPOOL_DIR]: none -> {"name":"OOM_WATCHER_SPOOL_DIR","value":"/var/lib/oom-watcher"}"#,
+            ),
             (AGENT, r#"volumeMounts [spool]: none -> {"mountPath":"/var/lib/oom-watcher","name":"spool"}"#),
-            (POD, r#"volumes [spool]: none -> {"hostPath":{"path":"/var/lib/oom-watcher","type":"DirectoryOrCreate"},"name":"spool"}"#),
+            (
+                POD,
+                r#"volumes [spool]: none -> {"hostPath":{"path":"/var/lib/oom-watcher","type":"DirectoryOrCreate"},"name":"spool"}"#,
+            ),
         ],
     );
 }
@@ -125,7 +142,9 @@ fn openshift_is_a_type_and_who_may_use_the_constraints() {
         overlay
             .0
             .iter()
-            .filter(|object| base.find(object["kind"].as_str().unwrap(), object["metadata"]["name"].as_str().unwrap()).is_none())
+            .filter(|object| {
+                base.find(object["kind"].as_str().unwrap(), object["metadata"]["name"].as_str().unwrap()).is_none()
+            })
             .cloned()
             .collect(),
     );
@@ -133,7 +152,12 @@ fn openshift_is_a_type_and_who_may_use_the_constraints() {
     ids.sort();
     assert_eq!(ids, ["Role oom-watcher-scc", "RoleBinding oom-watcher-scc", "SecurityContextConstraints oom-watcher"]);
     let constraints = own.get("SecurityContextConstraints", "oom-watcher");
-    let allowed: Vec<_> = constraints.as_object().unwrap().iter().filter(|(key, value)| key.starts_with("allow") && **value != false).collect();
+    let allowed: Vec<_> = constraints
+        .as_object()
+        .unwrap()
+        .iter()
+        .filter(|(key, value)| key.starts_with("allow") && **value != false)
+        .collect();
     let allowed: Vec<_> = allowed.iter().map(|(key, value)| format!("{key}: {value}")).collect();
     assert_eq!(allowed, ["allowHostDirVolumePlugin: true", r#"allowedCapabilities: ["BPF","PERFMON"]"#]);
     let rules = &own.get("Role", "oom-watcher-scc")["rules"];

@@ -30,14 +30,21 @@ fn check(place: &str, workload: &Value) {
             assert_eq!(context["capabilities"]["drop"], json!(["ALL"]), "{place}");
         }
         assert_eq!(container["imagePullPolicy"], json!("IfNotPresent"), "{place}: an image of the node's own must do");
-        assert!(container["resources"]["limits"]["memory"].is_string() && container["resources"]["requests"]["cpu"].is_string(), "{place}");
+        assert!(
+            container["resources"]["limits"]["memory"].is_string()
+                && container["resources"]["requests"]["cpu"].is_string(),
+            "{place}"
+        );
         for mount in items(&container["volumeMounts"]) {
             assert!(names(&pod["volumes"]).contains(&text(&mount["name"])), "{place}: no volume {mount}");
             unused.retain(|volume| *volume != text(&mount["name"]));
         }
         for probe in ["livenessProbe", "readinessProbe"] {
             let port = &container[probe]["httpGet"]["port"];
-            assert!(port.is_null() || names(&container["ports"]).contains(&text(port)), "{place}: {probe} asks an unknown port {port}");
+            assert!(
+                port.is_null() || names(&container["ports"]).contains(&text(port)),
+                "{place}: {probe} asks an unknown port {port}"
+            );
         }
         // `$(NAME)` is what a variable before it has; one that comes later stays as it is written.
         let mut known: Vec<&str> = Vec::new();
@@ -50,7 +57,11 @@ fn check(place: &str, workload: &Value) {
         }
     }
     assert!(unused.is_empty(), "{place}: {unused:?} is mounted nowhere");
-    assert!(items(&pod["containers"]).iter().all(|container| container["livenessProbe"].is_object() && container["readinessProbe"].is_object()));
+    assert!(
+        items(&pod["containers"])
+            .iter()
+            .all(|container| container["livenessProbe"].is_object() && container["readinessProbe"].is_object())
+    );
 }
 
 #[test]
@@ -73,7 +84,11 @@ fn the_collectors_have_no_rights_at_all() {
     for workload in objects.workloads() {
         let (place, pod) = (id(workload), &workload["spec"]["template"]["spec"]);
         assert_eq!(pod["automountServiceAccountToken"], json!(false), "{place}");
-        assert_eq!((&pod["securityContext"]["runAsNonRoot"], &pod["securityContext"]["runAsUser"]), (&json!(true), &json!(10001)), "{place}");
+        assert_eq!(
+            (&pod["securityContext"]["runAsNonRoot"], &pod["securityContext"]["runAsUser"]),
+            (&json!(true), &json!(10001)),
+            "{place}"
+        );
         assert!(["hostPID", "hostNetwork", "hostIPC"].iter().all(|key| pod[key].is_null()), "{place}");
         assert!(items(&pod["volumes"]).iter().all(|volume| volume["hostPath"].is_null()), "{place}");
         for container in containers(workload) {
@@ -82,6 +97,9 @@ fn the_collectors_have_no_rights_at_all() {
         }
     }
     assert_eq!(objects.workloads().count(), 2);
-    assert!(objects.0.iter().all(|object| !text(&object["kind"]).contains("Role")), "no permission of the Kubernetes API");
+    assert!(
+        objects.0.iter().all(|object| !text(&object["kind"]).contains("Role")),
+        "no permission of the Kubernetes API"
+    );
     assert!(objects.0.iter().all(|object| object["metadata"]["namespace"] == "kube-system"));
 }

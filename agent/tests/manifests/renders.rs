@@ -39,7 +39,10 @@ impl Renders {
 
     /// What `kubectl apply -k` would apply, of a folder by its path from the root.
     pub(crate) fn kustomize(&self, folder: &str) -> Objects {
-        Objects::parse(&run(self.program("kubectl").arg("kustomize").arg(root().join(folder))).unwrap_or_else(|error| panic!("{folder}: {error}")))
+        Objects::parse(
+            &run(self.program("kubectl").arg("kustomize").arg(root().join(folder)))
+                .unwrap_or_else(|error| panic!("{folder}: {error}")),
+        )
     }
 
     pub(crate) fn base(&self) -> Objects {
@@ -53,13 +56,21 @@ impl Renders {
     /// What Helm would install, as text, or what it says instead.
     pub(crate) fn helm(&self, release: &str, namespace: &str, arguments: &[&str]) -> Result<String, String> {
         let command = &mut self.program("helm");
-        command.args(["template", release]).arg(chart()).args(["--namespace", namespace, "--kube-version", KUBERNETES]).args(arguments);
+        command
+            .args(["template", release])
+            .arg(chart())
+            .args(["--namespace", namespace, "--kube-version", KUBERNETES])
+            .args(arguments);
         run(command)
     }
 
     /// The same for what gives objects.
     pub(crate) fn release(&self, arguments: &[&str]) -> Objects {
-        Objects::parse(&self.helm("oom-watcher", "kube-system", arguments).unwrap_or_else(|error| panic!("{arguments:?}: {error}")))
+        Objects::parse(
+            &self
+                .helm("oom-watcher", "kube-system", arguments)
+                .unwrap_or_else(|error| panic!("{arguments:?}: {error}")),
+        )
     }
 
     /// What an example of the chart gives.
@@ -79,10 +90,18 @@ impl Renders {
 
     fn render_all(&self) -> Vec<(String, Objects)> {
         let overlays = OVERLAYS.map(|name| (name.to_owned(), self.overlay(name)));
-        let examples = examples().into_iter().map(|name| (format!("chart-{name}"), Objects::parse(&self.example(&name))));
-        let files = ["servicemonitor", "podmonitor", "prometheusrule", "networkpolicy"].map(|name| (name.to_owned(), Objects::of_file(name)));
+        let examples =
+            examples().into_iter().map(|name| (format!("chart-{name}"), Objects::parse(&self.example(&name))));
+        let files = ["servicemonitor", "podmonitor", "prometheusrule", "networkpolicy"]
+            .map(|name| (name.to_owned(), Objects::of_file(name)));
         let chart = [("chart".to_owned(), self.release(&[]))];
-        [("base".to_owned(), self.base())].into_iter().chain(overlays).chain(chart).chain(examples).chain(files).collect()
+        [("base".to_owned(), self.base())]
+            .into_iter()
+            .chain(overlays)
+            .chain(chart)
+            .chain(examples)
+            .chain(files)
+            .collect()
     }
 }
 
@@ -102,7 +121,8 @@ impl Objects {
     }
 
     pub(crate) fn get(&self, kind: &str, name: &str) -> &Value {
-        self.find(kind, name).unwrap_or_else(|| panic!("no {kind} {name} in {:?}", self.0.iter().map(id).collect::<Vec<_>>()))
+        self.find(kind, name)
+            .unwrap_or_else(|| panic!("no {kind} {name} in {:?}", self.0.iter().map(id).collect::<Vec<_>>()))
     }
 
     /// Those that make pods.
@@ -143,7 +163,10 @@ pub(crate) fn chart() -> PathBuf {
 
 /// The names of the chart's examples.
 pub(crate) fn examples() -> Vec<String> {
-    let mut names: Vec<_> = fs::read_dir(chart().join("examples")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<_> = fs::read_dir(chart().join("examples"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
     names.sort();
     assert!(!names.is_empty());
     names

@@ -37,7 +37,8 @@ fn each_alert_fires_when_it_should_and_not_otherwise() {
     run(renders.program("promtool").args(["test", "rules"]).arg(file("alerts.yaml", cases))).unwrap();
     // Which cases there are: promtool does not mind an alert that nobody asks for.
     let cases: Value = serde_yaml::from_str(cases).unwrap();
-    let mut missing: BTreeSet<_> = alerts(&spec).flat_map(|rule| [(text(&rule["alert"]), true), (text(&rule["alert"]), false)]).collect();
+    let mut missing: BTreeSet<_> =
+        alerts(&spec).flat_map(|rule| [(text(&rule["alert"]), true), (text(&rule["alert"]), false)]).collect();
     for case in items(&cases["tests"]).iter().flat_map(|test| items(&test["alert_rule_test"])) {
         missing.remove(&(text(&case["alertname"]), !items(&case["exp_alerts"]).is_empty()));
     }
@@ -52,11 +53,14 @@ fn each_alert_asks_for_series_that_there_are_and_says_what_it_means() {
         let expression = text(&rule["expr"]);
         let words = expression.split(|c: char| !c.is_ascii_alphanumeric() && !['_', ':'].contains(&c));
         let series = words.filter(|word| word.starts_with("oom_") || word.contains(':') && word.len() > 1);
-        let unknown: Vec<_> = series.filter(|word| !recorded.contains(word) && !METRICS.iter().any(|metric| metric.prometheus == *word)).collect();
+        let unknown: Vec<_> = series
+            .filter(|word| !recorded.contains(word) && !METRICS.iter().any(|metric| metric.prometheus == *word))
+            .collect();
         assert!(unknown.is_empty(), "{expression}: {unknown:?}");
     }
     let pages = root().join("docs/runbooks");
-    let mut described: BTreeSet<_> = fs::read_dir(&pages).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut described: BTreeSet<_> =
+        fs::read_dir(&pages).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     for rule in alerts(&spec) {
         let alert = text(&rule["alert"]);
         let mut keys: Vec<_> = rule["annotations"].as_object().unwrap().keys().map(String::as_str).collect();

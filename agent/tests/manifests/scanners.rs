@@ -1,5 +1,5 @@
-//! Two programs that look for what is bad practice: checkov in the manifests and in the Dockerfile, hadolint in that. What we do on purpose is in
-//! exceptions.yaml, with the reason, or for the Dockerfile in that.
+//! Two programs that look for what is bad practice: checkov in the manifests and in the Dockerfile, hadolint in that.
+//! What we do on purpose is in exceptions.yaml, with the reason, or for the Dockerfile in that.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -31,10 +31,26 @@ fn folder() -> tempfile::TempDir {
 /// What checkov finds in the files of a folder: check, resource, and the file's name without its ending.
 fn findings(renders: &Renders, framework: &str, folder: &Path) -> BTreeSet<(String, String, String)> {
     let mut command = renders.program("checkov");
-    command.args(["--skip-download", "--soft-fail", "--compact", "--quiet", "--output", "json", "--framework", framework, "--directory"]).arg(folder);
+    command
+        .args([
+            "--skip-download",
+            "--soft-fail",
+            "--compact",
+            "--quiet",
+            "--output",
+            "json",
+            "--framework",
+            framework,
+            "--directory",
+        ])
+        .arg(folder);
     // What it logs would be in the way of its report.
     let report: Value = serde_json::from_str(&run(command.env("LOG_LEVEL", "ERROR")).unwrap()).unwrap();
-    assert!(report["summary"]["passed"].as_u64() > Some(0) && report["summary"]["parsing_errors"] == 0, "{}", report["summary"]);
+    assert!(
+        report["summary"]["passed"].as_u64() > Some(0) && report["summary"]["parsing_errors"] == 0,
+        "{}",
+        report["summary"]
+    );
     let of = |check: &Value| {
         let file = text(&check["file_path"]).trim_start_matches('/').trim_end_matches(".yaml").to_owned();
         (text(&check["check_id"]).to_owned(), text(&check["resource"]).to_owned(), file)
@@ -42,7 +58,8 @@ fn findings(renders: &Renders, framework: &str, folder: &Path) -> BTreeSet<(Stri
     items(&report["results"]["failed_checks"]).iter().map(of).collect()
 }
 
-/// Everything found is on purpose, and everything that is on purpose is found: an exception that nothing needs would hide the next mistake.
+/// Everything found is on purpose, and everything that is on purpose is found: an exception that nothing needs would
+/// hide the next mistake.
 fn check(found: &BTreeSet<(String, String, String)>) {
     let exceptions: Vec<Exception> = serde_yaml::from_str(include_str!("exceptions.yaml")).unwrap();
     let mut needless = BTreeSet::new();

@@ -23,11 +23,14 @@ pub(crate) fn collector(cluster: &Cluster) -> Collector {
 pub(crate) type Way = [&'static str; 2];
 
 pub(crate) const MANIFEST: Way = ["kubectl apply -f k8s/daemonset.yaml", "kubectl delete -f k8s/daemonset.yaml"];
-pub(crate) const PRIVILEGED: Way = ["kubectl apply -k k8s/overlays/privileged", "kubectl delete -k k8s/overlays/privileged"];
+pub(crate) const PRIVILEGED: Way =
+    ["kubectl apply -k k8s/overlays/privileged", "kubectl delete -k k8s/overlays/privileged"];
 pub(crate) const NON_ROOT: Way = ["kubectl apply -k k8s/overlays/non-root", "kubectl delete -k k8s/overlays/non-root"];
 pub(crate) const PINNED: Way = ["kubectl apply -k k8s/overlays/pinned", "kubectl delete -k k8s/overlays/pinned"];
-pub(crate) const CHART: Way =
-    ["helm install oom-watcher k8s/chart --namespace kube-system --set pin=true", "helm uninstall oom-watcher --namespace kube-system"];
+pub(crate) const CHART: Way = [
+    "helm install oom-watcher k8s/chart --namespace kube-system --set pin=true",
+    "helm uninstall oom-watcher --namespace kube-system",
+];
 
 /// The documented way to `/metrics`.
 pub(crate) const FORWARD: &str = "kubectl port-forward -n kube-system daemonset/oom-watcher 8080:8080";
@@ -35,14 +38,19 @@ pub(crate) const FORWARD: &str = "kubectl port-forward -n kube-system daemonset/
 /// Installs it, sends OTLP to the node's collector as the manifest says how, and waits until the agent sees kills.
 pub(crate) fn deploy(cluster: &Cluster, [install, _]: Way) {
     cluster.text(install);
-    cluster.text("kubectl set env -n kube-system daemonset/oom-watcher 'OTEL_EXPORTER_OTLP_ENDPOINT=http://$(HOST_IP):4317'");
+    cluster.text(
+        "kubectl set env -n kube-system daemonset/oom-watcher 'OTEL_EXPORTER_OTLP_ENDPOINT=http://$(HOST_IP):4317'",
+    );
     await_rollout(cluster);
 }
 
 /// Waits until each node has the agent that the DaemonSet describes now.
 pub(crate) fn await_rollout(cluster: &Cluster) {
     if let Err(said) = cluster.try_text("kubectl rollout status -n kube-system daemonset/oom-watcher --timeout=90s") {
-        let seen = cluster.text("kubectl describe -n kube-system pods; kubectl logs -n kube-system -l app=oom-watcher; kubectl get events -A");
+        let seen = cluster.text(
+            "kubectl describe -n kube-system pods; kubectl logs -n kube-system -l app=oom-watcher; \
+            kubectl get events -A",
+        );
         panic!("{said}\n{seen}\n{}", cluster.logs());
     }
 }
@@ -81,7 +89,8 @@ impl<'a> Scraper<'a> {
 /// The same in what was there.
 pub(crate) fn kills_of(metrics: &[Sample], pod: &str, container: &str) -> Option<f64> {
     let is = |sample: &&Sample| {
-        let labels = [("namespace", "shop"), ("pod", pod), ("container", container), ("node", crate::support::agent::NODE)];
+        let labels =
+            [("namespace", "shop"), ("pod", pod), ("container", container), ("node", crate::support::agent::NODE)];
         sample.name == "oom_kills_total" && labels.iter().all(|(name, value)| sample.label(name) == *value)
     };
     metrics.iter().find(is).map(|sample| sample.value)
@@ -94,7 +103,8 @@ pub(crate) fn status(cluster: &Cluster, key: &str) -> String {
     line.unwrap_or_else(|| panic!("no {key} in {status}")).trim().to_owned()
 }
 
-/// The most that the agent's container has used of its limit so far, in bytes, the kernel's own memory for it included; and the limit.
+/// The most that the agent's container has used of its limit so far, in bytes, the kernel's own memory for it included;
+/// and the limit.
 pub(crate) fn peak(cluster: &Cluster) -> (u64, u64) {
     let hierarchy = Hierarchy::find().unwrap();
     let text = fs::read_to_string(format!("/proc/{}/cgroup", process(cluster))).unwrap();
@@ -108,7 +118,8 @@ pub(crate) fn peak(cluster: &Cluster) -> (u64, u64) {
 
 /// The agent's process.
 pub(crate) fn process(cluster: &Cluster) -> u32 {
-    let container = "kubectl get pods -n kube-system -l app=oom-watcher -o 'jsonpath={.items[0].status.containerStatuses[0].containerID}'";
+    let container = "kubectl get pods -n kube-system -l app=oom-watcher -o \
+        'jsonpath={.items[0].status.containerStatuses[0].containerID}'";
     let id = cluster.text(container).trim_start_matches("containerd://").to_owned();
     let info = cluster.text(&format!("ctr --namespace k8s.io tasks list | grep {id}"));
     info.split_whitespace().nth(1).unwrap().parse().unwrap()

@@ -1,4 +1,5 @@
-//! A whole cluster of one node: etcd, API server, controllers, scheduler, containerd and kubelet, with the images that the tests run.
+//! A whole cluster of one node: etcd, API server, controllers, scheduler, containerd and kubelet, with the images that
+//! the tests run.
 
 use std::fs;
 use std::ops::Deref;
@@ -79,15 +80,20 @@ impl Cluster {
         let folder = machine.folder().to_owned();
         pki::write(&folder, NODE);
         for (name, token) in [("admin", "admin"), ("node", "kubelet")] {
-            fs::write(folder.join(format!("{name}.kubeconfig")), pki::kubeconfig(443, &folder, token).to_string()).unwrap();
+            fs::write(folder.join(format!("{name}.kubeconfig")), pki::kubeconfig(443, &folder, token).to_string())
+                .unwrap();
         }
         let runc = machine.programs().path("runc").to_owned();
         let fill = |text: &str| {
             let plugins = runc.parent().unwrap().display().to_string();
-            text.replace("@FOLDER@", &folder.display().to_string()).replace("@RUNC@", &runc.display().to_string()).replace("@PLUGINS@", &plugins)
+            text.replace("@FOLDER@", &folder.display().to_string())
+                .replace("@RUNC@", &runc.display().to_string())
+                .replace("@PLUGINS@", &plugins)
         };
         fs::create_dir(folder.join("cni")).unwrap();
-        for (name, text) in [("containerd.toml", CONTAINERD), ("kubelet.yaml", KUBELET), ("cni/10-pods.conflist", NETWORK)] {
+        for (name, text) in
+            [("containerd.toml", CONTAINERD), ("kubelet.yaml", KUBELET), ("cni/10-pods.conflist", NETWORK)]
+        {
             fs::write(folder.join(name), fill(text)).unwrap();
         }
 
@@ -101,7 +107,10 @@ impl Cluster {
         let [settings, node] = ["kubelet.yaml", "node.kubeconfig"].map(|name| folder.join(name).display().to_string());
         let address = format!("--node-ip={ADDRESS}");
         let name = format!("--hostname-override={NODE}");
-        cluster.serve_with("kubelet", &[&format!("--config={settings}"), &format!("--kubeconfig={node}"), &address, &name]);
+        cluster.serve_with(
+            "kubelet",
+            &[&format!("--config={settings}"), &format!("--kubeconfig={node}"), &address, &name],
+        );
         cluster.text("kubectl create namespace shop");
         cluster.await_text("kubectl get --namespace shop serviceaccount default");
         cluster.await_text(&format!("kubectl wait --for=condition=Ready node/{NODE} --timeout=60s"));
@@ -149,7 +158,10 @@ impl Cluster {
         let key = format!("--service-account-private-key-file={}", file("accounts.key"));
         let authority = format!("--root-ca-file={}", file("ca.crt"));
         let own = "--use-service-account-credentials=true";
-        self.serve_with("kube-controller-manager", &[&admin, &key, &authority, own, "--leader-elect=false", "--secure-port=0"]);
+        self.serve_with(
+            "kube-controller-manager",
+            &[&admin, &key, &authority, own, "--leader-elect=false", "--secure-port=0"],
+        );
         self.serve_with("kube-scheduler", &[&admin, "--leader-elect=false", "--secure-port=0"]);
     }
 
@@ -182,7 +194,10 @@ impl Cluster {
 
 /// What `agent/tests/servers/image` makes.
 fn images() -> Result<Vec<PathBuf>, String> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/image").canonicalize().map_err(|error| format!("target/image: {error}"))?;
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../target/image")
+        .canonicalize()
+        .map_err(|error| format!("target/image: {error}"))?;
     let images: Vec<_> = ["oom-watcher", "pause", "test"].map(|name| folder.join(format!("{name}.tar"))).into();
     match images.iter().find(|image| !image.exists()) {
         Some(image) => Err(format!("there is no {} (agent/tests/servers/image)", image.display())),

@@ -4,7 +4,9 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::agents::{self, CHART, FORWARD, MANIFEST, NON_ROOT, PINNED, PRIVILEGED, STATE, Scraper, Way, await_rollout, collector, deploy};
+use crate::agents::{
+    self, CHART, FORWARD, MANIFEST, NON_ROOT, PINNED, PRIVILEGED, STATE, Scraper, Way, await_rollout, collector, deploy,
+};
 use crate::cluster::Cluster;
 use crate::needs_node;
 use crate::pods::{self, HOG, IDLE, container, pod};
@@ -24,18 +26,26 @@ const DOCUMENTED: [(&str, &str); 5] = [
 #[test]
 fn the_pages_name_the_commands_that_are_tested() {
     let pages = [include_str!("../../../README.md"), include_str!("../../../docs/install.md")];
-    let documented =
-        DOCUMENTED.map(|(command, _)| command).into_iter().chain([MANIFEST[0], MANIFEST[1], FORWARD, "curl http://localhost:8080/metrics"]);
+    let documented = DOCUMENTED.map(|(command, _)| command).into_iter().chain([
+        MANIFEST[0],
+        MANIFEST[1],
+        FORWARD,
+        "curl http://localhost:8080/metrics",
+    ]);
     for command in documented {
         for page in pages {
-            assert!(page.lines().any(|line| line.split("  #").next().unwrap().trim_end() == command), "no line {command} in a page");
+            assert!(
+                page.lines().any(|line| line.split("  #").next().unwrap().trim_end() == command),
+                "no line {command} in a page"
+            );
         }
     }
 }
 
 /// The record of the one kill in that container.
 fn record(collector: &Collector, pod: &str, container: Option<&str>) -> Record {
-    let is = |record: &Record| record.text("k8s.pod.name") == Some(pod) && record.text("k8s.container.name") == container;
+    let is =
+        |record: &Record| record.text("k8s.pod.name") == Some(pod) && record.text("k8s.container.name") == container;
     collector.await_record(is)
 }
 
@@ -47,8 +57,8 @@ fn every_kind_of_kill_is_told(cluster: &Cluster, collector: &Collector, scraper:
     burstable["resources"]["requests"] = json!({"memory": "16Mi"});
     let mut best_effort = container("app", IDLE, "32Mi");
     best_effort["resources"] = json!({});
-    // A pod of one container is known by its uid. Of more, which one it was is known once its id is in the pod's status.
-    // Whoever gives the sign in the container has to be gone before that is.
+    // A pod of one container is known by its uid. Of more, which one it was is known once its id is in the pod's
+    // status. Whoever gives the sign in the container has to be gone before that is.
     let on_sign = format!("until [ -e /sign ]; do sleep 0.1; done; sleep 1; exec {HOG}");
     let mut with_init = pod("init", &[container("app", IDLE, "32Mi")]);
     with_init["spec"]["initContainers"] = json!([container("prepare", &on_sign, "32Mi")]);
@@ -65,15 +75,23 @@ fn every_kind_of_kill_is_told(cluster: &Cluster, collector: &Collector, scraper:
             pod("deleted", &[container("app", IDLE, "32Mi")]),
         ],
     );
-    for (name, container, statuses) in [("two", "app", "containerStatuses"), ("init", "prepare", "initContainerStatuses")] {
+    for (name, container, statuses) in
+        [("two", "app", "containerStatuses"), ("init", "prepare", "initContainerStatuses")]
+    {
         let path = format!(r#".status.{statuses}[?(@.name=="{container}")].containerID"#);
-        cluster.eventually("id of a container", || pods::field(cluster, name, &path).starts_with("containerd://").then_some(()));
+        cluster.eventually("id of a container", || {
+            pods::field(cluster, name, &path).starts_with("containerd://").then_some(())
+        });
         cluster.text(&format!("kubectl exec -n shop {name} -c {container} -- touch /sign"));
     }
     // One without a limit is killed by that of the pod, which somebody has set, or when the node is out of memory.
     pods::await_ready(cluster, "besteffort");
     let directory = pods::cgroup(cluster, "besteffort");
-    let limit = ["memory.max", "memory.limit_in_bytes"].map(|name| directory.join(name)).into_iter().find(|path| path.exists()).unwrap();
+    let limit = ["memory.max", "memory.limit_in_bytes"]
+        .map(|name| directory.join(name))
+        .into_iter()
+        .find(|path| path.exists())
+        .unwrap();
     fs::write(limit, "33554432").unwrap();
     assert!(cluster.try_text(&format!("kubectl exec -n shop besteffort -- {HOG}")).is_err());
     pods::await_ready(cluster, "deleted");
@@ -96,17 +114,28 @@ fn every_kind_of_kill_is_told(cluster: &Cluster, collector: &Collector, scraper:
         assert_eq!(record.text("k8s.node.name"), Some(crate::support::agent::NODE), "{name}");
         assert_eq!(record.text("oom_watcher.pod.qos_class"), Some(class), "{name}");
     }
-    assert_eq!((scraper.kills("two", "log"), scraper.kills("init", "app")), (Some(0.0), Some(0.0)), "these were not killed");
+    assert_eq!(
+        (scraper.kills("two", "log"), scraper.kills("init", "app")),
+        (Some(0.0), Some(0.0)),
+        "these were not killed"
+    );
 
-    // What Kubernetes itself says: of a container's first process that it ended by SIGKILL, and "OOMKilled" if containerd has heard of that in time, which it has
-    // not always under load; of a child nothing at all.
-    let code =
-        cluster.await_text("kubectl get pod -n shop guaranteed -o 'jsonpath={.status.containerStatuses[0].state.terminated.exitCode}' | grep .");
+    // What Kubernetes itself says: of a container's first process that it ended by SIGKILL, and "OOMKilled" if
+    // containerd has heard of that in time, which it has not always under load; of a child nothing at all.
+    let code = cluster.await_text(
+        "kubectl get pod -n shop guaranteed -o \
+            'jsonpath={.status.containerStatuses[0].state.terminated.exitCode}' | grep .",
+    );
     assert_eq!(code.trim(), "137");
     let status: Value = serde_json::from_str(&pods::field(cluster, "child", ".status.containerStatuses[0]")).unwrap();
     assert!(status["state"]["running"].is_object(), "{status}");
     assert_eq!((&status["restartCount"], &status["lastState"]), (&json!(0), &json!({})));
-    assert!(!cluster.text("kubectl get events -n shop --field-selector involvedObject.name=child").to_lowercase().contains("oom"));
+    assert!(
+        !cluster
+            .text("kubectl get events -n shop --field-selector involvedObject.name=child")
+            .to_lowercase()
+            .contains("oom")
+    );
 }
 
 /// The agent's process has no capability, and is still the one that began.
@@ -115,7 +144,8 @@ fn is_unprivileged_and_was_not_restarted(cluster: &Cluster) {
         assert_eq!(agents::status(cluster, set), "0000000000000000", "{set}");
     }
     assert_eq!(agents::status(cluster, "NoNewPrivs"), "1");
-    let restarts = "kubectl get pods -n kube-system -l app=oom-watcher -o 'jsonpath={.items[*].status.containerStatuses[*].restartCount}'";
+    let restarts = "kubectl get pods -n kube-system -l app=oom-watcher -o \
+        'jsonpath={.items[*].status.containerStatuses[*].restartCount}'";
     assert_eq!(cluster.text(restarts), "0");
 }
 
@@ -123,7 +153,9 @@ fn is_unprivileged_and_was_not_restarted(cluster: &Cluster) {
 pub(crate) fn deleting_leaves_nothing(cluster: &Cluster, way: Way) {
     let uid = cluster.text("kubectl get pods -n kube-system -l app=oom-watcher -o 'jsonpath={.items[*].metadata.uid}'");
     assert!(fs::read_dir(cluster.path(STATE)).unwrap().count() > 0, "there is no state that could be left");
-    let left = |path: &str| fs::read_dir(cluster.path(path)).map(|entries| entries.map(|entry| entry.unwrap().path()).collect::<Vec<_>>());
+    let left = |path: &str| {
+        fs::read_dir(cluster.path(path)).map(|entries| entries.map(|entry| entry.unwrap().path()).collect::<Vec<_>>())
+    };
     let pins = || left("/sys/fs/bpf/oom-watcher").unwrap_or_default();
     assert_eq!(!pins().is_empty(), [PINNED, CHART].contains(&way), "{:?}", pins());
     cluster.text(way[1]);
@@ -154,7 +186,9 @@ fn the_manifest_as_documented_tells_of_every_kill_and_leaves_nothing() {
     // One kill each second for an hour, in a minute.
     let before = total(&scraper.metrics(), "oom_kills_per_node_total");
     make("burst 3600");
-    cluster.eventually("all kills", || (total(&scraper.metrics(), "oom_kills_per_node_total") >= before + 3600.0).then_some(()));
+    cluster.eventually("all kills", || {
+        (total(&scraper.metrics(), "oom_kills_per_node_total") >= before + 3600.0).then_some(())
+    });
     is_unprivileged_and_was_not_restarted(&cluster);
     let (peak, limit) = agents::peak(&cluster);
     eprintln!(

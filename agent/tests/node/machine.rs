@@ -1,4 +1,5 @@
-//! What makes one node of this machine: a network and mounts of its own, with empty /run, /var/lib and /var/log. Kernel, processes and cgroups are the machine's.
+//! What makes one node of this machine: a network and mounts of its own, with empty /run, /var/lib and /var/log.
+//! Kernel, processes and cgroups are the machine's.
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
@@ -14,10 +15,12 @@ pub(crate) const ADDRESS: &str = "10.99.0.1";
 /// The kubelet's part of each hierarchy.
 const PODS: &str = "kubepods";
 
-/// `$0` is busybox. Where pods find the API server is an address of the node too, so nothing has to route to it. The kubelet wants three settings of the kernel
-/// and would make them for the whole machine: it is shown these values instead.
+/// `$0` is busybox. Where pods find the API server is an address of the node too, so nothing has to route to it. The
+/// kubelet wants three settings of the kernel and would make them for the whole machine: it is shown these values
+/// instead.
 ///
-/// The root that this process has becomes that of all mounts: in a chroot it is not, and runc places what it mounts by their paths from there.
+/// The root that this process has becomes that of all mounts: in a chroot it is not, and runc places what it mounts by
+/// their paths from there.
 const PREPARE: &str = r#"set -e
 [ . -ef / ] || { pivot_root . . && umount -l . && cd /; }
 for empty in /var/lib /var/log /run; do mount -t tmpfs -o mode=755 tmpfs $empty; done
@@ -51,7 +54,8 @@ impl Machine {
         let busybox = programs.path("busybox").display().to_string();
         // Entering its own mounts has it begin at the root of all, in the folder that was the root before.
         let at_the_root = ["nsenter", "--mount=/proc/self/ns/mnt", "--wd=/", "sh", "-c", PREPARE, &busybox];
-        let arguments: Vec<_> = ["--net", "--mount", "--propagation=private"].into_iter().chain(at_the_root).map(str::to_owned).collect();
+        let arguments: Vec<_> =
+            ["--net", "--mount", "--propagation=private"].into_iter().chain(at_the_root).map(str::to_owned).collect();
         let holder = Server::start(Path::new("unshare"), &arguments, &folder.path().join("machine.log"));
         let machine = Self { holder, folder, programs };
         eventually("a machine for the node", || machine.path("/run/prepared").exists().then_some(()));
@@ -64,7 +68,8 @@ impl Machine {
         Server::start(Path::new("nsenter"), &arguments, &self.folder.path().join(format!("{name}.log")))
     }
 
-    /// Runs a command line in it, in the folder of the project, as the administrator of the cluster; and what came of it.
+    /// Runs a command line in it, in the folder of the project, as the administrator of the cluster; and what came of
+    /// it.
     fn run(&self, line: &str) -> Output {
         // Who enters other mounts is at their root.
         let line = format!("cd '{}/..' || exit\n{line}", env!("CARGO_MANIFEST_DIR"));
@@ -75,7 +80,11 @@ impl Machine {
     pub(crate) fn try_text(&self, line: &str) -> Result<String, String> {
         let output = self.run(line);
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        if output.status.success() { Ok(text(&output.stdout)) } else { Err(format!("{}{}", text(&output.stdout), text(&output.stderr))) }
+        if output.status.success() {
+            Ok(text(&output.stdout))
+        } else {
+            Err(format!("{}{}", text(&output.stdout), text(&output.stderr)))
+        }
     }
 
     /// The same of one that has to succeed.
@@ -127,19 +136,27 @@ impl Machine {
         let path = format!("PATH={}:{}", self.programs.folders(), std::env::var("PATH").unwrap());
         let kubeconfig = format!("KUBECONFIG={}", self.folder.path().join("admin.kubeconfig").display());
         // The root too: these tests may be in a chroot, and who enters other mounts is at the root of all.
-        let entered =
-            [("net", "ns/net"), ("mount", "ns/mnt"), ("root", "root"), ("wd", "root")].map(|(what, file)| format!("--{what}=/proc/{holder}/{file}"));
-        entered.into_iter().chain(["env".to_owned(), path, kubeconfig]).chain(command.iter().map(|&part| part.to_owned())).collect()
+        let entered = [("net", "ns/net"), ("mount", "ns/mnt"), ("root", "root"), ("wd", "root")]
+            .map(|(what, file)| format!("--{what}=/proc/{holder}/{file}"));
+        entered
+            .into_iter()
+            .chain(["env".to_owned(), path, kubeconfig])
+            .chain(command.iter().map(|&part| part.to_owned()))
+            .collect()
     }
 }
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        // What runs containers outlives who started it, and containers have mounts of their own: they are known by their cgroups. The holder ends last, by which
-        // the others are known.
+        // What runs containers outlives who started it, and containers have mounts of their own: they are known by
+        // their cgroups. The holder ends last, by which the others are known.
         let (holder, namespace) = (self.holder.id(), format!("/proc/{}/ns/mnt", self.holder.id()));
         eventually("end of all containers", || {
-            for pid in processes_of_pods().into_iter().chain(processes_in(&namespace)).filter(|pid| *pid != holder.cast_signed()) {
+            for pid in processes_of_pods()
+                .into_iter()
+                .chain(processes_in(&namespace))
+                .filter(|pid| *pid != holder.cast_signed())
+            {
                 // SAFETY: no memory is involved.
                 unsafe { libc::kill(pid, libc::SIGKILL) };
             }
@@ -152,7 +169,10 @@ impl Drop for Machine {
 /// Each hierarchy of cgroups: with v2 the only one.
 fn hierarchies() -> Vec<PathBuf> {
     let root = Path::new("/sys/fs/cgroup");
-    let below = fs::read_dir(root).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.join("cgroup.procs").exists());
+    let below = fs::read_dir(root)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.join("cgroup.procs").exists());
     std::iter::once(root.to_owned()).filter(|root| root.join("cgroup.procs").exists()).chain(below).collect()
 }
 
@@ -160,7 +180,11 @@ fn hierarchies() -> Vec<PathBuf> {
 fn cgroups_of_pods() -> Vec<PathBuf> {
     fn add(path: PathBuf, all: &mut Vec<PathBuf>) {
         let Ok(entries) = fs::read_dir(&path) else { return };
-        entries.filter_map(Result::ok).map(|entry| entry.path()).filter(|path| path.is_dir()).for_each(|path| add(path, all));
+        entries
+            .filter_map(Result::ok)
+            .map(|entry| entry.path())
+            .filter(|path| path.is_dir())
+            .for_each(|path| add(path, all));
         all.push(path);
     }
     let mut all = Vec::new();
@@ -170,14 +194,19 @@ fn cgroups_of_pods() -> Vec<PathBuf> {
 
 fn processes_of_pods() -> Vec<i32> {
     let read = |cgroup: PathBuf| fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
-    cgroups_of_pods().into_iter().flat_map(|cgroup| read(cgroup).lines().filter_map(|line| line.parse().ok()).collect::<Vec<_>>()).collect()
+    cgroups_of_pods()
+        .into_iter()
+        .flat_map(|cgroup| read(cgroup).lines().filter_map(|line| line.parse().ok()).collect::<Vec<_>>())
+        .collect()
 }
 
 /// The processes with that namespace of mounts.
 fn processes_in(namespace: &str) -> Vec<i32> {
     let Ok(wanted) = fs::read_link(namespace) else { return Vec::new() };
-    let is_in =
-        |pid: &i32| fs::read_link(format!("/proc/{pid}/ns/mnt")).is_ok_and(|found| found.as_os_str().as_bytes() == wanted.as_os_str().as_bytes());
+    let is_in = |pid: &i32| {
+        fs::read_link(format!("/proc/{pid}/ns/mnt"))
+            .is_ok_and(|found| found.as_os_str().as_bytes() == wanted.as_os_str().as_bytes())
+    };
     let all = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     all.filter(is_in).collect()
 }

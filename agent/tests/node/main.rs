@@ -1,4 +1,5 @@
-//! The documented deployment on a real node: our image, our manifests applied by kubectl, a real kubelet and containerd, and pods that are really killed.
+//! The documented deployment on a real node: our image, our manifests applied by kubectl, a real kubelet and
+//! containerd, and pods that are really killed.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
 

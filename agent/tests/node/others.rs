@@ -1,7 +1,8 @@
-//! What people look at today, beside `oom_kills_total` and for the same kills: the kubelet's `container_oom_events_total`, and what `kubectl` shows.
+//! What people look at today, beside `oom_kills_total` and for the same kills: the kubelet's
+//! `container_oom_events_total`, and what `kubectl` shows.
 //!
-//! Ours is asserted. Theirs is printed as a table, and asserted only where it is certain by design. With cgroup v2 the kubelet has whole containers killed: there a
-//! killed child is no case of its own.
+//! Ours is asserted. Theirs is printed as a table, and asserted only where it is certain by design. With cgroup v2 the
+//! kubelet has whole containers killed: there a killed child is no case of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -19,8 +20,9 @@ use crate::support::machine::kernel_kills;
 
 /// Containers in which something is killed at the same time.
 const CROWD: usize = 20;
-/// How often the kubelet has looked at a container since its last kill when its figure counts as final. It reads the kernel log at once, but shows what it counted
-/// there only once it looks at the container, every 10 to 30 seconds: <https://github.com/google/cadvisor/blob/v0.53.0/manager/container.go>.
+/// How often the kubelet has looked at a container since its last kill when its figure counts as final. It reads the
+/// kernel log at once, but shows what it counted there only once it looks at the container, every 10 to 30 seconds:
+/// <https://github.com/google/cadvisor/blob/v0.53.0/manager/container.go>.
 const LOOKS: usize = 2;
 /// A folder of the node and of each of the pods: the signals that they wait for, and what they leave.
 const SIGNALS: &str = "/run/signals";
@@ -38,8 +40,8 @@ enum Victim {
     ChildrenThenPod(usize),
 }
 
-/// Their names, how many containers, and what is killed. From the kills of one to those of the next it takes longer than the five seconds for which the kernel log
-/// leaves lines out: pods are started meanwhile.
+/// Their names, how many containers, and what is killed. From the kills of one to those of the next it takes longer
+/// than the five seconds for which the kernel log leaves lines out: pods are started meanwhile.
 const CASES: [(&str, usize, Victim, &str); 6] = [
     ("again", 1, Victim::FirstOfTwoLives, "the first process of a container, which is started again"),
     ("child", 1, Victim::Children(1), "a child of the first process; the container goes on"),
@@ -61,7 +63,8 @@ fn every_kill_is_counted_whatever_others_tell_of_it() {
     let killed: u64 = told.iter().map(|told| told.killed).sum();
     let on_the_machine = kernel_kills() - before;
     println!(
-        "| killed | by the kernel's count | `oom_kills_total` | kubelet, afterwards | kubelet, at most | `kubectl`: `OOMKilled` | `kubectl`: restarts |"
+        "| killed | by the kernel's count | `oom_kills_total` | kubelet, afterwards | kubelet, at most | `kubectl`: \
+         `OOMKilled` | `kubectl`: restarts |"
     );
     println!("| --- | --- | --- | --- | --- | --- | --- |");
     for ((.., what), Told { killed, ours, afterwards, most, oom_killed, restarts }) in CASES.iter().zip(&told) {
@@ -107,7 +110,8 @@ fn kill(cluster: &Cluster, scraper: &Scraper<'_>, case: &str, size: usize, victi
         // The counters of their cgroups go with them. SIGKILL is what nobody else sends.
         cluster.eventually("end of the first processes", || {
             kubelet.look(cluster, case);
-            let codes: Vec<_> = statuses(cluster, case).iter().filter_map(|status| last_end(status)?["exitCode"].as_i64()).collect();
+            let codes: Vec<_> =
+                statuses(cluster, case).iter().filter_map(|status| last_end(status)?["exitCode"].as_i64()).collect();
             (codes.len() == size).then(|| assert!(codes.iter().all(|code| *code == 137), "{codes:?}"))
         });
     } else {
@@ -137,9 +141,13 @@ fn kill(cluster: &Cluster, scraper: &Scraper<'_>, case: &str, size: usize, victi
     };
     assert_eq!(ours().unwrap(), expected, "{case}");
     match victim {
-        Victim::First | Victim::FirstOfTwoLives => assert_eq!(told.restarts, u64::from(victim == Victim::FirstOfTwoLives)),
+        Victim::First | Victim::FirstOfTwoLives => {
+            assert_eq!(told.restarts, u64::from(victim == Victim::FirstOfTwoLives))
+        }
         Victim::Children(_) => assert_eq!((told.oom_killed, told.restarts), (0, 0), "of a child kubectl cannot tell"),
-        Victim::ChildrenThenPod(_) => assert_eq!((told.afterwards, statuses.len()), (None, 0), "of a deleted pod others cannot tell"),
+        Victim::ChildrenThenPod(_) => {
+            assert_eq!((told.afterwards, statuses.len()), (None, 0), "of a deleted pod others cannot tell")
+        }
     }
     told
 }
@@ -149,7 +157,9 @@ fn waiting(case: &str, name: &str, victim: Victim) -> Value {
     let wait = format!(": <{SIGNALS}/{case}");
     let command = match victim {
         Victim::First => format!("{wait}; exec {HOG}"),
-        Victim::FirstOfTwoLives => format!("[ -e {SIGNALS}/{name}.first ] && exec {IDLE}; : >{SIGNALS}/{name}.first; {wait}; exec {HOG}"),
+        Victim::FirstOfTwoLives => {
+            format!("[ -e {SIGNALS}/{name}.first ] && exec {IDLE}; : >{SIGNALS}/{name}.first; {wait}; exec {HOG}")
+        }
         Victim::Children(count) | Victim::ChildrenThenPod(count) => {
             format!("{wait}; for child in $(seq {count}); do {HOG}; done; : >{SIGNALS}/{name}.ended; {IDLE}")
         }
@@ -167,7 +177,8 @@ fn waiting(case: &str, name: &str, victim: Victim) -> Value {
 
 /// What `kubectl` shows of the containers of a case.
 fn statuses(cluster: &Cluster, case: &str) -> Vec<Value> {
-    let list: Value = serde_json::from_str(&cluster.text(&format!("kubectl get pods -n shop -l case={case} -o json"))).unwrap();
+    let list: Value =
+        serde_json::from_str(&cluster.text(&format!("kubectl get pods -n shop -l case={case} -o json"))).unwrap();
     list["items"].as_array().unwrap().iter().map(|pod| pod["status"]["containerStatuses"][0].clone()).collect()
 }
 

@@ -47,7 +47,8 @@ pub(crate) fn field(cluster: &Cluster, name: &str, path: &str) -> String {
 pub(crate) fn cgroup(cluster: &Cluster, name: &str) -> PathBuf {
     let uid = field(cluster, name, ".metadata.uid");
     let pods = oom_watcher::source::hierarchy::Hierarchy::find().unwrap().mount.join("kubepods");
-    let mut places = ["", "burstable", "besteffort"].map(|class| pods.join(class).join(format!("pod{uid}"))).into_iter();
+    let mut places =
+        ["", "burstable", "besteffort"].map(|class| pods.join(class).join(format!("pod{uid}"))).into_iter();
     places.find(|place| place.exists()).unwrap_or_else(|| panic!("no cgroup of pod {name}"))
 }
 
@@ -64,6 +65,11 @@ pub(crate) fn counted_by_the_kernel(cluster: &Cluster, name: &str) -> u64 {
 
 /// The same by the directory of the container's cgroup.
 pub(crate) fn kills_in(cgroup: &Path) -> u64 {
-    let counters = ["memory.events", "memory.oom_control"].map(|file| fs::read_to_string(cgroup.join(file)).unwrap_or_default()).concat();
-    counters.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok()).unwrap_or_else(|| panic!("no oom_kill in {counters}"))
+    let counters = ["memory.events", "memory.oom_control"]
+        .map(|file| fs::read_to_string(cgroup.join(file)).unwrap_or_default())
+        .concat();
+    counters
+        .lines()
+        .find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok())
+        .unwrap_or_else(|| panic!("no oom_kill in {counters}"))
 }

@@ -1,4 +1,5 @@
-//! A rolling update while processes are killed: what is pinned loses nothing, and without pins what was missed is counted.
+//! A rolling update while processes are killed: what is pinned loses nothing, and without pins what was missed is
+//! counted.
 
 use std::collections::HashSet;
 
@@ -30,7 +31,9 @@ fn update(cluster: &Cluster, collector: &Collector) -> Update {
     // The kills are ended through another container: the kernel kills what enters this one, too.
     let repeat = format!("while [ ! -e /shared/stop ]; do {HOG}; done; touch /shared/ended; {IDLE}");
     let mut containers = [container("app", &repeat, "32Mi"), container("beside", IDLE, "32Mi")];
-    containers.iter_mut().for_each(|container| container["volumeMounts"] = json!([{"name": "shared", "mountPath": "/shared"}]));
+    containers
+        .iter_mut()
+        .for_each(|container| container["volumeMounts"] = json!([{"name": "shared", "mountPath": "/shared"}]));
     let mut killed = pod("loop", &containers);
     killed["spec"]["volumes"] = json!([{"name": "shared", "emptyDir": {}}]);
     pods::apply(cluster, &[killed]);
@@ -54,10 +57,12 @@ fn update(cluster: &Cluster, collector: &Collector) -> Update {
         let records = collector.all_records().into_iter().filter(|record| record.text("k8s.pod.name") == Some("loop"));
         records.filter_map(|record| record.text("log.record.uid").map(str::to_owned)).collect()
     };
-    let records = cluster.eventually("record of each kill", || Some(ids().len() as u64).filter(|records| *records >= kernel));
+    let records =
+        cluster.eventually("record of each kill", || Some(ids().len() as u64).filter(|records| *records >= kernel));
     let samples = scraper.metrics();
     assert_eq!(total(&samples, "oom_watcher_unexplained_kills_total"), 0.0);
-    let [missed, dropped] = ["oom_watcher_missed_kills_total", "oom_watcher_kills_dropped_total"].map(|name| total(&samples, name));
+    let [missed, dropped] =
+        ["oom_watcher_missed_kills_total", "oom_watcher_kills_dropped_total"].map(|name| total(&samples, name));
     Update { kernel, counted: scraper.kills("loop", "app").unwrap(), missed, dropped, records }
 }
 
@@ -67,7 +72,10 @@ fn with_pins_a_rolling_update_loses_no_kill() {
     let collector = collector(&cluster);
     deploy(&cluster, PINNED);
     let update = update(&cluster, &collector);
-    eprintln!("with pins: {} kills, {} counted, {} missed, {} records", update.kernel, update.counted, update.missed, update.records);
+    eprintln!(
+        "with pins: {} kills, {} counted, {} missed, {} records",
+        update.kernel, update.counted, update.missed, update.records
+    );
     assert_eq!((update.counted, update.missed, update.records), (update.kernel as f64, update.dropped, update.kernel));
     crate::deploy::deleting_leaves_nothing(&cluster, PINNED);
 }
@@ -78,7 +86,10 @@ fn without_pins_a_rolling_update_counts_what_it_missed() {
     let collector = collector(&cluster);
     deploy(&cluster, MANIFEST);
     let update = update(&cluster, &collector);
-    eprintln!("without pins: {} kills, {} counted, {} missed, {} records", update.kernel, update.counted, update.missed, update.records);
+    eprintln!(
+        "without pins: {} kills, {} counted, {} missed, {} records",
+        update.kernel, update.counted, update.missed, update.records
+    );
     // A record for each, those that were missed and those that were seen: no kill is both.
     assert_eq!((update.counted, update.records), (update.kernel as f64, update.kernel));
     assert!(update.missed > update.dropped, "nothing was killed meanwhile");

@@ -1,4 +1,5 @@
-//! Several nodes on one kernel, as with kind: each agent counts the kills of its own node, and of nobody else's. Real kills, on this kernel.
+//! Several nodes on one kernel, as with kind: each agent counts the kills of its own node, and of nobody else's. Real
+//! kills, on this kernel.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
 
@@ -60,7 +61,8 @@ impl Node {
         make(&format!("--root /{}/{at} one", self.name()));
     }
 
-    /// A program that starts the agent where the node's cgroups are mounted, and no others: as in a pod of a node that is a container.
+    /// A program that starts the agent where the node's cgroups are mounted, and no others: as in a pod of a node that
+    /// is a container.
     fn program(&self) -> PathBuf {
         let (path, mount) = (self.folder.path().join("agent"), Hierarchy::find().unwrap().mount);
         let script = format!(
@@ -84,7 +86,11 @@ impl Node {
 
 /// Kills that were not this node's.
 fn elsewhere(samples: &[Sample]) -> f64 {
-    samples.iter().find(|sample| sample.name == "oom_watcher_events_ignored_total" && sample.label("reason") == "other_node").unwrap().value
+    samples
+        .iter()
+        .find(|sample| sample.name == "oom_watcher_events_ignored_total" && sample.label("reason") == "other_node")
+        .unwrap()
+        .value
 }
 
 #[test]
@@ -102,7 +108,8 @@ fn each_kill_is_counted_by_the_agent_of_its_own_node() {
     make("one");
     first.kill("b");
     // What comes last is handled last.
-    let seen = |agent: &Agent| (total(&agent.metrics(), KILLS_PER_NODE) + elsewhere(&agent.metrics()) >= 4.0).then_some(());
+    let seen =
+        |agent: &Agent| (total(&agent.metrics(), KILLS_PER_NODE) + elsewhere(&agent.metrics()) >= 4.0).then_some(());
     agents.iter().for_each(|agent| eventually("all four kills", || seen(agent)));
     let counted = agents.each_ref().map(|agent| {
         let samples = agent.metrics();
@@ -110,12 +117,16 @@ fn each_kill_is_counted_by_the_agent_of_its_own_node() {
     });
     assert_eq!(counted, [(2.0, 2.0, 2.0), (1.0, 1.0, 3.0)]);
     let paths = |collector: &Collector, count: usize| {
-        let mut paths: Vec<_> =
-            collector.await_records(count, |_| true).iter().map(|record| record.text("process.linux.cgroup").unwrap().to_owned()).collect();
+        let mut paths: Vec<_> = collector
+            .await_records(count, |_| true)
+            .iter()
+            .map(|record| record.text("process.linux.cgroup").unwrap().to_owned())
+            .collect();
         paths.sort();
         paths
     };
-    let expected = |node: &Node, at: &[&str]| at.iter().map(|at| format!("/{}/{at}/one", node.name())).collect::<Vec<_>>();
+    let expected =
+        |node: &Node, at: &[&str]| at.iter().map(|at| format!("/{}/{at}/one", node.name())).collect::<Vec<_>>();
     assert_eq!(paths(&of_first, 2), expected(&first, &["a", "b"]));
     assert_eq!(paths(&of_second, 1), expected(&second, &["a"]));
 }
@@ -139,7 +150,10 @@ fn kills_that_no_agent_saw_are_told_by_that_of_their_own_node() {
     let agent = start();
     eventually("the missed kill", || (total(&agent.metrics(), KILLS_PER_NODE) >= 1.0).then_some(()));
     let records = collector.await_records(1, |_| true);
-    assert_eq!(records.iter().map(|record| record.text("process.linux.cgroup").unwrap()).collect::<Vec<_>>(), [format!("/{}/held", node.name())]);
+    assert_eq!(
+        records.iter().map(|record| record.text("process.linux.cgroup").unwrap()).collect::<Vec<_>>(),
+        [format!("/{}/held", node.name())]
+    );
     let samples = agent.metrics();
     assert_eq!((total(&samples, KILLS_PER_NODE), elsewhere(&samples)), (1.0, 1.0), "the other one is another node's");
 }
@@ -165,18 +179,32 @@ fn check_says_which_kills_are_the_nodes() {
         let line = text.lines().find(|line| line.starts_with("node ")).unwrap_or_else(|| panic!("{text}"));
         (line.split_whitespace().collect::<Vec<_>>().join(" "), output.status.code())
     };
-    assert_eq!(finding(&program(), &[]), ("node pass all kills of this kernel count: all its memory cgroups are mounted here".to_owned(), Some(0)));
+    assert_eq!(
+        finding(&program(), &[]),
+        ("node pass all kills of this kernel count: all its memory cgroups are mounted here".to_owned(), Some(0))
+    );
     let mount = Hierarchy::find().unwrap().mount;
     let says = |directory: &Path| {
-        let id = fs::metadata(node.directory()).map(|directory| std::os::unix::fs::MetadataExt::ino(&directory)).unwrap();
-        format!("node pass kills below the memory cgroup at {} count (id {id}): others of this kernel are another node's", directory.display())
+        let id =
+            fs::metadata(node.directory()).map(|directory| std::os::unix::fs::MetadataExt::ino(&directory)).unwrap();
+        format!(
+            "node pass kills below the memory cgroup at {} count (id {id}): others of this kernel are another node's",
+            directory.display()
+        )
     };
     assert_eq!(finding(&node.program(), &[]).0, says(&mount));
     assert_eq!(finding(&program(), &["--config", &node.settings()]).0, says(&node.directory()));
     let wrong = node.folder.path().join("wrong.yaml");
     fs::write(&wrong, "node_cgroup: /proc\n").unwrap();
     let (says, code) = finding(&program(), &["--config", &wrong.display().to_string()]);
-    assert_eq!((says.as_str(), code), ("node FAIL node_cgroup: /proc is not in a memory cgroup's hierarchy (see /proc/self/mountinfo)", Some(3)));
+    assert_eq!(
+        (says.as_str(), code),
+        ("node FAIL node_cgroup: /proc is not in a memory cgroup's hierarchy (see /proc/self/mountinfo)", Some(3))
+    );
     let unready = Agent::start_unready(&[], &["--config", &wrong.display().to_string()]);
-    assert!(unready.code == Some(1) && unready.log.contains("node_cgroup: /proc is not in a memory cgroup's hierarchy"), "{}", unready.log);
+    assert!(
+        unready.code == Some(1) && unready.log.contains("node_cgroup: /proc is not in a memory cgroup's hierarchy"),
+        "{}",
+        unready.log
+    );
 }

@@ -1,5 +1,6 @@
-//! What must not get worse unnoticed, where the machine's speed is of no matter: allocations and instructions of a kill, bytes of what is sent, and of the table of
-//! counts. Each number is what was measured when it was recorded. Whoever makes one better records the new one; whoever must make one worse says why.
+//! What must not get worse unnoticed, where the machine's speed is of no matter: allocations and instructions of a
+//! kill, bytes of what is sent, and of the table of counts. Each number is what was measured when it was recorded.
+//! Whoever makes one better records the new one; whoever must make one worse says why.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -46,7 +47,8 @@ static ALLOCATOR: Counting = Counting;
 /// Kills before those that are counted: tables that grow have grown, and what is made once is made.
 const BEFORE: u32 = 64;
 const KILLS: u32 = 100;
-/// By this part of it a number may differ without a change of ours: another compiler, other crates of the same versions' range.
+/// By this part of it a number may differ without a change of ours: another compiler, other crates of the same
+/// versions' range.
 const MARGIN: u64 = 20;
 /// How many kills the test of allocations counts, if the test of instructions asks it.
 const NUMBER: &str = "OOM_WATCHER_BOUNDS_KILLS";
@@ -64,14 +66,18 @@ async fn a_kill_takes_no_more_allocations_than_it_did() {
     check("allocations for a kill", (ALLOCATIONS.get() - before) / u64::from(kills), 236);
 }
 
-/// Those of the test above, as valgrind counts them, in this build: a release takes a fraction of them, which grows as they do.
+/// Those of the test above, as valgrind counts them, in this build: a release takes a fraction of them, which grows as
+/// they do.
 #[test]
 fn a_kill_takes_no_more_instructions_than_it_did() {
     let count = |kills: u32| -> Option<u64> {
         let mut command = Command::new("valgrind");
         command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]).arg(std::env::current_exe().unwrap());
-        let output =
-            command.args(["--exact", "bounds::a_kill_takes_no_more_allocations_than_it_did"]).env(NUMBER, kills.to_string()).output().ok()?;
+        let output = command
+            .args(["--exact", "bounds::a_kill_takes_no_more_allocations_than_it_did"])
+            .env(NUMBER, kills.to_string())
+            .output()
+            .ok()?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(output.status.success(), "{said}");
         said.lines().find_map(|line| line.split_once("Collected : ")?.1.trim().parse().ok())
@@ -116,7 +122,8 @@ fn the_table_of_counts_takes_no_more_memory_than_it_did() {
 
 fn owner(pod: &str) -> Owner {
     let container = PodContainer { name: "app".to_owned(), ..PodContainer::default() };
-    let pod = Pod { namespace: "default".to_owned(), name: pod.to_owned(), container: Some(container), ..Pod::default() };
+    let pod =
+        Pod { namespace: "default".to_owned(), name: pod.to_owned(), container: Some(container), ..Pod::default() };
     Owner::Kubernetes(KubernetesOwner {
         pod_uid: POD.to_owned(),
         qos: None,
@@ -132,5 +139,8 @@ fn owner(pod: &str) -> Owner {
 fn check(what: &str, measured: u64, recorded: u64) {
     println!("{what}: {measured}");
     assert!(measured <= recorded + recorded / MARGIN, "{what}: {measured}, there were {recorded}");
-    assert!(measured >= recorded - recorded * 2 / MARGIN, "{what}: {measured}, there were {recorded}: record the new number here");
+    assert!(
+        measured >= recorded - recorded * 2 / MARGIN,
+        "{what}: {measured}, there were {recorded}: record the new number here"
+    );
 }

@@ -1,4 +1,5 @@
-//! The pipeline without a kernel: kills in, OTLP as the collector decodes it and the text of `/metrics` out. Needs no privilege.
+//! The pipeline without a kernel: kills in, OTLP as the collector decodes it and the text of `/metrics` out. Needs no
+//! privilege.
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
 
@@ -19,8 +20,14 @@ use stage::{Stage, collector, received, shown, value};
 use tracing_subscriber::layer::SubscriberExt;
 
 /// The series of the contract that come of kills.
-const OWNED: &[&str] =
-    &["oom_kills_total", "oom_kills_per_node_total", "oom_memory_usage_bytes", "oom_last_timestamp", "oom_incidents_total", "oom_memory_limit_bytes"];
+const OWNED: &[&str] = &[
+    "oom_kills_total",
+    "oom_kills_per_node_total",
+    "oom_memory_usage_bytes",
+    "oom_last_timestamp",
+    "oom_incidents_total",
+    "oom_memory_limit_bytes",
+];
 
 #[tokio::test]
 async fn without_kills_the_node_has_a_zero_and_nobody_else_a_series() {
@@ -53,8 +60,10 @@ async fn a_kill_of_a_kubernetes_container_has_the_series_of_the_contract() {
         r#"oom_memory_usage_bytes{container="5c1b9a3b1f0d",memory_type="total_vm",namespace="",node="node-a",pod=""} 536870912"#,
     ];
     assert_eq!(samples, expected);
-    let kinds: BTreeMap<&str, &str> = lines.iter().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect();
-    let expected = ["gauge", "counter"].map(|kind| kinds.iter().filter(|(_, found)| **found == kind).map(|(name, _)| *name).collect::<Vec<_>>());
+    let kinds: BTreeMap<&str, &str> =
+        lines.iter().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect();
+    let expected = ["gauge", "counter"]
+        .map(|kind| kinds.iter().filter(|(_, found)| **found == kind).map(|(name, _)| *name).collect::<Vec<_>>());
     assert_eq!(expected[0], ["oom_last_timestamp", "oom_memory_limit_bytes", "oom_memory_usage_bytes"]);
     assert_eq!(expected[1], ["oom_incidents_total", "oom_kills_per_node_total", "oom_kills_total"]);
 }
@@ -67,9 +76,13 @@ async fn a_kill_becomes_one_log_record_with_everything_known() {
     let received = received(&collector, 1, 1).await;
     let records: Vec<_> = received.records().collect();
     let [record] = records[..] else { panic!("{records:?}") };
-    assert_eq!((record.event_name.as_str(), record.severity_number, record.severity_text.as_str()), ("oom_watcher.oom_kill", 17, "ERROR"));
+    assert_eq!(
+        (record.event_name.as_str(), record.severity_number, record.severity_text.as_str()),
+        ("oom_watcher.oom_kill", 17, "ERROR")
+    );
     assert_eq!(Duration::from_nanos(record.time_unix_nano), time(0).duration_since(std::time::UNIX_EPOCH).unwrap());
-    let body = "The OOM killer killed python3 (pid 4242) of container 5c1b9a3b1f0d in the pod with uid 8d6e2c1a-3f4b-4c5d-9e6f-7a8b9c0d1e2f because its \
+    let body = "The OOM killer killed python3 (pid 4242) of container 5c1b9a3b1f0d in the pod with uid \
+        8d6e2c1a-3f4b-4c5d-9e6f-7a8b9c0d1e2f because its \
                 container used 256.0 MiB of the limit of 256.0 MiB; the process itself held 204.0 MiB; an allocation by worker-3 (pid 77) triggered it; \
                 its container keeps running";
     assert_eq!(value(record.body.as_ref()), format!("{body:?}"));
@@ -127,9 +140,13 @@ async fn a_kill_becomes_one_log_record_with_everything_known() {
     let spans: Vec<_> = received.spans().collect();
     let [span] = spans[..] else { panic!("{spans:?}") };
     assert_eq!((&span.trace_id, &span.span_id), (&record.trace_id, &record.span_id));
-    assert_eq!((span.name.as_str(), span.start_time_unix_nano, span.parent_span_id.len()), ("oom_kill", record.time_unix_nano, 0));
+    assert_eq!(
+        (span.name.as_str(), span.start_time_unix_nano, span.parent_span_id.len()),
+        ("oom_kill", record.time_unix_nano, 0)
+    );
     assert!(span.end_time_unix_nano >= span.start_time_unix_nano, "{span:?}");
-    let mut of_the_record = expected.into_iter().filter(|attribute| !attribute.starts_with("log.record.uid=")).collect::<Vec<_>>();
+    let mut of_the_record =
+        expected.into_iter().filter(|attribute| !attribute.starts_with("log.record.uid=")).collect::<Vec<_>>();
     of_the_record.push("oom_watcher.span.end=\"read\"".to_owned());
     of_the_record.sort();
     assert_eq!(shown(&span.attributes), of_the_record);
@@ -147,9 +164,15 @@ async fn handling_a_kill_is_in_its_trace_and_exporting_it_is_not() {
         let received = received(&collector, pid as usize, 5 * pid as usize).await;
         assert_eq!((received.records().count(), received.spans().count()), (pid as usize, 5 * pid as usize));
         let record = received.records().last().unwrap();
-        let spans: BTreeMap<&str, &Span> =
-            received.spans().filter(|span| span.trace_id == record.trace_id).map(|span| (span.name.as_str(), span)).collect();
-        assert_eq!(spans.keys().copied().collect::<Vec<_>>(), ["attribute", "hand_over", "handle", "oom_kill", "record"]);
+        let spans: BTreeMap<&str, &Span> = received
+            .spans()
+            .filter(|span| span.trace_id == record.trace_id)
+            .map(|span| (span.name.as_str(), span))
+            .collect();
+        assert_eq!(
+            spans.keys().copied().collect::<Vec<_>>(),
+            ["attribute", "hand_over", "handle", "oom_kill", "record"]
+        );
         assert_eq!(spans["oom_kill"].span_id, record.span_id);
         assert_eq!(spans["handle"].parent_span_id, record.span_id);
         for child in ["attribute", "record", "hand_over"] {
@@ -183,10 +206,21 @@ async fn a_kill_without_owner_is_counted_with_the_reason() {
     let check = async |kill: Kill, reason: &str, container: &str| {
         let mut stage = Stage::start(None, &[]);
         stage.kill([kill]);
-        let counted = stage.series(&["oom_watcher_kills_without_owner_total"]).await.into_iter().filter(|line| line.ends_with(" 1"));
-        assert_eq!(counted.collect::<Vec<_>>(), [format!("oom_watcher_kills_without_owner_total{{node=\"node-a\",reason=\"{reason}\"}} 1")]);
+        let counted = stage
+            .series(&["oom_watcher_kills_without_owner_total"])
+            .await
+            .into_iter()
+            .filter(|line| line.ends_with(" 1"));
+        assert_eq!(
+            counted.collect::<Vec<_>>(),
+            [format!("oom_watcher_kills_without_owner_total{{node=\"node-a\",reason=\"{reason}\"}} 1")]
+        );
         let kills = stage.series(&["oom_kills_total"]).await.pop();
-        assert_eq!(kills, Some(format!("oom_kills_total{{container=\"{container}\",namespace=\"\",node=\"node-a\",pod=\"\"}} 1")), "{reason}");
+        assert_eq!(
+            kills,
+            Some(format!("oom_kills_total{{container=\"{container}\",namespace=\"\",node=\"node-a\",pod=\"\"}} 1")),
+            "{reason}"
+        );
     };
     let change = |change: fn(&mut Kill)| {
         let mut kill = kill(1);
@@ -222,12 +256,16 @@ async fn a_group_that_dies_at_once_is_one_incident_with_a_span_for_each() {
     assert_eq!(ids.len(), 3);
     for (number, record) in (1..).zip(received.records()) {
         let attributes = shown(&record.attributes);
-        for expected in [format!("oom_watcher.incident.kill={number}"), format!("oom_watcher.incident.id=\"{}\"", kill(1).id.0)] {
+        for expected in
+            [format!("oom_watcher.incident.kill={number}"), format!("oom_watcher.incident.id=\"{}\"", kill(1).id.0)]
+        {
             assert!(attributes.contains(&expected), "{expected}: {attributes:?}");
         }
     }
     let series = stage.series(&["oom_kills_total", "oom_incidents_total", "oom_memory_usage_bytes"]).await;
-    let is_there = |start: &str, end: &str| assert!(series.iter().any(|line| line.starts_with(start) && line.ends_with(end)), "{start}: {series:?}");
+    let is_there = |start: &str, end: &str| {
+        assert!(series.iter().any(|line| line.starts_with(start) && line.ends_with(end)), "{start}: {series:?}")
+    };
     is_there("oom_kills_total{", " 3");
     is_there("oom_incidents_total{", ",scope=\"container\"} 1");
     // The largest victim's.
@@ -239,13 +277,27 @@ async fn data_points_have_the_names_of_the_conventions() {
     let collector = collector();
     let mut stage = Stage::start(Some(collector.address()), &[("OTEL_METRIC_EXPORT_INTERVAL", "100")]);
     stage.kill([kill(1)]);
-    let all = ["oom_kills", "oom_kills_per_node", "oom_memory_usage", "oom_last_timestamp", "oom_incidents", "oom_memory_limit"];
-    let enough =
-        collector.wait_for(|received| all.iter().all(|name| received.data_points().any(|(metric, _)| metric.name == *name)), stage::PATIENCE).await;
+    let all = [
+        "oom_kills",
+        "oom_kills_per_node",
+        "oom_memory_usage",
+        "oom_last_timestamp",
+        "oom_incidents",
+        "oom_memory_limit",
+    ];
+    let enough = collector
+        .wait_for(
+            |received| all.iter().all(|name| received.data_points().any(|(metric, _)| metric.name == *name)),
+            stage::PATIENCE,
+        )
+        .await;
     let received = enough.unwrap();
     let check = |name: &str, expected: &[&str]| {
-        let mut points: Vec<_> =
-            received.data_points().filter(|(metric, _)| metric.name == name).map(|(_, point)| shown(&point.attributes)).collect();
+        let mut points: Vec<_> = received
+            .data_points()
+            .filter(|(metric, _)| metric.name == name)
+            .map(|(_, point)| shown(&point.attributes))
+            .collect();
         points.sort();
         assert_eq!(points[0], expected, "{name}");
     };
@@ -269,15 +321,25 @@ async fn an_owner_without_kills_for_the_expiry_leaves_both_outputs() {
     let hour = 3600;
     stage.pipeline.expire(time(hour));
     assert_eq!(stage.series(&["oom_kills_total"]).await.len(), 3, "an hour is the limit, not above it");
-    collector.wait_for(|received| received.data_points().any(|(metric, _)| metric.name == "oom_kills"), stage::PATIENCE).await.unwrap();
+    collector
+        .wait_for(|received| received.data_points().any(|(metric, _)| metric.name == "oom_kills"), stage::PATIENCE)
+        .await
+        .unwrap();
     stage.pipeline.expire(time(hour + 1));
     let left = stage.series(OWNED).await;
-    assert_eq!(left.iter().filter(|line| !line.starts_with('#')).collect::<Vec<_>>(), ["oom_kills_per_node_total{node=\"node-a\"} 1"]);
+    assert_eq!(
+        left.iter().filter(|line| !line.starts_with('#')).collect::<Vec<_>>(),
+        ["oom_kills_per_node_total{node=\"node-a\"} 1"]
+    );
     // The newest request may have been on its way before the expiry.
     let gone = collector.wait_for(
         |received| {
-            let names =
-                received.metrics.last().into_iter().flat_map(|request| &request.resource_metrics).flat_map(|resource| &resource.scope_metrics);
+            let names = received
+                .metrics
+                .last()
+                .into_iter()
+                .flat_map(|request| &request.resource_metrics)
+                .flat_map(|resource| &resource.scope_metrics);
             let names: Vec<_> = names.flat_map(|scope| &scope.metrics).map(|metric| metric.name.as_str()).collect();
             names.contains(&"oom_kills_per_node") && !names.contains(&"oom_kills")
         },
@@ -297,12 +359,16 @@ async fn a_thousand_kills_of_a_thousand_owners_all_arrive_in_order() {
     assert_eq!(uids(received.records()), expected);
     assert_eq!(received.spans().count(), KILLS as usize);
     let metrics = stage.metrics().await;
-    let of = |start: &str| metrics.lines().filter(|line| line.starts_with(start)).map(str::to_owned).collect::<Vec<_>>();
+    let of =
+        |start: &str| metrics.lines().filter(|line| line.starts_with(start)).map(str::to_owned).collect::<Vec<_>>();
     let owners = of("oom_kills_total{");
     assert_eq!((owners.len(), owners.iter().all(|line| line.ends_with(" 1"))), (KILLS as usize, true));
     assert_eq!(of("oom_kills_per_node_total{"), ["oom_kills_per_node_total{node=\"node-a\"} 1000"]);
     assert!(of("oom_watcher_export_lost_total{").iter().all(|line| line.ends_with(" 0")), "{metrics}");
-    assert_eq!(of("oom_watcher_series_overflow_kills_total{"), ["oom_watcher_series_overflow_kills_total{node=\"node-a\"} 0"]);
+    assert_eq!(
+        of("oom_watcher_series_overflow_kills_total{"),
+        ["oom_watcher_series_overflow_kills_total{node=\"node-a\"} 0"]
+    );
 }
 
 #[tokio::test]
@@ -312,7 +378,9 @@ async fn what_a_collector_missed_arrives_when_it_is_there() {
     let mut stage = Stage::start(Some(address), &[]);
     stage.kill((1..=10).map(kill));
     let failed = |signal: &'static str| {
-        move |line: &str| line.starts_with("oom_watcher_export_failures_total{") && line.contains(signal) && !line.ends_with(" 0")
+        move |line: &str| {
+            line.starts_with("oom_watcher_export_failures_total{") && line.contains(signal) && !line.ends_with(" 0")
+        }
     };
     stage.wait_for_series("a failure of log records", failed("logs")).await;
     stage.wait_for_series("a failure of spans", failed("traces")).await;
@@ -340,7 +408,9 @@ async fn what_waits_at_the_end_is_delivered_or_told() {
 /// What identifies each of the records.
 fn uids<'a>(records: impl Iterator<Item = &'a opentelemetry_proto::tonic::logs::v1::LogRecord>) -> Vec<String> {
     let uid = |record: &opentelemetry_proto::tonic::logs::v1::LogRecord| {
-        shown(&record.attributes).iter().find_map(|attribute| Some(attribute.strip_prefix("log.record.uid=\"")?.trim_end_matches('"').to_owned()))
+        shown(&record.attributes)
+            .iter()
+            .find_map(|attribute| Some(attribute.strip_prefix("log.record.uid=\"")?.trim_end_matches('"').to_owned()))
     };
     records.map(|record| uid(record).unwrap()).collect()
 }

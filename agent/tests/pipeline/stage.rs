@@ -1,4 +1,5 @@
-//! The agent in this process, without a probe: kills are handed to it, a collector on loopback takes what it exports, `/metrics` is asked over HTTP.
+//! The agent in this process, without a probe: kills are handed to it, a collector on loopback takes what it exports,
+//! `/metrics` is asked over HTTP.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -31,9 +32,11 @@ pub(crate) struct Stage {
 impl Stage {
     /// An agent that exports to `collector`, with these variables.
     pub(crate) fn start(collector: Option<SocketAddr>, variables: &[(&str, &str)]) -> Self {
-        let mut set: BTreeMap<String, String> = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let mut set: BTreeMap<String, String> =
+            variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         set.extend(collector.map(|address| ("OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(), format!("http://{address}"))));
-        let flags = Flags { node_name: Some("node-a".to_owned()), listen: Some("127.0.0.1:0".to_owned()), ..Flags::default() };
+        let flags =
+            Flags { node_name: Some("node-a".to_owned()), listen: Some("127.0.0.1:0".to_owned()), ..Flags::default() };
         let config = config::load(&flags, &|name| set.get(name).cloned()).unwrap().config;
         let listener = run::bind(&config).unwrap();
         let agent = Agent::build(config, listener).unwrap();
@@ -72,8 +75,14 @@ impl Stage {
     /// Its lines that begin with one of these names, comments among them.
     pub(crate) async fn series(&self, names: &[&str]) -> Vec<String> {
         let text = self.metrics().await;
-        let name =
-            |line: &str| line.trim_start_matches("# HELP ").trim_start_matches("# TYPE ").split(['{', ' ']).next().unwrap_or_default().to_owned();
+        let name = |line: &str| {
+            line.trim_start_matches("# HELP ")
+                .trim_start_matches("# TYPE ")
+                .split(['{', ' '])
+                .next()
+                .unwrap_or_default()
+                .to_owned()
+        };
         text.lines().filter(|line| names.contains(&name(line).as_str())).map(str::to_owned).collect()
     }
 
@@ -95,12 +104,16 @@ pub(crate) fn collector() -> Receiver {
 
 /// Waits until the collector has that many log records and spans.
 pub(crate) async fn received(collector: &Receiver, records: usize, spans: usize) -> Received {
-    collector.wait_for(|received| received.records().count() >= records && received.spans().count() >= spans, PATIENCE).await.unwrap()
+    collector
+        .wait_for(|received| received.records().count() >= records && received.spans().count() >= spans, PATIENCE)
+        .await
+        .unwrap()
 }
 
 /// Attributes as `key=value`, sorted; texts in quotation marks.
 pub(crate) fn shown(attributes: &[KeyValue]) -> Vec<String> {
-    let mut shown: Vec<String> = attributes.iter().map(|attribute| format!("{}={}", attribute.key, value(attribute.value.as_ref()))).collect();
+    let mut shown: Vec<String> =
+        attributes.iter().map(|attribute| format!("{}={}", attribute.key, value(attribute.value.as_ref()))).collect();
     shown.sort();
     shown
 }

@@ -1,4 +1,5 @@
-//! Pods and cgroups as nobody should make them: nothing of it ends the agent, fills its memory or costs another one's kill.
+//! Pods and cgroups as nobody should make them: nothing of it ends the agent, fills its memory or costs another one's
+//! kill.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -24,7 +25,15 @@ fn hostile() -> Vec<Value> {
     let labels: serde_json::Map<_, _> = (0..MANY).map(|number| (format!("key-{number}"), huge[..20].into())).collect();
     let uid = |number: u32| format!("{number:08x}-0000-4000-8000-000000000000");
     let metadata = |number: u32, name: &str| json!({"uid": uid(number), "name": name, "namespace": "shop"});
-    let ids = ["", "containerd://", "://", "containerd://xyz", &"f".repeat(65), &format!("containerd://{}", "g".repeat(64)), &huge];
+    let ids = [
+        "",
+        "containerd://",
+        "://",
+        "containerd://xyz",
+        &"f".repeat(65),
+        &format!("containerd://{}", "g".repeat(64)),
+        &huge,
+    ];
     vec![
         json!({"metadata": {"uid": uid(1), "name": huge, "namespace": huge, "labels": labels, "annotations": labels}}),
         json!({"metadata": metadata(2, "many"), "spec": {"containers": many(&|number| json!({"name": format!("c-{number}"), "image": "a"}))}}),
@@ -55,14 +64,25 @@ fn hostile_objects_and_names_end_nothing_and_take_nothing_from_others() {
 
     // Bytes that are no text, in the name of a cgroup.
     let above = Scratch::create(&format!("/oom-watcher-test-bytes-{}", std::process::id()), 4 << 20).unwrap();
-    let directory = Hierarchy::find().unwrap().mount.join(above.path().trim_start_matches('/')).join(OsStr::from_bytes(b"\xff\xfe\x80pod\xc3"));
+    let directory = Hierarchy::find()
+        .unwrap()
+        .mount
+        .join(above.path().trim_start_matches('/'))
+        .join(OsStr::from_bytes(b"\xff\xfe\x80pod\xc3"));
     fs::create_dir(&directory).unwrap();
     let mut victim = Command::new("sh");
-    let status = victim.args(["-c", "echo $$ > \"$1\" && exec tail /dev/zero", "sh"]).arg(directory.join("cgroup.procs")).status().unwrap();
+    let status = victim
+        .args(["-c", "echo $$ > \"$1\" && exec tail /dev/zero", "sh"])
+        .arg(directory.join("cgroup.procs"))
+        .status()
+        .unwrap();
     let told = collector.await_records(1, |path| path.starts_with(&above.path()));
     fs::remove_dir(&directory).unwrap();
     assert!(
-        !status.success() && told[0].text("process.linux.cgroup").is_some_and(|path| path.ends_with("/\u{fffd}\u{fffd}\u{fffd}pod\u{fffd}")),
+        !status.success()
+            && told[0]
+                .text("process.linux.cgroup")
+                .is_some_and(|path| path.ends_with("/\u{fffd}\u{fffd}\u{fffd}pod\u{fffd}")),
         "{told:?}"
     );
 }

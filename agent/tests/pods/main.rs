@@ -1,5 +1,5 @@
-//! What the Kubernetes API knows of a victim's pod: its names, from the first kill on; and a kill that is earlier than what the API knows. Real kills, on this
-//! kernel; the API server is a stand-in.
+//! What the Kubernetes API knows of a victim's pod: its names, from the first kill on; and a kill that is earlier than
+//! what the API knows. Real kills, on this kernel; the API server is a stand-in.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
 
@@ -81,14 +81,28 @@ fn a_kill_has_the_names_of_its_pod_and_its_series_was_at_0_before() {
     assert_eq!((agent.kills("web-5d4f8-abcde", "app"), agent.kills("web-5d4f8-abcde", "log")), (Some(0.0), Some(0.0)));
     let held = kill(71);
     let records = collector.await_records(1, within(&held.made));
-    let told = ["k8s.namespace.name", "k8s.pod.name", "k8s.container.name", "k8s.deployment.name", "container.image.name", "k8s.pod.label.team"];
+    let told = [
+        "k8s.namespace.name",
+        "k8s.pod.name",
+        "k8s.container.name",
+        "k8s.deployment.name",
+        "container.image.name",
+        "k8s.pod.label.team",
+    ];
     let expected = ["shop", "web-5d4f8-abcde", "app", "web", "registry.example/app", "cart"];
     assert_eq!(told.map(|key| records[0].text(key)), expected.map(Some), "{records:?}");
-    assert_eq!(["k8s.container.restart_count", "oom_watcher.container.memory_limit"].map(|key| records[0].number(key)), [Some(2), Some(4 << 20)]);
+    assert_eq!(
+        ["k8s.container.restart_count", "oom_watcher.container.memory_limit"].map(|key| records[0].number(key)),
+        [Some(2), Some(4 << 20)]
+    );
     assert_eq!((agent.kills("web-5d4f8-abcde", "app"), agent.kills("web-5d4f8-abcde", "log")), (Some(1.0), Some(0.0)));
     // Nobody asked for more than this node's pods.
     let selector = "fieldSelector=spec.nodeName%3D";
-    assert!(api.asked().iter().all(|asked| asked.starts_with("/api/v1/pods?") && asked.contains(selector)), "{:?}", api.asked());
+    assert!(
+        api.asked().iter().all(|asked| asked.starts_with("/api/v1/pods?") && asked.contains(selector)),
+        "{:?}",
+        api.asked()
+    );
 }
 
 #[test]
@@ -108,12 +122,17 @@ fn a_kill_waits_for_the_id_of_its_container_and_what_comes_behind_it_waits_too()
     assert_eq!((agent.kills("late", "app"), agent.kills("known", "app")), (Some(0.0), Some(0.0)));
     assert!(collector.records(within(&first.made)).is_empty() && collector.records(within(&second.made)).is_empty());
     api.apply(pod(&late, "late", true));
-    let (first, second) = (collector.await_records(1, within(&first.made)), collector.await_records(1, within(&second.made)));
+    let (first, second) =
+        (collector.await_records(1, within(&first.made)), collector.await_records(1, within(&second.made)));
     assert_eq!((first[0].text("k8s.container.name"), second[0].text("k8s.pod.name")), (Some("app"), Some("known")));
     assert!(first[0].number("oom_watcher.kill.sequence") < second[0].number("oom_watcher.kill.sequence"));
     assert_eq!((agent.kills("late", "app"), agent.kills("known", "app")), (Some(1.0), Some(1.0)));
     let samples = agent.metrics();
-    assert_eq!((total(&samples, WAITING), total(&samples, KILLS_PER_NODE)), (0.0, total(&samples, KILLS)), "each counts once for the node");
+    assert_eq!(
+        (total(&samples, WAITING), total(&samples, KILLS_PER_NODE)),
+        (0.0, total(&samples, KILLS)),
+        "each counts once for the node"
+    );
 }
 
 #[test]
@@ -157,7 +176,9 @@ fn a_node_without_pods_is_probably_another_one_and_that_is_said() {
     let (api, collector) = (ApiServer::start(), Collector::start());
     let agent = start(&api, &collector, "5s", &[]);
     eventually("a word about it", || agent.log().contains("knows no pod of this node").then_some(()));
-    eventually("readiness", || agent.get("/readyz").starts_with("ready, degraded: the Kubernetes API knows no pod of this node").then_some(()));
+    eventually("readiness", || {
+        agent.get("/readyz").starts_with("ready, degraded: the Kubernetes API knows no pod of this node").then_some(())
+    });
     synced(&agent, 0.0);
     api.apply(pod(&container(83), "web", false));
     synced(&agent, 1.0);
@@ -189,7 +210,12 @@ fn check_asks_the_api_and_says_what_is_wrong() {
     assert_eq!(finding(), "kubernetes pass the API answers; pods on this node: 1");
     api.refuse(Some(403));
     let says = finding();
-    assert!(says.starts_with("kubernetes degraded kills in pods have uids and ids, no names: it forbids listing or watching pods (403)"), "{says}");
+    assert!(
+        says.starts_with(
+            "kubernetes degraded kills in pods have uids and ids, no names: it forbids listing or watching pods (403)"
+        ),
+        "{says}"
+    );
     assert!(says.ends_with(": refused"), "the server's own word, and no more: {says}");
 }
 
@@ -239,8 +265,15 @@ fn dies_with_a_kill_that_waits(seed: u32, pins: &str, reconstructed: bool) {
     let agent = start();
     let records = collector.await_records(1, within(&held.made));
     let is_reconstructed = records[0].flag("oom_watcher.kill.reconstructed") == Some(true);
-    assert_eq!((records.len(), records[0].text("k8s.container.name"), is_reconstructed), (1, Some("app"), reconstructed));
-    assert_eq!((agent.kills("web", "app"), total(&agent.metrics(), KILLS_PER_NODE)), (Some(1.0), counted), "pins: {pins}");
+    assert_eq!(
+        (records.len(), records[0].text("k8s.container.name"), is_reconstructed),
+        (1, Some("app"), reconstructed)
+    );
+    assert_eq!(
+        (agent.kills("web", "app"), total(&agent.metrics(), KILLS_PER_NODE)),
+        (Some(1.0), counted),
+        "pins: {pins}"
+    );
 }
 
 #[test]
@@ -266,17 +299,25 @@ fn without_permission_kills_go_on_and_with_it_they_have_names_again() {
     let agent = start(&api, &collector, "30s", &[]);
     eventually("a word about it", || agent.log().contains("it forbids listing or watching pods (403)").then_some(()));
     synced(&agent, 0.0);
-    assert!(agent.get("/readyz").starts_with("ready, degraded: the pods of this node are not known"), "{}", agent.get("/readyz"));
+    assert!(
+        agent.get("/readyz").starts_with("ready, degraded: the pods of this node are not known"),
+        "{}",
+        agent.get("/readyz")
+    );
     let held = kill(76);
     // It does not wait for what will not be known.
     let records = collector.await_records(1, within(&held.made));
-    assert_eq!((records[0].text("k8s.pod.uid"), records[0].text("k8s.pod.name")), (Some(container.pod_uid.as_str()), None));
+    assert_eq!(
+        (records[0].text("k8s.pod.uid"), records[0].text("k8s.pod.name")),
+        (Some(container.pod_uid.as_str()), None)
+    );
     // But the kubelet's directories tell.
     api.make_log(&format!("shop_web_{}", container.pod_uid), "app");
     let held = kill(76);
     let records = collector.await_records(1, within(&held.made));
     let named =
-        ["k8s.pod.uid", "k8s.namespace.name", "k8s.pod.name", "k8s.container.name", "oom_watcher.container.role"].map(|key| records[0].text(key));
+        ["k8s.pod.uid", "k8s.namespace.name", "k8s.pod.name", "k8s.container.name", "oom_watcher.container.role"]
+            .map(|key| records[0].text(key));
     assert_eq!(named, [Some(container.pod_uid.as_str()), Some("shop"), Some("web"), Some("app"), None]);
     assert_eq!(agent.kills("web", "app"), Some(1.0));
     api.refuse(None);
@@ -285,5 +326,10 @@ fn without_permission_kills_go_on_and_with_it_they_have_names_again() {
     let held = kill(76);
     let records = collector.await_records(1, within(&held.made));
     assert_eq!(records[0].text("k8s.pod.name"), Some("web"));
-    assert_eq!((agent.log().matches("cannot be asked for pods").count(), agent.log().matches("kube_").count()), (1, 0), "{}", agent.log());
+    assert_eq!(
+        (agent.log().matches("cannot be asked for pods").count(), agent.log().matches("kube_").count()),
+        (1, 0),
+        "{}",
+        agent.log()
+    );
 }

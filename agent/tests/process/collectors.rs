@@ -1,4 +1,5 @@
-//! Collectors that are not as they should be: the agent sees kills all the same, says what is wrong once, and ends when it is told to.
+//! Collectors that are not as they should be: the agent sees kills all the same, says what is wrong once, and ends when
+//! it is told to.
 
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
@@ -15,7 +16,8 @@ use crate::support::makers::make;
 use crate::support::{cgroups, eventually, one_at_a_time, skip};
 
 /// Data points only: others may kill on this machine, and what came of that could not be delivered.
-const DATA_POINTS: [(&str, &str); 3] = [("OTEL_LOGS_EXPORTER", "none"), ("OTEL_TRACES_EXPORTER", "none"), ("OTEL_METRIC_EXPORT_INTERVAL", "100")];
+const DATA_POINTS: [(&str, &str); 3] =
+    [("OTEL_LOGS_EXPORTER", "none"), ("OTEL_TRACES_EXPORTER", "none"), ("OTEL_METRIC_EXPORT_INTERVAL", "100")];
 
 fn loopback() -> SocketAddr {
     "127.0.0.1:0".parse().unwrap()
@@ -24,20 +26,26 @@ fn loopback() -> SocketAddr {
 /// Requests of data points that failed.
 fn failures(address: SocketAddr) -> f64 {
     let samples = parse_exposition(&get(address, "/metrics").1);
-    let failures = samples.iter().find(|sample| sample.name == "oom_watcher_export_failures_total" && sample.label("signal") == "metrics");
+    let failures = samples
+        .iter()
+        .find(|sample| sample.name == "oom_watcher_export_failures_total" && sample.label("signal") == "metrics");
     failures.unwrap().value
 }
 
 /// An agent with that endpoint becomes ready, warns once with that cause, counts each failure and ends as it should.
 fn check(endpoint: &str, variables: &[(&str, &str)], message: &str, cause: &str) {
-    let (mut agent, address) = Agent::ready(&[&DATA_POINTS[..], &[("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)], variables].concat(), &[]);
+    let (mut agent, address) =
+        Agent::ready(&[&DATA_POINTS[..], &[("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)], variables].concat(), &[]);
     agent.wait_for(message);
     eventually("third failure", || (failures(address) >= 3.0).then_some(()));
     assert_eq!(get(address, "/readyz").1, "ready\n", "the pipeline does not need the collector");
     assert_eq!(agent.stop(), Some(0));
     let warnings = agent.warnings();
     let [warning] = warnings[..] else { panic!("{endpoint}: not told once: {warnings:#?}") };
-    assert_eq!((&warning["level"], &warning["message"], &warning["signal"]), (&"WARN".into(), &message.into(), &"metrics".into()));
+    assert_eq!(
+        (&warning["level"], &warning["message"], &warning["signal"]),
+        (&"WARN".into(), &message.into(), &"metrics".into())
+    );
     assert!(warning["cause"].as_str().is_some_and(|text| text.contains(cause)), "{endpoint}: {warning}");
 }
 
@@ -50,13 +58,23 @@ fn a_collector_that_does_not_answer_well_is_told_once_and_counted() {
     check(&format!("http://{refusing}"), &[], FAILS, "Connection refused");
 
     let hanging = TcpListener::bind(loopback()).unwrap();
-    check(&format!("http://{}", hanging.local_addr().unwrap()), &[("OTEL_EXPORTER_OTLP_TIMEOUT", "100")], FAILS, "no answer within 100ms");
+    check(
+        &format!("http://{}", hanging.local_addr().unwrap()),
+        &[("OTEL_EXPORTER_OTLP_TIMEOUT", "100")],
+        FAILS,
+        "no answer within 100ms",
+    );
 
     let collector = Receiver::start(loopback()).unwrap();
     collector.answer(Answer::Refuse(Code::Unavailable));
     check(&format!("http://{}", collector.address()), &[], FAILS, "gRPC code: Unavailable");
     collector.answer(Answer::Refuse(Code::InvalidArgument));
-    check(&format!("http://{}", collector.address()), &[], "the collector refuses what the agent sends, it is lost", "gRPC code: InvalidArgument");
+    check(
+        &format!("http://{}", collector.address()),
+        &[],
+        "the collector refuses what the agent sends, it is lost",
+        "gRPC code: InvalidArgument",
+    );
 }
 
 #[test]
@@ -104,7 +122,8 @@ fn a_spool_that_cannot_be_used_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let check = |spool: &str, message: &str| {
         let spool = folder.path().join(spool).display().to_string();
-        let (mut agent, _) = Agent::ready(&[("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint), ("OOM_WATCHER_SPOOL_DIR", &spool)], &[]);
+        let (mut agent, _) =
+            Agent::ready(&[("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint), ("OOM_WATCHER_SPOOL_DIR", &spool)], &[]);
         let line = agent.wait_for(message);
         assert_eq!(line["level"], "WARN", "{line}");
         assert_eq!(agent.stop(), Some(0));

@@ -1,4 +1,5 @@
-//! The commands that look and tell: what they print can be read by people and by programs, and a reader that goes away is no failure.
+//! The commands that look and tell: what they print can be read by people and by programs, and a reader that goes away
+//! is no failure.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
@@ -25,7 +26,12 @@ fn config_says_where_each_value_came_from_and_no_secrets() {
     let ended = run(&variables, &["config", "--node-name", "node-a", "--config", &file]);
     assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""));
     assert!(!ended.out.contains("SECRET"), "{}", ended.out);
-    let lines: Vec<_> = ended.out.lines().filter_map(|line| line.split_once("  # ")).map(|(value, origin)| (value.trim_end(), origin)).collect();
+    let lines: Vec<_> = ended
+        .out
+        .lines()
+        .filter_map(|line| line.split_once("  # "))
+        .map(|(value, origin)| (value.trim_end(), origin))
+        .collect();
     for expected in [
         ("node_name: node-a", "from --node-name"),
         ("listen.address: 0.0.0.0", "default"),
@@ -40,10 +46,14 @@ fn config_says_where_each_value_came_from_and_no_secrets() {
 
 /// Gives `input` on standard input and the lines that came of it.
 fn owners(input: &[u8]) -> Vec<Value> {
-    let mut owner = command(&[], &["owner", "--json", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut owner =
+        command(&[], &["owner", "--json", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     let (mut stdin, input) = (owner.stdin.take().unwrap(), input.to_owned());
     let writer = std::thread::spawn(move || stdin.write_all(&input).unwrap());
-    let lines = BufReader::new(owner.stdout.take().unwrap()).lines().map(|line| serde_json::from_str(&line.unwrap()).unwrap()).collect();
+    let lines = BufReader::new(owner.stdout.take().unwrap())
+        .lines()
+        .map(|line| serde_json::from_str(&line.unwrap()).unwrap())
+        .collect();
     writer.join().unwrap();
     assert!(owner.wait().unwrap().success());
     lines
@@ -58,7 +68,11 @@ fn owner_reads_every_collected_path() {
     assert!(rows.len() > 90, "{}", rows.len());
     for (row, answer) in rows.iter().zip(&answers) {
         let expected = |column: &str| if column == "-" { Value::Null } else { column.into() };
-        assert_eq!((&answer["path"], &answer["pod_uid"], &answer["container_id"]), (&row[0].into(), &expected(row[2]), &expected(row[3])), "{row:?}");
+        assert_eq!(
+            (&answer["path"], &answer["pod_uid"], &answer["container_id"]),
+            (&row[0].into(), &expected(row[2]), &expected(row[3])),
+            "{row:?}"
+        );
     }
 }
 
@@ -79,7 +93,8 @@ fn owner_of_a_process_is_read_from_proc() {
 
     // Beyond the greatest pid that the kernel gives.
     let ended = run(&[], &["owner", "4194305"]);
-    let says = "oom-watcher: reading /proc/4194305/cgroup: No such file or directory (os error 2): is there a process 4194305?\n";
+    let says = "oom-watcher: reading /proc/4194305/cgroup: No such file or directory (os error 2): is there a process \
+        4194305?\n";
     assert_eq!((ended.code, ended.out.as_str(), ended.err.as_str()), (Some(1), "", says));
 }
 
@@ -87,7 +102,9 @@ fn owner_of_a_process_is_read_from_proc() {
 fn help_and_version_name_what_one_looks_for() {
     let help = run(&[], &["--help"]);
     assert_eq!((help.code, help.err.as_str()), (Some(0), ""));
-    for expected in ["run", "check", "selftest", "owner", "config", "completions", "--listen", "METRICS_PORT", "Exit codes: 0 "] {
+    for expected in
+        ["run", "check", "selftest", "owner", "config", "completions", "--listen", "METRICS_PORT", "Exit codes: 0 "]
+    {
         assert!(help.out.contains(expected), "{expected} is not in\n{}", help.out);
     }
     let version = run(&[], &["--version"]);
@@ -105,7 +122,8 @@ fn completions_are_scripts_of_their_shells() {
             assert!(ended.out.contains(command), "{shell}: {}", ended.out);
         }
         let option = if shell == "fish" { "--no-execute" } else { "-n" };
-        let Ok(mut reader) = Command::new(shell).arg(option).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn() else {
+        let Ok(mut reader) = Command::new(shell).arg(option).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn()
+        else {
             // Only bash is on every machine that builds this.
             assert_ne!(shell, "bash", "there is no bash");
             continue;
@@ -133,7 +151,11 @@ fn a_reader_that_goes_away_is_no_failure() {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
         let ended = program.stdout(writer).stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
-        assert_eq!((ended.status.code(), String::from_utf8_lossy(&ended.stderr).as_ref()), (Some(0), ""), "{arguments:?}");
+        assert_eq!(
+            (ended.status.code(), String::from_utf8_lossy(&ended.stderr).as_ref()),
+            (Some(0), ""),
+            "{arguments:?}"
+        );
     }
 }
 
@@ -141,17 +163,28 @@ fn a_reader_that_goes_away_is_no_failure() {
 fn output_that_cannot_be_written_is_a_failure_with_its_cause() {
     for arguments in [&["config"][..], &["owner", "/kubepods"], &["completions", "bash"]] {
         let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
-        let ended = command(&[], arguments).stdout(full).stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
+        let ended =
+            command(&[], arguments).stdout(full).stderr(Stdio::piped()).spawn().unwrap().wait_with_output().unwrap();
         let says = "oom-watcher: No space left on device (os error 28)\n";
-        assert_eq!((ended.status.code(), String::from_utf8_lossy(&ended.stderr).as_ref()), (Some(1), says), "{arguments:?}");
+        assert_eq!(
+            (ended.status.code(), String::from_utf8_lossy(&ended.stderr).as_ref()),
+            (Some(1), says),
+            "{arguments:?}"
+        );
     }
 }
 
 #[test]
 fn an_agent_that_nobody_listens_to_goes_on() {
     needs!(lacks_for_probe());
-    let mut agent = command(&[("NODE_NAME", "node-a")], &["--listen", "127.0.0.1:0", "--log-format", "json"]).stderr(Stdio::piped()).spawn().unwrap();
-    let ready = BufReader::new(agent.stderr.take().unwrap()).lines().map(Result::unwrap).find(|line| line.contains("\"ready\""));
+    let mut agent = command(&[("NODE_NAME", "node-a")], &["--listen", "127.0.0.1:0", "--log-format", "json"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let ready = BufReader::new(agent.stderr.take().unwrap())
+        .lines()
+        .map(Result::unwrap)
+        .find(|line| line.contains("\"ready\""));
     // The reader is gone with the iterator: what is logged from here on cannot be written.
     let ready: Value = serde_json::from_str(&ready.unwrap()).unwrap();
     assert!(get(ready["metrics_address"].as_str().unwrap().parse().unwrap(), "/metrics").0.ends_with("200 OK"));
@@ -177,11 +210,17 @@ fn who_stops_reading_standard_error_stops_neither_kills_nor_scrapes() {
     let mut agent = command(&[("NODE_NAME", "node-a")], &["--listen", "127.0.0.1:0", "--log-format", "json"]);
     let mut agent = Guarded(agent.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap());
     let mut lines = BufReader::new(agent.0.stderr.take().unwrap()).lines().map(Result::unwrap);
-    let ready = lines.by_ref().map(|line| serde_json::from_str::<Value>(&line).unwrap()).find(|line| line["message"] == "ready").unwrap();
+    let ready = lines
+        .by_ref()
+        .map(|line| serde_json::from_str::<Value>(&line).unwrap())
+        .find(|line| line["message"] == "ready")
+        .unwrap();
     let address = ready["metrics_address"].as_str().unwrap().parse().unwrap();
     // Each is told with some 700 bytes; a pipe holds 64 KiB.
     make("burst 300");
-    let number = |text: &str, name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.split(' ').next_back()?.parse::<f64>().ok());
+    let number = |text: &str, name: &str| {
+        text.lines().find_map(|line| line.strip_prefix(name)?.split(' ').next_back()?.parse::<f64>().ok())
+    };
     eventually("count of all kills", || {
         let (_, text) = get(address, "/metrics");
         let lost = number(&text, "oom_watcher_log_lines_lost_total{").unwrap();
@@ -206,10 +245,14 @@ fn kills_without_room_in_the_ring_buffer_are_counted_and_told() {
     agent.signal(libc::SIGSTOP);
     make("burst 200");
     agent.signal(libc::SIGCONT);
-    let told =
-        agent.wait_for("kills found no room in the ring buffer: they are counted for the node, and their owners are looked for in the cgroups");
+    let told = agent.wait_for(
+        "kills found no room in the ring buffer: they are counted for the node, and their owners are \
+            looked for in the cgroups",
+    );
     let (_, text) = get(address, "/metrics");
-    let number = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.split(' ').next_back()?.parse::<f64>().ok()).unwrap();
+    let number = |name: &str| {
+        text.lines().find_map(|line| line.strip_prefix(name)?.split(' ').next_back()?.parse::<f64>().ok()).unwrap()
+    };
     let dropped = number("oom_watcher_kills_dropped_total{node=\"node-a\",reason=\"ring_full\"}");
     assert!(dropped > 0.0 && told["dropped"].as_f64() == Some(dropped), "{told}: {dropped}");
     assert!(number("oom_kills_per_node_total{") >= 200.0, "{text}");

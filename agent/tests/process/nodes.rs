@@ -1,4 +1,5 @@
-//! Nodes that are not as they should be: a port that is taken, no privilege, no type information, no name; and `check`, which says so beforehand.
+//! Nodes that are not as they should be: a port that is taken, no privilege, no type information, no name; and `check`,
+//! which says so beforehand.
 
 use std::ffi::CStr;
 use std::fs;
@@ -48,7 +49,10 @@ fn a_taken_port_is_told_before_anything_is_attached() {
     let stranger = std::thread::spawn(move || drop(taken.accept().unwrap()));
     let check = run(&[("NODE_NAME", "node-a")], &["check", "--listen", &address]);
     stranger.join().unwrap();
-    let says = format!("port          FAIL      {address}: Address already in use (os error 98)\n-> stop what listens there, or set METRICS_PORT");
+    let says = format!(
+        "port          FAIL      {address}: Address already in use (os error 98)\n-> stop what listens there, or set \
+         METRICS_PORT"
+    );
     assert_eq!((check.code, finding(&check, "port")), (Some(3), says));
 }
 
@@ -72,14 +76,21 @@ fn without_privilege_the_capabilities_are_named() {
     }
 
     let check = end_of(without_privilege(command(&[], &[&["check"], ANY_PORT].concat()))).unwrap();
-    let says = "capabilities  FAIL      CAP_BPF is missing: no maps can be made, CAP_PERFMON is missing: tracing programs are refused\n\
+    let says = "capabilities  FAIL      CAP_BPF is missing: no maps can be made, CAP_PERFMON is missing: tracing \
+        programs are refused\n\
                 -> add BPF and PERFMON to the container's securityContext.capabilities";
     assert_eq!((check.code, finding(&check, "capabilities").as_str()), (Some(3), says));
     assert!(finding(&check, "attach").starts_with("attach        FAIL "), "{}", check.out);
 }
 
 /// Puts something over a place of the file system that only this program sees.
-fn with_mount(mut command: Command, source: &'static CStr, target: &'static CStr, kind: &'static CStr, flags: libc::c_ulong) -> Command {
+fn with_mount(
+    mut command: Command,
+    source: &'static CStr,
+    target: &'static CStr,
+    kind: &'static CStr,
+    flags: libc::c_ulong,
+) -> Command {
     let mount = move || {
         let done = |result: libc::c_int| if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
         // SAFETY: all texts are constants; these system calls may be made between fork and exec.
@@ -103,13 +114,15 @@ fn without_type_information_its_path_and_the_remedy_are_named() {
     let cases: [(Change, &str, &str); 2] = [
         (
             missing,
-            "reading the kernel's type information at /sys/kernel/btf/vmlinux: No such file or directory (os error 2): use a kernel built with \
+            "reading the kernel's type information at /sys/kernel/btf/vmlinux: No such file or directory (os error 2): \
+             use a kernel built with \
              CONFIG_DEBUG_INFO_BTF=y, and mount /sys in a container",
             "No such file or directory (os error 2)",
         ),
         (
             empty,
-            "understanding /sys/kernel/btf/vmlinux: truncated BTF: use a kernel built with CONFIG_DEBUG_INFO_BTF=y, or a newer oom-watcher \
+            "understanding /sys/kernel/btf/vmlinux: truncated BTF: use a kernel built with CONFIG_DEBUG_INFO_BTF=y, or \
+             a newer oom-watcher \
              for a newer kernel",
             "truncated BTF",
         ),
@@ -119,7 +132,10 @@ fn without_type_information_its_path_and_the_remedy_are_named() {
             Ok(ended) => ended,
             Err(why) => skip!("no file system can be mounted: {why}"),
         };
-        assert_eq!((ended.code, ended.err.lines().last()), (Some(3), Some(format!("oom-watcher: attaching the probe: {says}").as_str())));
+        assert_eq!(
+            (ended.code, ended.err.lines().last()),
+            (Some(3), Some(format!("oom-watcher: attaching the probe: {says}").as_str()))
+        );
         let check = end_of(change(command(&[("NODE_NAME", "node-a")], &[&["check"], ANY_PORT].concat()))).unwrap();
         let says = format!(
             "types         FAIL      /sys/kernel/btf/vmlinux: {found}\n\
@@ -148,9 +164,11 @@ fn a_tracepoint_that_the_kernel_lacks_is_named() {
     let check = end_of(change(command(&[("NODE_NAME", "node-a")], &[&["check"], ANY_PORT].concat())));
     fs::remove_file(path).unwrap();
     let (Ok(ended), Ok(check)) = (ended, check) else { skip!("no file system can be mounted") };
-    let says = "oom-watcher: attaching the probe: the kernel has no tracepoint mark_victim: use a kernel built with CONFIG_TRACEPOINTS=y";
+    let says = "oom-watcher: attaching the probe: the kernel has no tracepoint mark_victim: use a kernel built with \
+        CONFIG_TRACEPOINTS=y";
     assert_eq!((ended.code, ended.err.lines().last()), (Some(3), Some(says)));
-    let says = "types         FAIL      the kernel has no tracepoint mark_victim\n-> use a kernel with CONFIG_TRACEPOINTS";
+    let says =
+        "types         FAIL      the kernel has no tracepoint mark_victim\n-> use a kernel with CONFIG_TRACEPOINTS";
     assert_eq!((check.code, finding(&check, "types").as_str()), (Some(3), says));
 }
 
@@ -160,7 +178,11 @@ fn check_passes_where_the_agent_works() {
     let check = run(&[("NODE_NAME", "node-a")], &[&["check"], ANY_PORT].concat());
     assert_eq!(check.code, Some(0), "{check:?}");
     let attach = "attach        pass      loaded, attached to signal_generate and mark_victim, detached";
-    assert!(finding(&check, "attach") == attach || finding(&check, "attach").starts_with("attach        degraded "), "{}", check.out);
+    assert!(
+        finding(&check, "attach") == attach || finding(&check, "attach").starts_with("attach        degraded "),
+        "{}",
+        check.out
+    );
 }
 
 #[test]
@@ -179,13 +201,15 @@ fn check_tells_what_outlives_the_agent_and_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).display().to_string();
     let check = |pins: &str, state: &str| {
-        let check = run(&[("NODE_NAME", "node-a")], &[&["check", "--pin-dir", pins, "--state-dir", state], ANY_PORT].concat());
+        let check =
+            run(&[("NODE_NAME", "node-a")], &[&["check", "--pin-dir", pins, "--state-dir", state], ANY_PORT].concat());
         assert_eq!(check.code, Some(0), "{check:?}");
         [finding(&check, "pins"), finding(&check, "state")]
     };
     let [pins, state] = check(&path("pins"), &path("state"));
     let says = format!(
-        "pins          degraded  kills while no agent runs are not seen: {} is not on a BPF file system: mount one (mount -t bpf bpf /sys/fs/bpf)\n\
+        "pins          degraded  kills while no agent runs are not seen: {} is not on a BPF file system: mount one \
+         (mount -t bpf bpf /sys/fs/bpf)\n\
          -> let the agent write to a BPF file system, or set OOM_WATCHER_PIN_DIR=none",
         path("pins")
     );
@@ -195,7 +219,10 @@ fn check_tells_what_outlives_the_agent_and_leaves_nothing() {
     fs::write(path("state/state.json"), "{}").unwrap();
     let [pins, state] = check("none", &path("state"));
     assert!(pins.starts_with("pins          pass      none are wanted"), "{pins}");
-    assert!(state.starts_with("state         degraded  counts begin at 0 with each agent: state.json: missing field"), "{state}");
+    assert!(
+        state.starts_with("state         degraded  counts begin at 0 with each agent: state.json: missing field"),
+        "{state}"
+    );
     assert_eq!(fs::read_to_string(path("state/state.json")).unwrap(), "{}", "it is not set aside");
 }
 
@@ -208,8 +235,11 @@ fn a_start_that_fails_leaves_no_folder_for_pins() {
     }
     let pins = root.join(format!("oom-watcher-test-{}", std::process::id()));
     let start = |pins: &Path| {
-        let ended =
-            end_of(without_privilege(command(&[("NODE_NAME", "node-a")], &[&["--pin-dir", pins.to_str().unwrap()], ANY_PORT].concat()))).unwrap();
+        let ended = end_of(without_privilege(command(
+            &[("NODE_NAME", "node-a")],
+            &[&["--pin-dir", pins.to_str().unwrap()], ANY_PORT].concat(),
+        )))
+        .unwrap();
         assert_eq!(ended.code, Some(3), "{ended:?}");
     };
     start(&pins);
@@ -226,8 +256,16 @@ fn a_node_without_name_is_called_after_the_host_with_a_warning() {
     let (mut agent, address) = Agent::ready(&[("NODE_NAME", "")], &[]);
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
     let host = host.trim_end();
-    let problem = format!("empty: the node is called {host} after the host's name, which in a pod is the pod's. Set it from spec.nodeName");
-    assert!(agent.warnings().iter().any(|line| (&line["setting"], &line["problem"]) == (&"NODE_NAME".into(), &problem.as_str().into())), "{problem}");
+    let problem = format!(
+        "empty: the node is called {host} after the host's name, which in a pod is the pod's. Set it from spec.nodeName"
+    );
+    assert!(
+        agent
+            .warnings()
+            .iter()
+            .any(|line| (&line["setting"], &line["problem"]) == (&"NODE_NAME".into(), &problem.as_str().into())),
+        "{problem}"
+    );
     assert!(get(address, "/metrics").1.contains(&format!("oom_kills_per_node_total{{node=\"{host}\"}}")));
     assert_eq!(agent.stop(), Some(0));
 }

@@ -83,7 +83,8 @@ pub(crate) fn lacks_probe() -> Option<String> {
 /// Why an agent cannot attach its probe here, if so: a skip's reason.
 pub(crate) fn lacks_for_probe() -> Option<String> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let held = u64::from_str_radix(status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap().trim(), 16).unwrap();
+    let held =
+        u64::from_str_radix(status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap().trim(), 16).unwrap();
     let has = |capability: u32| held & 1 << capability != 0;
     let may = has(CAP_SYS_ADMIN) || has(CAP_BPF) && has(CAP_PERFMON);
     lacks_probe().or_else(|| (!may).then(|| "no CAP_BPF and CAP_PERFMON".to_owned()))
@@ -121,7 +122,9 @@ impl Agent {
     /// Waits for the line with that message.
     pub(crate) fn wait_for(&mut self, message: &str) -> Value {
         loop {
-            let Ok(line) = self.lines.recv_timeout(patience()) else { panic!("{message:?} was never logged: {:#?}", self.log) };
+            let Ok(line) = self.lines.recv_timeout(patience()) else {
+                panic!("{message:?} was never logged: {:#?}", self.log)
+            };
             self.log.push(parsed(line));
             if let Some(line) = self.log.last().filter(|line| line["message"] == message) {
                 return line.clone();

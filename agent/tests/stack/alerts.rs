@@ -20,7 +20,9 @@ const KILLS: usize = 40;
 
 fn firing<'a>(alerts: &'a Value, name: &str) -> Option<&'a Value> {
     let alerts = alerts["alerts"].as_array().unwrap();
-    alerts.iter().find(|alert| alert["labels"]["alertname"] == name && alert["labels"]["pod"] == POD && alert["state"] == "firing")
+    alerts.iter().find(|alert| {
+        alert["labels"]["alertname"] == name && alert["labels"]["pod"] == POD && alert["state"] == "firing"
+    })
 }
 
 #[test]
@@ -30,19 +32,31 @@ fn the_first_kill_fires_and_what_the_first_readme_said_works_as_written() {
     api.apply(pod(&container()));
     let _agent = stack.agent(&api, &[]);
     eventually("series at 0", || stack.prometheus(&format!(r#"oom_kills_total{{pod="{POD}"}} == 0"#)).pop());
-    assert!(["ContainerOOMKilled", "HighOOMRate"].iter().all(|alert| firing(&stack.prometheus_path("/api/v1/alerts"), alert).is_none()));
+    assert!(
+        ["ContainerOOMKilled", "HighOOMRate"].iter().all(|alert| firing(
+            &stack.prometheus_path("/api/v1/alerts"),
+            alert
+        )
+        .is_none())
+    );
     let _held = kill();
     for alert in ["ContainerOOMKilled", "HighOOMRate"] {
         eventually(alert, || firing(&stack.prometheus_path("/api/v1/alerts"), alert).map(|_| ()));
     }
     let told = eventually("it in Alertmanager", || {
-        stack.alerts().into_iter().find(|alert| alert["labels"]["alertname"] == "ContainerOOMKilled" && alert["labels"]["pod"] == POD)
+        stack
+            .alerts()
+            .into_iter()
+            .find(|alert| alert["labels"]["alertname"] == "ContainerOOMKilled" && alert["labels"]["pod"] == POD)
     });
     assert_eq!((&told["labels"]["namespace"], &told["labels"]["container"]), (&"shop".into(), &"app".into()), "{told}");
     assert!(told["annotations"]["description"].as_str().unwrap().contains(&format!("app of pod shop/{POD}")), "{told}");
     // Three queries of that README.
     let by_namespace = stack.prometheus("sum by (namespace) (oom_kills_total)");
-    assert!(by_namespace.iter().any(|series| series["metric"]["namespace"] == "shop" && series["value"][1] != "0"), "{by_namespace:?}");
+    assert!(
+        by_namespace.iter().any(|series| series["metric"]["namespace"] == "shop" && series["value"][1] != "0"),
+        "{by_namespace:?}"
+    );
     assert!(!stack.prometheus(r#"oom_memory_usage_bytes{memory_type="anon_rss"}"#).is_empty());
     for _ in 0..KILLS {
         makers::make(&format!("burst 1 --seed {SEED}"));
@@ -69,7 +83,8 @@ fn a_bad_release_is_one_message_however_many_nodes_it_is_on() {
     // Outside of pods it is a matter of each node.
     stack.post_alerts(&(0..20).map(|node| killed(node, "shop")).chain((0..2).map(|node| killed(node, ""))).collect());
     let mut groups = eventually("all alerts in groups", || {
-        let groups: Vec<_> = stack.alert_groups().iter().map(|group| group["alerts"].as_array().unwrap().len()).collect();
+        let groups: Vec<_> =
+            stack.alert_groups().iter().map(|group| group["alerts"].as_array().unwrap().len()).collect();
         (groups.iter().sum::<usize>() == 22).then_some(groups)
     });
     groups.sort_unstable();
@@ -97,7 +112,10 @@ fn what_says_more_silences_what_says_less() {
     for (alert, is_silenced) in rows {
         let state = if is_silenced { "suppressed" } else { "active" };
         eventually(&format!("{alert} that is {state}"), || {
-            stack.alerts().into_iter().find(|told| told["labels"] == alert["labels"] && told["status"]["state"] == state)
+            stack
+                .alerts()
+                .into_iter()
+                .find(|told| told["labels"] == alert["labels"] && told["status"]["state"] == state)
         });
     }
 }

@@ -31,7 +31,10 @@ fn root(burst: &Held) -> String {
 fn in_loki(stack: &Stack, bursts: &[Held]) -> u64 {
     let roots: Vec<_> = bursts.iter().map(root).collect();
     let of_bursts = format!(r#"{{service_name="oom-watcher"}} | process_linux_cgroup=~"({}).*""#, roots.join("|"));
-    stack.loki_number(&format!("count(sum by (log_record_uid) (count_over_time({of_bursts} [1h])))")).unwrap().unwrap_or(0.0) as u64
+    stack
+        .loki_number(&format!("count(sum by (log_record_uid) (count_over_time({of_bursts} [1h])))"))
+        .unwrap()
+        .unwrap_or(0.0) as u64
 }
 
 fn size_of_spool(agent: &Agent) -> f64 {

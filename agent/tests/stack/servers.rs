@@ -1,4 +1,5 @@
-//! The back ends as child processes, on free ports of loopback, with the configurations of `otel-collector/stack/`, and what is asked of them.
+//! The back ends as child processes, on free ports of loopback, with the configurations of `otel-collector/stack/`, and
+//! what is asked of them.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -32,8 +33,14 @@ impl Stack {
         Self::start_every(programs, rules, "1s", &[])
     }
 
-    /// The same with so much time between two scrapes and two evaluations of rules, and more in the environment of the gateway.
-    pub(crate) fn start_every(programs: &Programs, rules: &str, interval: &str, of_gateway: &[(&'static str, &str)]) -> Self {
+    /// The same with so much time between two scrapes and two evaluations of rules, and more in the environment of the
+    /// gateway.
+    pub(crate) fn start_every(
+        programs: &Programs,
+        rules: &str,
+        interval: &str,
+        of_gateway: &[(&'static str, &str)],
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let [prometheus, loki, loki_grpc, alertmanager] = free_ports();
         let [jaeger, jaeger_grpc, jaeger_otlp, jaeger_health] = free_ports();
@@ -41,7 +48,9 @@ impl Stack {
         let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
         let local = |port: u16| format!("127.0.0.1:{port}");
         // As it is, with the rules of the test.
-        let config = source("otel-collector/stack/prometheus.yaml").replace("15s", interval).replace("[rules.yaml]", "[rules.yaml, more.yaml]");
+        let config = source("otel-collector/stack/prometheus.yaml")
+            .replace("15s", interval)
+            .replace("[rules.yaml]", "[rules.yaml, more.yaml]");
         write("prometheus.yaml", &config);
         write("rules.yaml", &source("k8s/rules.yaml"));
         write("more.yaml", rules);
@@ -51,7 +60,15 @@ impl Stack {
         write("loki.yaml", &source("otel-collector/stack/loki.yaml"));
         write("jaeger.yaml", &source("otel-collector/stack/jaeger.yaml"));
         let start = |program: &'static str, arguments: &[String], environment: &[(&str, String)]| {
-            (program, Server::start_with(programs.path(program), arguments, environment, &folder.path().join(format!("{program}.log"))))
+            (
+                program,
+                Server::start_with(
+                    programs.path(program),
+                    arguments,
+                    environment,
+                    &folder.path().join(format!("{program}.log")),
+                ),
+            )
         };
         let servers = vec![
             start(
@@ -78,7 +95,11 @@ impl Stack {
             start(
                 "loki",
                 &[format!("-config.file={}", file("loki.yaml")), "-config.expand-env=true".to_owned()],
-                &[("LOKI_PORT", loki.to_string()), ("LOKI_GRPC_PORT", loki_grpc.to_string()), ("LOKI_DIRECTORY", file("loki"))],
+                &[
+                    ("LOKI_PORT", loki.to_string()),
+                    ("LOKI_GRPC_PORT", loki_grpc.to_string()),
+                    ("LOKI_DIRECTORY", file("loki")),
+                ],
             ),
             start(
                 "jaeger",
@@ -115,8 +136,10 @@ impl Stack {
     pub(crate) fn agent(&self, api: &ApiServer, variables: &[(&str, &str)]) -> Agent {
         let settings = api.settings("5s").display().to_string();
         let (name, endpoint) = self.gateway.environment();
-        let agent =
-            Agent::start(&[&[(name, endpoint.as_str()), ("OTEL_METRIC_EXPORT_INTERVAL", "1000")], variables].concat(), &["--config", &settings]);
+        let agent = Agent::start(
+            &[&[(name, endpoint.as_str()), ("OTEL_METRIC_EXPORT_INTERVAL", "1000")], variables].concat(),
+            &["--config", &settings],
+        );
         self.targets(&format!("[{{targets: [\"{}\"]}}]", agent.address()));
         agent
     }

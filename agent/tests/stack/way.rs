@@ -11,8 +11,9 @@ use crate::{POD, container, kill, needs_stack, pod};
 fn both(stack: &Stack, value: &str) -> Option<[Value; 2]> {
     let series = stack.prometheus(&format!(r#"oom_kills_total{{namespace="shop", pod="{POD}", container="app"}}"#));
     let of_instance = |is_scraped: bool| {
-        let found =
-            series.iter().find(|series| series["metric"]["instance"].as_str().is_some_and(|instance| instance.contains(':')) == is_scraped)?;
+        let found = series.iter().find(|series| {
+            series["metric"]["instance"].as_str().is_some_and(|instance| instance.contains(':')) == is_scraped
+        })?;
         (found["value"][1] == value).then(|| {
             let mut labels = found["metric"].clone();
             labels.as_object_mut().unwrap().remove("instance");
@@ -35,8 +36,9 @@ fn one_kill_is_in_every_back_end_and_leads_from_one_to_the_other() {
     eventually("count of the kill", || both(&stack, "1"));
 
     // Loki: by namespace and pod.
-    let found =
-        eventually("log record", || stack.loki(&format!(r#"{{service_name="oom-watcher", k8s_namespace_name="shop", k8s_pod_name="{POD}"}}"#)).pop());
+    let found = eventually("log record", || {
+        stack.loki(&format!(r#"{{service_name="oom-watcher", k8s_namespace_name="shop", k8s_pod_name="{POD}"}}"#)).pop()
+    });
     let labels = &found["stream"];
     assert_eq!((&labels["k8s_container_name"], &labels["severity_text"]), (&"app".into(), &"ERROR".into()), "{found}");
     assert_eq!(labels["k8s_node_name"], scraped["node"], "{found}");
@@ -46,10 +48,14 @@ fn one_kill_is_in_every_back_end_and_leads_from_one_to_the_other() {
     // By the trace's id, which leads to the trace, which leads back.
     let trace = labels["trace_id"].as_str().unwrap();
     assert_eq!(stack.loki(&format!(r#"{{service_name="oom-watcher"}} | trace_id="{trace}""#)).len(), 1);
-    let spans = eventually("the trace", || Some(stack.spans(trace)).filter(|spans| spans.iter().any(|span| span["name"] == "oom_kill")));
+    let spans = eventually("the trace", || {
+        Some(stack.spans(trace)).filter(|spans| spans.iter().any(|span| span["name"] == "oom_kill"))
+    });
     let kill = spans.iter().find(|span| span["name"] == "oom_kill").unwrap();
     assert_eq!(kill["spanId"], labels["span_id"], "{kill}");
     let attributes = kill["attributes"].as_array().unwrap();
     assert!(attributes.iter().any(|attribute| attribute["key"] == "process.pid"), "{kill}");
-    eventually("the agent's own spans", || stack.spans(trace).iter().any(|span| span["name"] == "attribute").then_some(()));
+    eventually("the agent's own spans", || {
+        stack.spans(trace).iter().any(|span| span["name"] == "attribute").then_some(())
+    });
 }

@@ -30,7 +30,8 @@ pub(crate) struct Agent {
     _folder: Option<TempDir>,
 }
 
-/// An agent that is stopped (SIGSTOP): it reads nothing, and needs nothing of the machine. Dropping it lets the agent go on.
+/// An agent that is stopped (SIGSTOP): it reads nothing, and needs nothing of the machine. Dropping it lets the agent
+/// go on.
 pub(crate) struct Stopped<'a>(&'a Agent);
 
 /// How an agent ended that could not start.
@@ -48,8 +49,8 @@ struct Ready {
 impl Agent {
     /// Starts the agent and waits until its probe is attached.
     ///
-    /// Of this process's environment it gets nothing that it reads: `environment` is added to `NODE_NAME`, `flags` to where it
-    /// listens and how it logs.
+    /// Of this process's environment it gets nothing that it reads: `environment` is added to `NODE_NAME`, `flags` to
+    /// where it listens and how it logs.
     pub(crate) fn start(environment: &[(&str, &str)], flags: &[&str]) -> Self {
         Self::start_with(Restricted::of_environment(), environment, flags)
     }
@@ -74,7 +75,8 @@ impl Agent {
 
     fn spawn((mut command, folder): (Command, Option<TempDir>), environment: &[(&str, &str)], flags: &[&str]) -> Self {
         prepare(&mut command, environment, flags);
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("starting {}: {error}", command.get_program().display()));
+        let mut child =
+            command.spawn().unwrap_or_else(|error| panic!("starting {}: {error}", command.get_program().display()));
         let (ready, log) = (mpsc::channel(), Arc::new(Mutex::new(String::new())));
         let (lines, copy) = (BufReader::new(child.stderr.take().unwrap()).lines(), Arc::clone(&log));
         thread::spawn(move || {
@@ -86,7 +88,9 @@ impl Agent {
             }
         });
         let mut agent = Self { child, metrics_address: SocketAddr::from(([0, 0, 0, 0], 0)), log, _folder: folder };
-        let Ok(ready) = ready.1.recv_timeout(patience()) else { panic!("the agent does not become ready: {}", agent.log()) };
+        let Ok(ready) = ready.1.recv_timeout(patience()) else {
+            panic!("the agent does not become ready: {}", agent.log())
+        };
         assert!(ready.probe_attached, "the probe is not attached: {}", agent.log());
         agent.metrics_address = ready.metrics_address;
         agent
@@ -100,8 +104,12 @@ impl Agent {
     /// The kills of a container of the namespace `shop`, by the names of its labels. Absent: there is no such series.
     pub(crate) fn kills(&self, pod: &str, container: &str) -> Option<f64> {
         let labels = ("shop", pod, container);
-        let is_it = |sample: &Sample| (sample.label("namespace"), sample.label("pod"), sample.label("container")) == labels;
-        self.metrics().iter().find(|sample| sample.name == "oom_kills_total" && is_it(sample)).map(|sample| sample.value)
+        let is_it =
+            |sample: &Sample| (sample.label("namespace"), sample.label("pod"), sample.label("container")) == labels;
+        self.metrics()
+            .iter()
+            .find(|sample| sample.name == "oom_kills_total" && is_it(sample))
+            .map(|sample| sample.value)
     }
 
     /// The body of a page, which must be there.
@@ -129,14 +137,17 @@ impl Agent {
     /// What it took of the CPU so far.
     pub(crate) fn cpu_time(&self) -> Duration {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
-        // Behind the name, which may have spaces: user and system time are fields 14 and 15, in clock ticks. proc_pid_stat(5).
-        let fields: Vec<u64> = stat.rsplit(')').next().unwrap().split(' ').map(|field| field.parse().unwrap_or(0)).collect();
+        // Behind the name, which may have spaces: user and system time are fields 14 and 15, in clock ticks.
+        // proc_pid_stat(5).
+        let fields: Vec<u64> =
+            stat.rsplit(')').next().unwrap().split(' ').map(|field| field.parse().unwrap_or(0)).collect();
         // SAFETY: no memory is involved.
         let ticks = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
         Duration::from_millis((fields[12] + fields[13]) * 1000 / u64::try_from(ticks).unwrap())
     }
 
-    /// Waits until its resident memory is less than that, and gives it. Twice a minute the agent gives back what it does not need.
+    /// Waits until its resident memory is less than that, and gives it. Twice a minute the agent gives back what it
+    /// does not need.
     pub(crate) fn await_resident(&self, below: u64) -> u64 {
         let resident = || Some(self.resident()).filter(|resident| *resident < below);
         eventually_within(Duration::from_secs(60), &format!("resident memory of less than {below} bytes"), resident)
@@ -163,7 +174,8 @@ impl Agent {
     /// Stops it, and returns once none of its threads runs.
     pub(crate) fn stopped(&self) -> Stopped<'_> {
         self.send(libc::SIGSTOP);
-        // SAFETY: all zeros is an answer that says nothing, and outlives the call. WNOWAIT: if the child ended instead, it is not waited for here.
+        // SAFETY: all zeros is an answer that says nothing, and outlives the call. WNOWAIT: if the child ended instead,
+        // it is not waited for here.
         let code = unsafe {
             let mut answer: libc::siginfo_t = std::mem::zeroed();
             let what = libc::WSTOPPED | libc::WEXITED | libc::WNOWAIT;
@@ -176,7 +188,8 @@ impl Agent {
 
     /// From now on its first thread runs only while no other one has anything to do.
     pub(crate) fn let_its_other_threads_go_first(&self) {
-        // SAFETY: all zeros is a set of no CPUs, and a priority of 0; both outlive the calls, which are for processes and threads of our own.
+        // SAFETY: all zeros is a set of no CPUs, and a priority of 0; both outlive the calls, which are for processes
+        // and threads of our own.
         unsafe {
             let (mut allowed, mut cpus): (libc::cpu_set_t, libc::cpu_set_t) = std::mem::zeroed();
             assert_eq!(libc::sched_getaffinity(0, size_of_val(&allowed), &raw mut allowed), 0);
@@ -273,13 +286,20 @@ fn ready_line(line: &str) -> Option<Ready> {
     if fields.get("message")? != "ready" {
         return None;
     }
-    Some(Ready { metrics_address: fields.get("metrics_address")?.as_str()?.parse().ok()?, probe_attached: fields.get("probe_attached")?.as_bool()? })
+    Some(Ready {
+        metrics_address: fields.get("metrics_address")?.as_str()?.parse().ok()?,
+        probe_attached: fields.get("probe_attached")?.as_bool()?,
+    })
 }
 
 /// The release binary, or the one that `OOM_WATCHER_BIN` names.
 pub(crate) fn program() -> PathBuf {
     let built = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/oom-watcher");
     let program = std::env::var_os("OOM_WATCHER_BIN").map_or_else(built, PathBuf::from);
-    assert!(program.exists(), "{} is missing: run `make build`, or name another binary in OOM_WATCHER_BIN", program.display());
+    assert!(
+        program.exists(),
+        "{} is missing: run `make build`, or name another binary in OOM_WATCHER_BIN",
+        program.display()
+    );
     program
 }

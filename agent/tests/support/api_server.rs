@@ -1,6 +1,8 @@
-//! What stands for the Kubernetes API server where it cannot be had, as in a guest: it lists and watches the pods that a test gives it, over plain HTTP.
+//! What stands for the Kubernetes API server where it cannot be had, as in a guest: it lists and watches the pods that
+//! a test gives it, over plain HTTP.
 //!
-//! Not checked here: that the real one answers so, authentication, permissions. That is for the ring with a real API server.
+//! Not checked here: that the real one answers so, authentication, permissions. That is for the ring with a real API
+//! server.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -162,7 +164,8 @@ fn answer(request: &Request<Incoming>, shared: &Arc<Shared>) -> Response<BoxBody
     let query = request.uri().query().unwrap_or_default().to_owned();
     let version = *shared.version.borrow();
     if let Some(status) = state.refuse {
-        let body = json!({"kind": "Status", "status": "Failure", "code": status, "message": "refused", "reason": "Forbidden"});
+        let body =
+            json!({"kind": "Status", "status": "Failure", "code": status, "message": "refused", "reason": "Forbidden"});
         return reply(StatusCode::from_u16(status).unwrap(), whole(&body));
     }
     if request.uri().path() != "/api/v1/pods" || !query.contains(&format!("fieldSelector=spec.nodeName%3D{NODE}")) {
@@ -193,7 +196,9 @@ fn events(shared: Arc<Shared>, from: u64) -> impl Stream<Item = Result<Frame<Byt
                 state.events.iter().find(|(version, _)| *version > from).cloned()
             };
             match next {
-                Some((version, event)) => return Some((Ok(Frame::data(Bytes::from(format!("{event}\n")))), (shared, changes, version))),
+                Some((version, event)) => {
+                    return Some((Ok(Frame::data(Bytes::from(format!("{event}\n")))), (shared, changes, version)));
+                }
                 None => changes.changed().await.ok()?,
             }
         }

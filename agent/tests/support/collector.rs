@@ -31,9 +31,14 @@ impl Collector {
 
     /// What an agent needs in its environment to send there.
     ///
-    /// On a slow machine an answer may take longer than the default of 10 s; the request would be repeated, and its records be there twice.
+    /// On a slow machine an answer may take longer than the default of 10 s; the request would be repeated, and its
+    /// records be there twice.
     pub(crate) fn environment(&self) -> [(&str, &str); 3] {
-        [("OTEL_EXPORTER_OTLP_ENDPOINT", &self.endpoint), ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"), ("OTEL_EXPORTER_OTLP_TIMEOUT", "60000")]
+        [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &self.endpoint),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "60000"),
+        ]
     }
 
     /// Where it takes OTLP over gRPC: host and port.
@@ -50,7 +55,8 @@ impl Collector {
     pub(crate) fn resource_of(&self, record: &Record) -> Vec<KeyValue> {
         self.look(|received| {
             let mut resources = received.logs.iter().flat_map(|request| &request.resource_logs);
-            let is_its = |logs: &&ResourceLogs| logs.scope_logs.iter().any(|scope| scope.log_records.contains(&record.0));
+            let is_its =
+                |logs: &&ResourceLogs| logs.scope_logs.iter().any(|scope| scope.log_records.contains(&record.0));
             resources.find(is_its).and_then(|logs| logs.resource.clone()).unwrap_or_default().attributes
         })
     }
@@ -78,14 +84,17 @@ impl Collector {
 
     /// The same, once there are `count` of them.
     pub(crate) fn await_records(&self, count: usize, path: impl Fn(&str) -> bool) -> Vec<Record> {
-        self.try_records(count, path).unwrap_or_else(|fewer| panic!("waiting for {count} records, {} came", fewer.len()))
+        self.try_records(count, path)
+            .unwrap_or_else(|fewer| panic!("waiting for {count} records, {} came", fewer.len()))
     }
 
     /// The same; those that came if they are fewer for too long.
     pub(crate) fn try_records(&self, count: usize, path: impl Fn(&str) -> bool) -> Result<Vec<Record>, Vec<Record>> {
         // What is there is copied once, when it is enough: a guest is slow.
-        let enough =
-            |received: &Received| (of_cgroups(received, &path).count() >= count).then(|| of_cgroups(received, &path).cloned().map(Record).collect());
+        let enough = |received: &Received| {
+            (of_cgroups(received, &path).count() >= count)
+                .then(|| of_cgroups(received, &path).cloned().map(Record).collect())
+        };
         self.find(enough).map_err(|_| self.records(&path))
     }
 
@@ -100,7 +109,8 @@ impl Collector {
         self.find(|received| Some(received.records().cloned().map(Record).collect())).unwrap()
     }
 
-    /// When the span of that record ends, as it says itself, once it is there. The record's id is its kill's, and so is the span's.
+    /// When the span of that record ends, as it says itself, once it is there. The record's id is its kill's, and so is
+    /// the span's.
     pub(crate) fn await_span_end(&self, record: &Record) -> String {
         let of_record = |received: &Received| {
             let span = received.spans().find(|span| span.span_id == record.0.span_id && span.name == "oom_kill")?;
@@ -150,7 +160,9 @@ impl Record {
         Some(
             list.values
                 .iter()
-                .filter_map(|value| if let Some(Value::StringValue(text)) = &value.value { Some(text.as_str()) } else { None })
+                .filter_map(
+                    |value| if let Some(Value::StringValue(text)) = &value.value { Some(text.as_str()) } else { None },
+                )
                 .collect(),
         )
     }

@@ -1,4 +1,5 @@
-//! Reads the text of `/metrics` (Prometheus text format 0.0.4), strictly: a line that is not of the format fails the test.
+//! Reads the text of `/metrics` (Prometheus text format 0.0.4), strictly: a line that is not of the format fails the
+//! test.
 
 use std::collections::BTreeMap;
 

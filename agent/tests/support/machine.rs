@@ -2,7 +2,8 @@
 
 use std::fs;
 
-/// Whether this is a guest that nobody needs and nobody else uses: only there may the machine run out of memory, and all kills are ours.
+/// Whether this is a guest that nobody needs and nobody else uses: only there may the machine run out of memory, and
+/// all kills are ours.
 pub(crate) fn guest() -> bool {
     std::env::var("OOM_WATCHER_GUEST").as_deref() == Ok("1")
 }
@@ -14,7 +15,8 @@ pub(crate) fn kernel() -> (u32, u32) {
     (numbers.next().unwrap(), numbers.next().unwrap())
 }
 
-/// Whether the kernel lets programs read its strings: not under lockdown=confidentiality, where all that only a helper can read is absent.
+/// Whether the kernel lets programs read its strings: not under lockdown=confidentiality, where all that only a helper
+/// can read is absent.
 pub(crate) fn reads_strings() -> bool {
     !fs::read_to_string("/sys/kernel/security/lockdown").is_ok_and(|state| state.contains("[confidentiality]"))
 }
@@ -30,7 +32,8 @@ pub(crate) fn kernel_kills() -> u64 {
     counters.lines().find_map(|line| line.strip_prefix("oom_kill ")).unwrap().parse().unwrap()
 }
 
-/// While it lives, the OOM killer chooses neither this process, nor what this process starts meanwhile, nor these others.
+/// While it lives, the OOM killer chooses neither this process, nor what this process starts meanwhile, nor these
+/// others.
 pub(crate) struct Protected {
     processes: Vec<u32>,
 }

@@ -89,7 +89,12 @@ pub(crate) fn make_and_hold(arguments: &str) -> Held {
 pub(crate) fn hold_if_possible(arguments: &str) -> Result<Held, String> {
     let program = program();
     let mut command = Command::new(&program);
-    command.arg("--hold").args(arguments.split(' ')).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .arg("--hold")
+        .args(arguments.split(' '))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let mut child = command.spawn().unwrap_or_else(|error| panic!("starting {}: {error}", program.display()));
     let (mut processes, mut cgroups) = (Vec::new(), Vec::new());
     for line in BufReader::new(child.stdout.take().unwrap()).lines() {
@@ -109,8 +114,8 @@ pub(crate) fn hold_if_possible(arguments: &str) -> Result<Held, String> {
     panic!("oom-maker {arguments} ended with {}: {message}", child.wait().unwrap());
 }
 
-/// The one that `OOM_MAKER_BIN` names. Else cargo builds examples beside the directory of the tests; but not when it is asked for one test
-/// program only.
+/// The one that `OOM_MAKER_BIN` names. Else cargo builds examples beside the directory of the tests; but not when it is
+/// asked for one test program only.
 fn program() -> PathBuf {
     if let Some(named) = std::env::var_os("OOM_MAKER_BIN") {
         // Whoever names one knows how old it is.
@@ -122,7 +127,10 @@ fn program() -> PathBuf {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR"));
     for source in SOURCES {
         // Where the tests were copied to another machine there are no sources.
-        assert!(modified(&sources.join(source)).is_none_or(|changed| changed <= built), "oom-maker is older than {source}: {BUILD}");
+        assert!(
+            modified(&sources.join(source)).is_none_or(|changed| changed <= built),
+            "oom-maker is older than {source}: {BUILD}"
+        );
     }
     program
 }

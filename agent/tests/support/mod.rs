@@ -1,4 +1,5 @@
-//! What the tests of real kills share: the agent as a child, oom-maker, a collector, the text of `/metrics`, and counted skips.
+//! What the tests of real kills share: the agent as a child, oom-maker, a collector, the text of `/metrics`, and
+//! counted skips.
 
 pub(crate) mod agent;
 pub(crate) mod api_server;
@@ -20,7 +21,8 @@ use std::time::{Duration, Instant};
 
 use oom_watcher::source::hierarchy::Hierarchy;
 
-/// What a test waits for comes within this, or never. A guest is slow, and on a busy machine its clock runs ahead of what it does.
+/// What a test waits for comes within this, or never. A guest is slow, and on a busy machine its clock runs ahead of
+/// what it does.
 pub(crate) fn patience() -> Duration {
     Duration::from_secs(if machine::guest() { 180 } else { 30 })
 }

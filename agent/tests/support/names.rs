@@ -2,11 +2,13 @@
 
 use crate::told::Container;
 
-/// The path of the `index`-th container's cgroup, and whose it is. Ten containers have ten of the shapes that are in the field, by turns.
+/// The path of the `index`-th container's cgroup, and whose it is. Ten containers have ten of the shapes that are in
+/// the field, by turns.
 pub(crate) fn kubernetes(seed: u64, index: u64) -> (String, Option<Container>) {
     let mut random = Random(seed.wrapping_add(index.wrapping_mul(0xd134_2543_de82_ef95)));
     let pod_uid = pod_uid(&mut random);
-    let container_id = format!("{:016x}{:016x}{:016x}{:016x}", random.next(), random.next(), random.next(), random.next());
+    let container_id =
+        format!("{:016x}{:016x}{:016x}{:016x}", random.next(), random.next(), random.next(), random.next());
     let underscored = pod_uid.replace('-', "_");
     let systemd = |class: &str, leaf: String| {
         let between = if class.is_empty() { String::new() } else { format!("kubepods-{class}.slice/") };
@@ -32,7 +34,13 @@ pub(crate) fn kubernetes(seed: u64, index: u64) -> (String, Option<Container>) {
 fn pod_uid(random: &mut Random) -> String {
     let (high, low) = (random.next(), random.next());
     let variant = 0x8000 | (low >> 48) & 0x3fff;
-    format!("{:08x}-{:04x}-4{:03x}-{variant:04x}-{:012x}", high >> 32, high >> 16 & 0xffff, high & 0xfff, low & 0xffff_ffff_ffff)
+    format!(
+        "{:08x}-{:04x}-4{:03x}-{variant:04x}-{:012x}",
+        high >> 32,
+        high >> 16 & 0xffff,
+        high & 0xfff,
+        low & 0xffff_ffff_ffff
+    )
 }
 
 /// SplitMix64: random enough for names, and no dependency.

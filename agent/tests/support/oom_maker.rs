@@ -1,6 +1,8 @@
-//! Makes OOM kills of many shapes in memory cgroups of its own, and tells on standard output what it did: one JSON object per line (`told.rs`).
+//! Makes OOM kills of many shapes in memory cgroups of its own, and tells on standard output what it did: one JSON
+//! object per line (`told.rs`).
 //!
-//! It has one thread, so that it may fork; threads are made in the children only. If it is killed its children die with it, but its cgroups stay.
+//! It has one thread, so that it may fork; threads are made in the children only. If it is killed its children die with
+//! it, but its cgroups stay.
 
 mod modes;
 mod names;
@@ -62,8 +64,8 @@ enum Mode {
         #[arg(long)]
         one_cgroup: bool,
     },
-    /// Processes at their limit, killed by a signal from here: what their threads allocate while they die makes the kernel mark them.
-    /// It is no OOM kill.
+    /// Processes at their limit, killed by a signal from here: what their threads allocate while they die makes the
+    /// kernel mark them. It is no OOM kill.
     Dying {
         #[arg(value_parser = clap::value_parser!(u32).range(1..=1000))]
         rounds: u32,
@@ -93,7 +95,8 @@ enum Mode {
     },
     /// Victims two levels below the limit that is hit: with and without limits of their own that are not.
     Nested,
-    /// The machine runs out of memory, and a process in a cgroup near its limit is killed. Only with OOM_WATCHER_GUEST=1.
+    /// The machine runs out of memory, and a process in a cgroup near its limit is killed. Only with
+    /// OOM_WATCHER_GUEST=1.
     Global {
         /// The trigger is in the victim's cgroup, but what it takes is charged to another one.
         #[arg(long)]
@@ -141,7 +144,10 @@ fn tell(stage: &Stage, seconds: Option<f64>) -> Result<()> {
         return line(Line::Absent { why: "memory.oom.group needs cgroup v2".to_owned() });
     };
     let cgroups = stage.told()?;
-    let killed = |of: &[Role]| stage.processes.iter().filter(|p| of.contains(&p.role) && p.end == Some(End::Signal(libc::SIGKILL))).count() as u64;
+    let killed = |of: &[Role]| {
+        stage.processes.iter().filter(|p| of.contains(&p.role) && p.end == Some(End::Signal(libc::SIGKILL))).count()
+            as u64
+    };
     let siblings = killed(&[Role::Sibling]);
     let collateral = killed(&[Role::Collateral]) + siblings.saturating_sub(1);
     let killed = killed(&[Role::Victim, Role::Parent, Role::Trigger]) + siblings.min(1);

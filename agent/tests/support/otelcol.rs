@@ -26,7 +26,8 @@ impl Otelcol {
     /// The one in front of the back ends, which all are at this address, over gRPC.
     pub(crate) fn gateway(programs: &Programs, back_end: &str) -> Self {
         // One exporter for all signals: the receiver speaks gRPC alone.
-        let exporters = ["LOGS_EXPORTERS", "TRACES_EXPORTERS", "METRICS_EXPORTERS"].map(|name| (name, "[otlp_grpc/traces]".to_owned()));
+        let exporters = ["LOGS_EXPORTERS", "TRACES_EXPORTERS", "METRICS_EXPORTERS"]
+            .map(|name| (name, "[otlp_grpc/traces]".to_owned()));
         Self::of(programs, &["gateway"], exporters.into_iter().chain([("TRACES_ENDPOINT", back_end.to_owned())]))
     }
 
@@ -36,16 +37,22 @@ impl Otelcol {
     }
 
     /// One with these configurations, of which later ones win, and what they are told by variables.
-    pub(crate) fn of(programs: &Programs, names: &[&str], environment: impl IntoIterator<Item = (&'static str, String)>) -> Self {
+    pub(crate) fn of(
+        programs: &Programs,
+        names: &[&str],
+        environment: impl IntoIterator<Item = (&'static str, String)>,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let [grpc, http, health, telemetry] = free_ports();
         let queue = folder.path().join("queue").display().to_string();
         let own = [("LISTEN_HOST", "127.0.0.1".to_owned()), ("QUEUE_DIRECTORY", queue)];
         let ports = [("GRPC_PORT", grpc), ("HTTP_PORT", http), ("HEALTH_PORT", health), ("TELEMETRY_PORT", telemetry)];
-        let environment = own.into_iter().chain(ports.map(|(name, port)| (name, port.to_string()))).chain(environment).collect();
+        let environment =
+            own.into_iter().chain(ports.map(|(name, port)| (name, port.to_string()))).chain(environment).collect();
         let program = programs.path("otelcol").to_owned();
         let configurations = names.iter().map(|name| configuration(name)).collect();
-        let mut started = Self { program, configurations, environment, grpc, http, health, telemetry, folder, server: None };
+        let mut started =
+            Self { program, configurations, environment, grpc, http, health, telemetry, folder, server: None };
         started.start();
         started
     }
@@ -83,7 +90,10 @@ impl Otelcol {
 
     /// The same over HTTP.
     pub(crate) fn http_environment(&self) -> [(&'static str, String); 2] {
-        [("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://127.0.0.1:{}", self.http)), ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf".to_owned())]
+        [
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://127.0.0.1:{}", self.http)),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf".to_owned()),
+        ]
     }
 
     /// What it says of itself; nothing while it is away.
@@ -105,7 +115,11 @@ impl Otelcol {
 impl Drop for Otelcol {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("the log of {}:\n{}", self.configurations[0].display(), fs::read_to_string(self.log_file()).unwrap_or_default());
+            eprintln!(
+                "the log of {}:\n{}",
+                self.configurations[0].display(),
+                fs::read_to_string(self.log_file()).unwrap_or_default()
+            );
         }
     }
 }

@@ -40,7 +40,9 @@ pub(crate) fn rows(path: &str, heading: &str) -> Vec<Vec<String>> {
     while let Some(line) = lines.next() {
         if line.starts_with("| ---") {
             let body = lines.by_ref().take_while(|line| line.starts_with('|'));
-            rows.extend(body.map(|line| line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()));
+            rows.extend(
+                body.map(|line| line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()),
+            );
         }
     }
     assert!(!rows.is_empty(), "{path} has no table below {heading}");
@@ -55,7 +57,9 @@ pub(crate) fn links(text: &str) -> Vec<&str> {
 /// What links to the headings of a page end in, as GitHub makes them.
 pub(crate) fn anchors(text: &str) -> Vec<String> {
     let headings = text.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
-    let of = |heading: &str| heading.to_lowercase().replace(' ', "-").chars().filter(|c| c.is_alphanumeric() || "-_".contains(*c)).collect();
+    let of = |heading: &str| {
+        heading.to_lowercase().replace(' ', "-").chars().filter(|c| c.is_alphanumeric() || "-_".contains(*c)).collect()
+    };
     headings.map(of).collect()
 }
 

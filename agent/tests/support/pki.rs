@@ -9,8 +9,9 @@ use serde_json::{Value, json};
 /// Where API servers of tests are: on the loopback interface, or as a pod finds them.
 const SERVER_NAMES: [&str; 4] = ["127.0.0.1", "localhost", "10.96.0.1", "10.99.0.1"];
 
-/// Writes to `folder`: `ca.crt`, whom clients trust; `server.crt` and `.key` of the API server, `client.crt` and `.key`, with which it asks kubelets;
-/// `accounts.key` and `.pub` that sign tokens of service accounts; and `tokens.csv`, with the tokens `admin`, who may do everything, and `kubelet`, the node's.
+/// Writes to `folder`: `ca.crt`, whom clients trust; `server.crt` and `.key` of the API server, `client.crt` and
+/// `.key`, with which it asks kubelets; `accounts.key` and `.pub` that sign tokens of service accounts; and
+/// `tokens.csv`, with the tokens `admin`, who may do everything, and `kubelet`, the node's.
 pub(crate) fn write(folder: &Path, node: &str) {
     let write = |name: &str, content: &str| fs::write(folder.join(name), content).unwrap();
     let mut params = CertificateParams::default();

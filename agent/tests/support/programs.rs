@@ -26,12 +26,21 @@ impl Programs {
 
     fn find_with(which: &[&str]) -> Result<Self, String> {
         let get = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/servers/get");
-        let output = Command::new(&get).arg("--paths").args(which).output().map_err(|error| format!("{}: {error}", get.display()))?;
+        let output = Command::new(&get)
+            .arg("--paths")
+            .args(which)
+            .output()
+            .map_err(|error| format!("{}: {error}", get.display()))?;
         if !output.status.success() {
             return Err(String::from_utf8_lossy(&output.stderr).trim().to_owned());
         }
         let text = String::from_utf8(output.stdout).unwrap();
-        Ok(Self(text.lines().map(|line| line.split_once('=').unwrap()).map(|(name, path)| (name.to_owned(), path.into())).collect()))
+        Ok(Self(
+            text.lines()
+                .map(|line| line.split_once('=').unwrap())
+                .map(|(name, path)| (name.to_owned(), path.into()))
+                .collect(),
+        ))
     }
 
     /// Where they are, as in `PATH`.
@@ -53,7 +62,8 @@ pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
     listeners.map(|listener| listener.local_addr().unwrap().port())
 }
 
-/// The child ends with the thread that starts it, however that ends. The kernel forgets it where the program's file has capabilities.
+/// The child ends with the thread that starts it, however that ends. The kernel forgets it where the program's file has
+/// capabilities.
 pub(crate) fn end_with_this(command: &mut Command) {
     let parent = std::process::id().cast_signed();
     // SAFETY: prctl(2) and getppid(2) allocate nothing and take no lock.
@@ -115,7 +125,10 @@ pub(crate) fn ask(port: u16, method: &str, path: &str, body: &str) -> Result<Str
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).map_err(|error| error.to_string())?;
     stream.set_read_timeout(Some(patience())).map_err(|error| error.to_string())?;
     // HTTP/1.0: the answer ends with the connection, and is not chunked.
-    let head = format!("{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
+    let head = format!(
+        "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
     stream.write_all((head + body).as_bytes()).map_err(|error| error.to_string())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).map_err(|error| error.to_string())?;

@@ -1,4 +1,5 @@
-//! Starts the agent as container runtimes do: as some user, with few capabilities, those that its file permits, and without new privileges.
+//! Starts the agent as container runtimes do: as some user, with few capabilities, those that its file permits, and
+//! without new privileges.
 
 use std::fs;
 use std::io;
@@ -20,7 +21,8 @@ pub(crate) const USER: u32 = 65532;
 pub(crate) struct Restricted {
     /// As whom.
     pub(crate) user: u32,
-    /// `capabilities.add` of the container, everything else dropped: permitted and bounding set when the program is started.
+    /// `capabilities.add` of the container, everything else dropped: permitted and bounding set when the program is
+    /// started.
     pub(crate) added: Set,
     /// What `setcap …+p` gave to the program's file. Absent: no file capabilities.
     pub(crate) file: Option<Set>,
@@ -82,13 +84,16 @@ impl Restricted {
     }
 }
 
-/// `setcap …+p`: `struct vfs_cap_data` of include/uapi/linux/capability.h, version 2, in the order of bytes that it has on every machine.
+/// `setcap …+p`: `struct vfs_cap_data` of include/uapi/linux/capability.h, version 2, in the order of bytes that it has
+/// on every machine.
 fn set_file_capabilities(file: &Path, permitted: Set) {
     const VERSION: u32 = 0x0200_0000;
     let words = [VERSION, permitted.0 as u32, 0, (permitted.0 >> 32) as u32, 0];
     let value: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
     let path = std::ffi::CString::new(file.to_str().unwrap()).unwrap();
     // SAFETY: the texts end with 0, and the value is as long as said.
-    let done = unsafe { libc::setxattr(path.as_ptr(), c"security.capability".as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+    let done = unsafe {
+        libc::setxattr(path.as_ptr(), c"security.capability".as_ptr(), value.as_ptr().cast(), value.len(), 0)
+    };
     assert_eq!(done, 0, "setting the capabilities of {}: {}", file.display(), io::Error::last_os_error());
 }

@@ -1,6 +1,7 @@
 //! Reads Rust as text, as far as comparing it with pages needs: constants, and string literals in calls.
 //!
-//! No syntax tree: `syn` would be one more dependency for this alone. Raw strings are not understood; the code that is read here has none.
+//! No syntax tree: `syn` would be one more dependency for this alone. Raw strings are not understood; the code that is
+//! read here has none.
 
 use std::iter::Peekable;
 use std::str::Chars;
@@ -16,7 +17,9 @@ pub(crate) fn constant(file: &str, name: &str) -> Option<String> {
 
 /// The number that a constant or the cell of a page stands for: bytes, milliseconds or things.
 pub(crate) fn number(text: &str) -> (u64, &'static str) {
-    let parse = |digits: &str| digits.replace(['_', ','], "").trim().parse::<u64>().unwrap_or_else(|_| panic!("not a number: {text}"));
+    let parse = |digits: &str| {
+        digits.replace(['_', ','], "").trim().parse::<u64>().unwrap_or_else(|_| panic!("not a number: {text}"))
+    };
     let in_call = |call: &str| text.strip_prefix(call).and_then(|rest| rest.strip_suffix(')'));
     if let Some(seconds) = in_call("Duration::from_secs(").or_else(|| text.strip_suffix(" s")) {
         return (parse(seconds) * 1000, "ms");
@@ -36,9 +39,13 @@ pub(crate) fn number(text: &str) -> (u64, &'static str) {
     }
 }
 
-/// The longest part of a format string that is the same in every message made of it. Pages may set what is in backticks otherwise.
+/// The longest part of a format string that is the same in every message made of it. Pages may set what is in backticks
+/// otherwise.
 pub(crate) fn constant_part(format: &str) -> &str {
-    let parts = format.split('`').flat_map(|part| part.split('{')).map(|part| part.split_once('}').map_or(part, |(_, after)| after));
+    let parts = format
+        .split('`')
+        .flat_map(|part| part.split('{'))
+        .map(|part| part.split_once('}').map_or(part, |(_, after)| after));
     parts.map(str::trim).max_by_key(|part| part.len()).unwrap_or_default()
 }
 
@@ -99,8 +106,17 @@ fn rust_is_read() {
     check(r#"f, "a {b}")); "no""#, &["a {b}"]);
     check(r#"'"', g("a\"b"), "c)d") "no""#, &["a\"b", "c)d"]);
     check("&'a x, // \"no\"\n \"a \\\n     b\")", &["a b"]);
-    assert_eq!([number("8 * 1024"), number("1 << 20"), number("16_384")], [number("8 KiB"), number("1 MiB"), number("16,384")]);
-    assert_eq!([number("Duration::from_secs(5)"), number("Duration::from_millis(200)")], [number("5 s"), number("200 ms")]);
+    assert_eq!(
+        [number("8 * 1024"), number("1 << 20"), number("16_384")],
+        [number("8 KiB"), number("1 MiB"), number("16,384")]
+    );
+    assert_eq!(
+        [number("Duration::from_secs(5)"), number("Duration::from_millis(200)")],
+        [number("5 s"), number("200 ms")]
+    );
     assert_ne!(number("5 s"), number("5000"));
-    assert_eq!([constant_part("{a}: no {b:#} or `c` of it"), constant_part("ready"), constant_part("{error:#}")], ["of it", "ready", ""]);
+    assert_eq!(
+        [constant_part("{a}: no {b:#} or `c` of it"), constant_part("ready"), constant_part("{error:#}")],
+        ["of it", "ready", ""]
+    );
 }

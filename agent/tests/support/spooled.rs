@@ -8,11 +8,17 @@ use oom_watcher::export::spool::Spool;
 use crate::support::agent::Agent;
 use crate::support::exposition::total;
 
-/// Whether all of these kills have their log record, and those that wait for the collector are in the spool: `waiting` of them at least.
+/// Whether all of these kills have their log record, and those that wait for the collector are in the spool: `waiting`
+/// of them at least.
 pub(crate) fn is_whole(agent: &Agent, spool: &Path, kills: f64, waiting: f64) -> bool {
     let samples = agent.metrics();
-    let queued = samples.iter().find(|sample| sample.name == "oom_watcher_export_queue_items" && sample.label("signal") == "logs").unwrap().value;
-    let are_told = total(&samples, "oom_kills_per_node_total") >= kills && total(&samples, "oom_watcher_waiting_kills") == 0.0;
+    let queued = samples
+        .iter()
+        .find(|sample| sample.name == "oom_watcher_export_queue_items" && sample.label("signal") == "logs")
+        .unwrap()
+        .value;
+    let are_told =
+        total(&samples, "oom_kills_per_node_total") >= kills && total(&samples, "oom_watcher_waiting_kills") == 0.0;
     // Looked at after that: what was queued then is not less now, as nobody takes it.
     are_told && queued >= waiting && kept(&spool.join("logs")) as f64 >= queued
 }

@@ -84,7 +84,8 @@ impl Stage {
             // Files of version 2. The number of groups came with 5.17.
             let event = |file: &str, key: &str| scratch.read(file).ok().and_then(|events| number(&events, key));
             let events_kills = event("memory.events", "oom_kill");
-            let (limit_hits, group_kills) = (event("memory.events.local", "oom"), event("memory.events.local", "oom_group_kill"));
+            let (limit_hits, group_kills) =
+                (event("memory.events.local", "oom"), event("memory.events.local", "oom_group_kill"));
             Ok(Cgroup { path, id, kernel_kills, events_kills, limit_hits, group_kills, container: container.clone() })
         };
         self.cgroups.iter().map(tell).collect()
@@ -104,7 +105,8 @@ impl Stage {
 }
 
 impl Drop for Stage {
-    /// Ends the survivors and removes the cgroups, the last first: later ones may be below directories made for earlier ones.
+    /// Ends the survivors and removes the cgroups, the last first: later ones may be below directories made for earlier
+    /// ones.
     fn drop(&mut self) {
         for survivor in self.processes.iter().filter(|process| process.end.is_none()) {
             if let Err(error) = signal(survivor.pid, libc::SIGKILL).and_then(|()| wait(survivor.pid)) {
@@ -115,8 +117,8 @@ impl Drop for Stage {
     }
 }
 
-/// Starts a process that joins `cgroup` (`None`: stays where this one is), does `body` and ends, at the latest when this one does.
-/// Only for a process with one thread.
+/// Starts a process that joins `cgroup` (`None`: stays where this one is), does `body` and ends, at the latest when
+/// this one does. Only for a process with one thread.
 pub(crate) fn fork(cgroup: Option<&Scratch>, body: impl FnOnce() -> Result<()>) -> Result<u32> {
     // SAFETY: the caller has one thread, so nothing is locked by another one that the child would lack.
     match unsafe { libc::fork() } {
@@ -135,9 +137,11 @@ pub(crate) fn fork(cgroup: Option<&Scratch>, body: impl FnOnce() -> Result<()>) 
     }
 }
 
-/// Starts a process that has the memory of this one, and the parent of this one; it does `body` and ends, at the latest when its parent does.
+/// Starts a process that has the memory of this one, and the parent of this one; it does `body` and ends, at the latest
+/// when its parent does.
 ///
-/// Without `CLONE_VFORK` in `flags` both run at once, on one set of thread-local variables: then `body` captures nothing, and does not allocate.
+/// Without `CLONE_VFORK` in `flags` both run at once, on one set of thread-local variables: then `body` captures
+/// nothing, and does not allocate.
 pub(crate) fn share_memory<F: FnOnce() -> Result<()>>(flags: c_int, body: F) -> Result<u32> {
     extern "C" fn run<F: FnOnce() -> Result<()>>(body: *mut c_void) -> c_int {
         // SAFETY: no memory is involved.

@@ -40,7 +40,8 @@ pub(crate) enum Role {
     Victim,
     /// To survive its child.
     Parent,
-    /// To start the OOM killer. It survives if the victim's memory comes back soon enough; else the kernel kills it too.
+    /// To start the OOM killer. It survives if the victim's memory comes back soon enough; else the kernel kills it
+    /// too.
     Trigger,
     /// To be killed by a signal from user space.
     Signalled,
@@ -73,7 +74,8 @@ pub(crate) struct Cgroup {
     pub(crate) events_kills: Option<u64>,
     /// How often the limit of this very cgroup called for the OOM killer: `oom` of `memory.events.local`. Absent on v1.
     pub(crate) limit_hits: Option<u64>,
-    /// How often the processes of this very cgroup were killed all at once: `oom_group_kill` of `memory.events.local`. Absent on v1 and before 5.17.
+    /// How often the processes of this very cgroup were killed all at once: `oom_group_kill` of `memory.events.local`.
+    /// Absent on v1 and before 5.17.
     pub(crate) group_kills: Option<u64>,
     /// Who is to be blamed for a kill there, if it is named like a Kubernetes container.
     #[serde(flatten)]
@@ -94,11 +96,13 @@ pub(crate) struct Container {
 pub(crate) struct Done {
     /// Processes that ended by SIGKILL, though nobody in user space sent it, without `collateral`.
     pub(crate) killed: u64,
-    /// Processes that ended with another one that was killed, and that the OOM killer did not choose: see [`Role::Sibling`] and [`Role::Collateral`].
+    /// Processes that ended with another one that was killed, and that the OOM killer did not choose: see
+    /// [`Role::Sibling`] and [`Role::Collateral`].
     pub(crate) collateral: u64,
     /// The sum of [`Cgroup::kernel_kills`].
     pub(crate) kernel_kills: u64,
-    /// What the kernel counted meanwhile on the whole machine (`oom_kill` of /proc/vmstat): others may have been killed, too.
+    /// What the kernel counted meanwhile on the whole machine (`oom_kill` of /proc/vmstat): others may have been
+    /// killed, too.
     pub(crate) vmstat_kills: u64,
     /// From the first process's start to the last one's end.
     pub(crate) seconds: f64,

@@ -1,6 +1,7 @@
-//! `make fleet`: what the agents of many nodes are for those who serve them all. One real agent is recorded with real kills, and what it sent and served is sent
-//! and served again with the names of as many nodes as are asked for: at a real Collector (the gateway of `otel-collector/`) with real back ends, by a real Prometheus,
-//! and the agent's own watch of pods at a real API server. docs/scale.md is written from its output.
+//! `make fleet`: what the agents of many nodes are for those who serve them all. One real agent is recorded with real
+//! kills, and what it sent and served is sent and served again with the names of as many nodes as are asked for: at a
+//! real Collector (the gateway of `otel-collector/`) with real back ends, by a real Prometheus, and the agent's own
+//! watch of pods at a real API server. docs/scale.md is written from its output.
 
 mod otlp;
 mod recorded;
@@ -92,7 +93,14 @@ fn of_one_node(recorded: &Recorded) -> Table {
             ("spans of a kill", Unit::Bytes),
         ],
     );
-    let cells = [sizes.series as f64, sizes.page as f64, sizes.points as f64, sizes.metrics as f64, sizes.logs_of_kill, sizes.traces_of_kill];
+    let cells = [
+        sizes.series as f64,
+        sizes.page as f64,
+        sizes.points as f64,
+        sizes.metrics as f64,
+        sizes.logs_of_kill,
+        sizes.traces_of_kill,
+    ];
     table.row("one node", cells.map(Cell::one).into());
     table
 }
@@ -129,7 +137,8 @@ fn allow_descriptors(connections: usize) -> Result<(), String> {
     let (most, needed) = (limit.rlim_max, connections as u64 + OTHER_FILES);
     if most < needed {
         return Err(format!(
-            "so large a fleet needs {needed} open files, and {most} are allowed here: raise the limit (`ulimit -Hn`), or ask for fewer nodes"
+            "so large a fleet needs {needed} open files, and {most} are allowed here: raise the limit (`ulimit -Hn`), \
+             or ask for fewer nodes"
         ));
     }
     limit.rlim_cur = most;

@@ -1,7 +1,8 @@
-//! OTLP of a fleet: one connection of each node at one real gateway with the limits of its Deployment, and Prometheus, Loki and Jaeger behind it.
+//! OTLP of a fleet: one connection of each node at one real gateway with the limits of its Deployment, and Prometheus,
+//! Loki and Jaeger behind it.
 //!
-//! In a cluster the Collector of each node has that connection. It hands on what its agent sends, so here the agents' requests go to the gateway as they are, the way
-//! that Collector sends them.
+//! In a cluster the Collector of each node has that connection. It hands on what its agent sends, so here the agents'
+//! requests go to the gateway as they are, the way that Collector sends them.
 
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
@@ -24,13 +25,17 @@ const ROLL_OUT: Duration = Duration::from_secs(60);
 /// Between two looks at what has come through: more often would take the CPUs from those who are measured.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
-/// `gateway`: MiB that the gateway may have. Its configuration has percentages of a cgroup's limit, which there is none of here.
+/// `gateway`: MiB that the gateway may have. Its configuration has percentages of a cgroup's limit, which there is none
+/// of here.
 pub(crate) fn measure(report: &mut Report, programs: &Programs, recorded: &Recorded, nodes: usize, gateway: u32) {
     // As in otel-collector/gateway.yaml and gateway-deployment.yaml: 80 % and 15 %, and five eighths.
-    let mut stack = Stack::start_every(programs, "groups: []", "15s", &[("GOMEMLIMIT", &format!("{}MiB", gateway * 5 / 8))]);
+    let mut stack =
+        Stack::start_every(programs, "groups: []", "15s", &[("GOMEMLIMIT", &format!("{}MiB", gateway * 5 / 8))]);
     let (limit, spike) = (gateway * 80 / 100, gateway * 15 / 100);
     stack.gateway.kill();
-    stack.gateway.start_with(&format!("processors: {{memory_limiter: {{check_interval: 1s, limit_mib: {limit}, spike_limit_mib: {spike}}}}}"));
+    stack.gateway.start_with(&format!(
+        "processors: {{memory_limiter: {{check_interval: 1s, limit_mib: {limit}, spike_limit_mib: {spike}}}}}"
+    ));
     let command = format!("make fleet ONLY=otlp NODES={nodes} GATEWAY_MIB={gateway}");
     let mut answers = Table::by(
         &format!("{nodes} nodes, OTLP to one gateway of {gateway} MiB"),
@@ -86,10 +91,12 @@ pub(crate) fn measure(report: &mut Report, programs: &Programs, recorded: &Recor
         row(name, nodes, messages, &|stack| Some(stack.prometheus_number(&query).ok()?.unwrap_or(0.0) as usize));
     }
     let kills = nodes * KILLS;
-    let messages =
-        Messages::new(nodes, ROLL_OUT, |node, at| vec![(Signal::Logs, recorded.logs(node, at)), (Signal::Traces, recorded.traces(node, at))]);
+    let messages = Messages::new(nodes, ROLL_OUT, |node, at| {
+        vec![(Signal::Logs, recorded.logs(node, at)), (Signal::Traces, recorded.traces(node, at))]
+    });
     row(&format!("{kills} kills in a minute: records and spans"), kills, messages, &|stack| {
-        let records = stack.loki_number(r#"sum(count_over_time({service_name="oom-watcher"}[1h]))"#).ok()?.unwrap_or(0.0);
+        let records =
+            stack.loki_number(r#"sum(count_over_time({service_name="oom-watcher"}[1h]))"#).ok()?.unwrap_or(0.0);
         Some((records as usize).min(spans(stack) / SPANS))
     });
     report.add(answers);
@@ -120,7 +127,8 @@ fn spans(stack: &Stack) -> usize {
     total(&stack.gateway.own(), "otelcol_exporter_sent_spans") as usize
 }
 
-/// Looks until all are there: how long it took, or the most there ever were. `there`: nothing if a back end does not answer.
+/// Looks until all are there: how long it took, or the most there ever were. `there`: nothing if a back end does not
+/// answer.
 fn await_all(all: usize, begin: Instant, there: impl Fn() -> Option<usize>) -> Result<Duration, usize> {
     let (since, mut most) = (Instant::now(), 0);
     loop {

@@ -1,6 +1,7 @@
 //! What one real agent sends and serves, and the same with the names of another node.
 //!
-//! The agent watches a node of as many containers as [`CONTAINERS`], [`KILLS`] of which are killed for real. The Kubernetes API is a stand-in: here it only gives names.
+//! The agent watches a node of as many containers as [`CONTAINERS`], [`KILLS`] of which are killed for real. The
+//! Kubernetes API is a stand-in: here it only gives names.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -64,11 +65,13 @@ impl Recorded {
         eventually("pods", || (total(&agent.metrics(), "oom_watcher_pods") as usize == CONTAINERS).then_some(()));
         burst(KILLS);
         let is_whole = |request: &ExportMetricsServiceRequest| kills(request) >= Some(KILLS as i64);
-        let metrics =
-            eventually("export with the kills", || collector.look(|received| received.metrics.iter().rfind(|request| is_whole(request)).cloned()));
+        let metrics = eventually("export with the kills", || {
+            collector.look(|received| received.metrics.iter().rfind(|request| is_whole(request)).cloned())
+        });
         eventually("records and spans", || {
-            let all =
-                |received: &oom_watcher::export::otlp::Received| received.records().count() >= KILLS && received.spans().count() >= SPANS * KILLS;
+            let all = |received: &oom_watcher::export::otlp::Received| {
+                received.records().count() >= KILLS && received.spans().count() >= SPANS * KILLS
+            };
             collector.look(all).then_some(())
         });
         assert_eq!(
@@ -136,7 +139,10 @@ impl Recorded {
             resource.resource.iter_mut().for_each(|resource| names.rename_all(&mut resource.attributes));
             for span in resource.scope_spans.iter_mut().flat_map(|scope| &mut scope.spans) {
                 names.rename_all(&mut span.attributes);
-                for id in [&mut span.trace_id, &mut span.span_id, &mut span.parent_span_id].into_iter().filter(|id| !id.is_empty()) {
+                for id in [&mut span.trace_id, &mut span.span_id, &mut span.parent_span_id]
+                    .into_iter()
+                    .filter(|id| !id.is_empty())
+                {
                     names.rename_id(id);
                 }
                 span.start_time_unix_nano += later;
@@ -203,7 +209,9 @@ struct Names {
 
 impl Names {
     fn rename(&self, text: &str) -> String {
-        self.names.iter().fold(text.to_owned(), |text, (from, to)| if text.contains(from) { text.replace(from, to) } else { text })
+        self.names
+            .iter()
+            .fold(text.to_owned(), |text, (from, to)| if text.contains(from) { text.replace(from, to) } else { text })
     }
 
     fn rename_all(&self, attributes: &mut [KeyValue]) {
@@ -213,7 +221,9 @@ impl Names {
                 Some(AnyValue { value: Some(Value::StringValue(id)) }) if attribute.key == "service.instance.id" => {
                     id.replace_range(..8, &format!("{:08x}", self.node));
                 }
-                Some(AnyValue { value: Some(Value::StringValue(host)) }) if attribute.key == "host.name" => *host = name(self.node),
+                Some(AnyValue { value: Some(Value::StringValue(host)) }) if attribute.key == "host.name" => {
+                    *host = name(self.node)
+                }
                 Some(value) => self.rename_value(value),
                 None => {}
             }
@@ -244,7 +254,12 @@ fn all(request: &ExportMetricsServiceRequest) -> impl Iterator<Item = &Metric> {
 /// All that is counted of containers in it.
 fn kills(request: &ExportMetricsServiceRequest) -> Option<i64> {
     let Data::Sum(sum) = all(request).find(|metric| metric.name == "oom_kills")?.data.as_ref()? else { return None };
-    Some(sum.data_points.iter().filter_map(|point| if let Some(Number::AsInt(value)) = point.value { Some(value) } else { None }).sum())
+    Some(
+        sum.data_points
+            .iter()
+            .filter_map(|point| if let Some(Number::AsInt(value)) = point.value { Some(value) } else { None })
+            .sum(),
+    )
 }
 
 fn count(metric: &Metric) -> usize {

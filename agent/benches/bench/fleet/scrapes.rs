@@ -1,4 +1,5 @@
-//! A real Prometheus that scrapes a fleet: one server here has the pages of all nodes, each of which is a target of its own, and the rules of k8s/rules.yaml.
+//! A real Prometheus that scrapes a fleet: one server here has the pages of all nodes, each of which is a target of its
+//! own, and the rules of k8s/rules.yaml.
 
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -37,8 +38,7 @@ pub(crate) fn measure(report: &mut Report, programs: &Programs, recorded: &Arc<R
     background.handle.spawn(serve(listener, Arc::clone(recorded)));
     let stack = Stack::start_every(programs, "groups: []", INTERVAL, &[]);
     let empty = Usage::of(stack.pid("prometheus"));
-    let target =
-        |node: usize| json!({"targets": [address.to_string()], "labels": {"__metrics_path__": format!("/{node}/metrics"), "instance": name(node)}});
+    let target = |node: usize| json!({"targets": [address.to_string()], "labels": {"__metrics_path__": format!("/{node}/metrics"), "instance": name(node)}});
     stack.targets(&serde_json::Value::from_iter((0..nodes).map(target)).to_string());
     let number = |query: &str| stack.prometheus_number(query).ok().flatten();
     eventually_within(PATIENCE, "a scrape of each", || number("sum(up)").filter(|up| *up as usize == nodes));
@@ -73,8 +73,12 @@ pub(crate) fn measure(report: &mut Report, programs: &Programs, recorded: &Arc<R
             Cell::one((memory - empty.resident as f64) / series),
             number("sum(up)").and_then(Cell::one),
             number("max(max_over_time(scrape_duration_seconds[1m]))").and_then(Cell::one),
-            Cell::of(own.iter().filter(|sample| sample.name == "prometheus_rule_group_last_duration_seconds").map(|sample| sample.value))
-                .and_then(|groups| Cell::one(groups.maximum())),
+            Cell::of(
+                own.iter()
+                    .filter(|sample| sample.name == "prometheus_rule_group_last_duration_seconds")
+                    .map(|sample| sample.value),
+            )
+            .and_then(|groups| Cell::one(groups.maximum())),
         ],
     );
     report.add(table);
@@ -90,11 +94,16 @@ async fn serve(listener: std::net::TcpListener, recorded: Arc<Recorded>) {
             let page = recorded.page(node);
             async move {
                 Ok::<_, Infallible>(
-                    Response::builder().header("content-type", "text/plain; version=0.0.4").body(Full::new(Bytes::from(page))).unwrap(),
+                    Response::builder()
+                        .header("content-type", "text/plain; version=0.0.4")
+                        .body(Full::new(Bytes::from(page)))
+                        .unwrap(),
                 )
             }
         };
         // Who scrapes may go at any time.
-        tokio::spawn(async move { drop(http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(answer)).await) });
+        tokio::spawn(async move {
+            drop(http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(answer)).await)
+        });
     }
 }

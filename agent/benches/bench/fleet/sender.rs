@@ -1,4 +1,5 @@
-//! Sends what the Collectors of many nodes would, as they do: a connection of each, compressed, each request answered within their limit of time or sent again.
+//! Sends what the Collectors of many nodes would, as they do: a connection of each, compressed, each request answered
+//! within their limit of time or sent again.
 
 use std::time::{Duration, SystemTime};
 
@@ -15,7 +16,8 @@ use tonic_types::StatusExt;
 
 /// For so long a Collector waits for an answer: the default `timeout` of its exporters.
 const ANSWER: Duration = Duration::from_secs(5);
-/// Before what was refused or not answered is sent again: the defaults of a Collector's `retry_on_failure`, each half as long or up to one and a half times.
+/// Before what was refused or not answered is sent again: the defaults of a Collector's `retry_on_failure`, each half
+/// as long or up to one and a half times.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 const PAUSE_GROWTH: f64 = 1.5;
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -111,7 +113,8 @@ async fn tell(channel: &Channel, signal: Signal, message: Bytes, due: Instant) -
     let mut answered = Answered { took: Duration::ZERO, refused: 0, late: 0, taken: false };
     loop {
         let metadata = MetadataMap::new();
-        let answer = tokio::time::timeout(ANSWER, send_grpc(channel.clone(), signal, true, &metadata, message.clone())).await;
+        let answer =
+            tokio::time::timeout(ANSWER, send_grpc(channel.clone(), signal, true, &metadata, message.clone())).await;
         answered.took = due.elapsed();
         match answer {
             Ok(Ok(_)) => return Answered { taken: true, ..answered },
@@ -135,7 +138,12 @@ async fn tell(channel: &Channel, signal: Signal, message: Bytes, due: Instant) -
 /// What a client may send again: <https://opentelemetry.io/docs/specs/otlp/#failures>.
 fn may_be_repeated(status: &Status) -> bool {
     match status.code() {
-        Code::Cancelled | Code::DeadlineExceeded | Code::Aborted | Code::OutOfRange | Code::Unavailable | Code::DataLoss => true,
+        Code::Cancelled
+        | Code::DeadlineExceeded
+        | Code::Aborted
+        | Code::OutOfRange
+        | Code::Unavailable
+        | Code::DataLoss => true,
         Code::ResourceExhausted => status.get_details_retry_info().is_some(),
         _ => false,
     }

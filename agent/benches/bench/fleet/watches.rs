@@ -1,4 +1,5 @@
-//! The watches of a fleet at a real API server: the agent's own code for each node, in this process, and as many pods as the nodes have.
+//! The watches of a fleet at a real API server: the agent's own code for each node, in this process, and as many pods
+//! as the nodes have.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,9 +30,12 @@ pub(crate) fn measure(report: &mut Report, programs: Programs, nodes: usize) {
     let mut cluster = Cluster::start(programs, false);
     let begin = Instant::now();
     for node in 0..nodes {
-        let names: Vec<_> = (0..PODS_OF_NODE).map(|pod| (node * PODS_OF_NODE + pod, format!("web-{node}-{pod}"))).collect();
+        let names: Vec<_> =
+            (0..PODS_OF_NODE).map(|pod| (node * PODS_OF_NODE + pod, format!("web-{node}-{pod}"))).collect();
         cluster.admin.all(names.iter().map(|(_, pod)| post(PODS, &pair(pod, &name(node)))));
-        cluster.admin.all(names.iter().map(|(number, pod)| merge(&format!("{PODS}/{pod}/status"), &running_pair(*number as u64, 0))));
+        cluster.admin.all(
+            names.iter().map(|(number, pod)| merge(&format!("{PODS}/{pod}/status"), &running_pair(*number as u64, 0))),
+        );
     }
     eprintln!("fleet: {} pods in {:?}", nodes * PODS_OF_NODE, begin.elapsed());
     let mut table = Table::by(
@@ -79,7 +83,10 @@ pub(crate) fn measure(report: &mut Report, programs: Programs, nodes: usize) {
     let begin = Instant::now();
     for node in 0..nodes {
         let number = node * PODS_OF_NODE;
-        cluster.admin.all(std::iter::once(merge(&format!("{PODS}/web-{node}-0/status"), &running_pair((nodes * PODS_OF_NODE + number) as u64, 1))));
+        cluster.admin.all(std::iter::once(merge(
+            &format!("{PODS}/web-{node}-0/status"),
+            &running_pair((nodes * PODS_OF_NODE + number) as u64, 1),
+        )));
     }
     eprintln!("fleet: a change on each node in {:?}", begin.elapsed());
     row(&cluster, "a pod of each node changes (the change itself is in it)", before, None, asked);
@@ -90,7 +97,13 @@ pub(crate) fn measure(report: &mut Report, programs: Programs, nodes: usize) {
     let begin = Instant::now();
     cluster.start_api();
     fleet.await_pods();
-    row(&cluster, "the API server is started again (its own start is in it)", Usage::default(), Some(begin.elapsed()), asked);
+    row(
+        &cluster,
+        "the API server is started again (its own start is in it)",
+        Usage::default(),
+        Some(begin.elapsed()),
+        asked,
+    );
     report.add(table);
 }
 
@@ -108,14 +121,21 @@ impl Fleet {
         let stores: Arc<[Store]> = (0..nodes).map(|_| Store::default()).collect();
         let mut watching = JoinSet::new();
         for (node, store) in stores.iter().enumerate() {
-            let settings = Settings { node: name(node), kubeconfig: Some(kubeconfig.clone()), selection: Selection::default(), daemonset: None };
+            let settings = Settings {
+                node: name(node),
+                kubeconfig: Some(kubeconfig.clone()),
+                selection: Selection::default(),
+                daemonset: None,
+            };
             watching.spawn_on(watch::run(settings, store.clone()), &background.handle);
         }
         Self { _background: background, stores, _watching: watching }
     }
 
     fn await_pods(&self) {
-        eventually_within(PATIENCE, "all pods are known", || self.all(|store| store.is_synced() && store.pods().len() == PODS_OF_NODE).then_some(()));
+        eventually_within(PATIENCE, "all pods are known", || {
+            self.all(|store| store.is_synced() && store.pods().len() == PODS_OF_NODE).then_some(())
+        });
     }
 
     fn all(&self, is: impl Fn(&Store) -> bool) -> bool {

@@ -1,4 +1,5 @@
-//! bpftrace on the tracepoint `oom:mark_victim`, as its documentation and many guides have it; the cgroup is looked up in /proc when its line comes.
+//! bpftrace on the tracepoint `oom:mark_victim`, as its documentation and many guides have it; the cgroup is looked up
+//! in /proc when its line comes.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -24,7 +25,11 @@ impl Bpftrace {
     /// It cannot be started or attached here.
     pub(crate) fn start() -> Result<Self, String> {
         let mut command = Command::new("unshare");
-        command.args(["--mount", "--propagation", "private", "sh", "-c", SCRIPT]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        command
+            .args(["--mount", "--propagation", "private", "sh", "-c", SCRIPT])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
         end_with_this(&mut command);
         let mut child = command.spawn().map_err(|error| format!("starting unshare: {error}"))?;
         let (seen, attached) = (Sightings::default(), mpsc::channel());
@@ -40,7 +45,11 @@ impl Bpftrace {
             }
         });
         let this = Self { seen, child };
-        attached.1.recv().map(|()| this).map_err(|_| "bpftrace ended before it was attached (try it by hand)".to_owned())
+        attached
+            .1
+            .recv()
+            .map(|()| this)
+            .map_err(|_| "bpftrace ended before it was attached (try it by hand)".to_owned())
     }
 }
 

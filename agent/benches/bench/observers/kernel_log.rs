@@ -1,5 +1,6 @@
-//! A reader of the kernel log, as the kubelet (cAdvisor), node-problem-detector and others are: who was killed is in the line "Killed process", whose it was
-//! in the line "oom-kill:", which the kernel leaves out after ten in five seconds (the rate limit of dump_header, mm/oom_kill.c).
+//! A reader of the kernel log, as the kubelet (cAdvisor), node-problem-detector and others are: who was killed is in
+//! the line "Killed process", whose it was in the line "oom-kill:", which the kernel leaves out after ten in five
+//! seconds (the rate limit of dump_header, mm/oom_kill.c).
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
@@ -11,7 +12,8 @@ use std::thread::{self, JoinHandle};
 
 use super::{Sighting, Sightings};
 
-/// Longer than a record can be (PRINTKRB_RECORD_MAX of the kernel is 1,024, and the reader's text adds its prefix and escapes).
+/// Longer than a record can be (PRINTKRB_RECORD_MAX of the kernel is 1,024, and the reader's text adds its prefix and
+/// escapes).
 const RECORD: usize = 8192;
 
 /// How often it looks whether it is to end, in milliseconds.

@@ -1,6 +1,8 @@
-//! A reader of /proc after the event, as most eBPF tools are: it learns the victim's pid in the kernel and looks up its cgroup when it is told.
+//! A reader of /proc after the event, as most eBPF tools are: it learns the victim's pid in the kernel and looks up its
+//! cgroup when it is told.
 //!
-//! It is told by our own probe, attached a second time, on a thread that does nothing else: no tool of that kind can be sooner.
+//! It is told by our own probe, attached a second time, on a thread that does nothing else: no tool of that kind can be
+//! sooner.
 
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
@@ -30,7 +32,8 @@ impl ProcReader {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let config = probe::Config { ring_bytes: RING_BYTES, arguments: false, read_names: true, pins: None };
-                let mut probe = Probe::attach(&config).unwrap_or_else(|error| panic!("attaching a second probe: {error}"));
+                let mut probe =
+                    Probe::attach(&config).unwrap_or_else(|error| panic!("attaching a second probe: {error}"));
                 attached.0.send(()).unwrap();
                 tokio::select! {
                     () = follow(&mut probe, &told) => {}

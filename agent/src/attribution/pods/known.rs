@@ -25,8 +25,10 @@ impl Id {
         }
         for (byte, digits) in id.iter_mut().zip(text.as_bytes().chunks(2)) {
             // A sign would be taken for a part of the number.
-            *byte =
-                std::str::from_utf8(digits).ok().filter(|digits| !digits.starts_with('+')).and_then(|digits| u8::from_str_radix(digits, 16).ok())?;
+            *byte = std::str::from_utf8(digits)
+                .ok()
+                .filter(|digits| !digits.starts_with('+'))
+                .and_then(|digits| u8::from_str_radix(digits, 16).ok())?;
         }
         Some(Self(id))
     }
@@ -87,7 +89,8 @@ impl Known {
             (&spec.init_containers, &status.init_container_statuses, Role::Init),
             (&spec.ephemeral_containers, &status.ephemeral_container_statuses, Role::Ephemeral),
         ];
-        let containers = lists.into_iter().flat_map(|(specified, statuses, role)| containers(specified, statuses, role)).collect();
+        let containers =
+            lists.into_iter().flat_map(|(specified, statuses, role)| containers(specified, statuses, role)).collect();
         let select = |from: &[(Text, Text)], keys: &[String]| {
             from.iter().filter(|(key, _)| keys.iter().any(|wanted| wanted == key.as_str())).cloned().collect()
         };
@@ -95,7 +98,11 @@ impl Known {
             namespace: metadata.namespace.clone(),
             name: metadata.name.clone(),
             uid: metadata.uid.clone(),
-            config_hash: metadata.annotations.iter().find(|(key, _)| key.as_str() == CONFIG_HASH).map(|(_, hash)| hash.clone()),
+            config_hash: metadata
+                .annotations
+                .iter()
+                .find(|(key, _)| key.as_str() == CONFIG_HASH)
+                .map(|(_, hash)| hash.clone()),
             containers,
             qos: qos(&status.qos_class),
             started: status.start_time,
@@ -105,10 +112,12 @@ impl Known {
         })
     }
 
-    /// Takes over the ids that the containers of the same name had in an earlier object of the same pod: a kill of long ago may still be read.
+    /// Takes over the ids that the containers of the same name had in an earlier object of the same pod: a kill of long
+    /// ago may still be read.
     pub(super) fn remember(&mut self, earlier: &Self) {
         for container in &mut self.containers {
-            let before = earlier.containers.iter().find(|before| before.name == container.name && before.role == container.role);
+            let before =
+                earlier.containers.iter().find(|before| before.name == container.name && before.role == container.role);
             for (id, restarts) in before.into_iter().flat_map(|before| &before.ids) {
                 let is_known = container.ids.iter().any(|(known, _)| known == id);
                 if !is_known && container.ids.len() < MAX_IDS {
@@ -125,7 +134,8 @@ impl Known {
 
     /// All that is known of it, and of that one of its containers, by number and id.
     pub(super) fn tell(&self, container: Option<(usize, Id)>) -> Pod {
-        let texts = |list: &[(Text, Text)]| list.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+        let texts =
+            |list: &[(Text, Text)]| list.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
         Pod {
             namespace: self.namespace.to_string(),
             name: self.name.to_string(),
@@ -158,9 +168,16 @@ impl Container {
 }
 
 /// Those of one list. One that only has a status counts too: the specification of a pod may be newer than its status.
-fn containers<'a>(specified: &'a [Specified], statuses: &'a [ContainerStatus], role: Role) -> impl Iterator<Item = Container> + 'a {
+fn containers<'a>(
+    specified: &'a [Specified],
+    statuses: &'a [ContainerStatus],
+    role: Role,
+) -> impl Iterator<Item = Container> + 'a {
     let with_spec = specified.iter().map(|spec| (&spec.name, Some(spec)));
-    let others = statuses.iter().filter(|status| !specified.iter().any(|spec| spec.name == status.name)).map(|status| (&status.name, None));
+    let others = statuses
+        .iter()
+        .filter(|status| !specified.iter().any(|spec| spec.name == status.name))
+        .map(|status| (&status.name, None));
     with_spec.chain(others).filter(|(name, _)| !name.is_empty()).map(move |(name, spec)| {
         let status = statuses.iter().find(|status| status.name == *name);
         container(name, spec, status, role)
@@ -172,7 +189,8 @@ fn container(name: &Text, spec: Option<&Specified>, status: Option<&ContainerSta
     let restarts = status.and_then(|status| u32::try_from(status.restart_count).ok());
     let mut ids: Vec<(Id, Option<u32>)> = Vec::new();
     if let Some(status) = status {
-        let newest = [&status.container_id, &status.state.terminated.container_id].into_iter().find_map(|id| Id::of_status(id));
+        let newest =
+            [&status.container_id, &status.state.terminated.container_id].into_iter().find_map(|id| Id::of_status(id));
         ids.extend(newest.map(|id| (id, restarts)));
         // The one before: restarted once less often.
         let before = Id::of_status(&status.last_state.terminated.container_id).filter(|id| Some(*id) != newest);

@@ -1,7 +1,8 @@
-//! This node's pods: found by the id of a container, else by the pod's uid. Pure; who watches them is [`crate::kubernetes`].
+//! This node's pods: found by the id of a container, else by the pod's uid. Pure; who watches them is
+//! [`crate::kubernetes`].
 //!
-//! Never a guess: a container whose id is in no status is unknown, unless its pod has but one. Pods that are gone are remembered for a while, because a kill
-//! is read after it happened.
+//! Never a guess: a container whose id is in no status is unknown, unless its pod has but one. Pods that are gone are
+//! remembered for a while, because a kill is read after it happened.
 
 mod known;
 pub mod object;
@@ -78,7 +79,9 @@ impl Pods {
         match self.by_uid.get(&uid).map(|entry| &entry.known).or_else(|| self.by_hash.get(&uid)) {
             None => Found::Nothing,
             Some(known) if container_id.is_none() => Found::Whole(Match { known, container: None }),
-            Some(known) => Found::PodAlone(Match { known, container: id.and_then(|id| Some((known.only_container()?, id))) }),
+            Some(known) => {
+                Found::PodAlone(Match { known, container: id.and_then(|id| Some((known.only_container()?, id))) })
+            }
         }
     }
 
@@ -131,7 +134,12 @@ impl Pods {
     /// Forgets what has been gone for longer than [`REMEMBERED`]; gives how many pods that were.
     pub fn expire(&mut self, now: SystemTime) -> usize {
         let is_old = |gone: SystemTime| now.duration_since(gone).is_ok_and(|age| age > REMEMBERED);
-        let old: Vec<_> = self.by_uid.values().filter(|entry| entry.gone.is_some_and(is_old)).map(|entry| Arc::clone(&entry.known)).collect();
+        let old: Vec<_> = self
+            .by_uid
+            .values()
+            .filter(|entry| entry.gone.is_some_and(is_old))
+            .map(|entry| Arc::clone(&entry.known))
+            .collect();
         old.iter().for_each(|known| self.forget(known));
         old.len()
     }
@@ -139,7 +147,12 @@ impl Pods {
     /// Namespace, pod and container of each container of the pods that are there.
     pub fn containers(&self) -> impl Iterator<Item = (&str, &str, &str)> {
         let there = self.by_uid.values().filter(|entry| entry.gone.is_none()).map(|entry| &entry.known);
-        there.flat_map(|known| known.containers.iter().map(|container| (known.namespace.as_str(), known.name.as_str(), container.name.as_str())))
+        there.flat_map(|known| {
+            known
+                .containers
+                .iter()
+                .map(|container| (known.namespace.as_str(), known.name.as_str(), container.name.as_str()))
+        })
     }
 
     /// Pods that are there.

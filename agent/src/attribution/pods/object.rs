@@ -1,6 +1,8 @@
-//! A pod as the Kubernetes API writes it, reduced to what is used here, and bounded: an object is what anybody in the cluster may have made.
+//! A pod as the Kubernetes API writes it, reduced to what is used here, and bounded: an object is what anybody in the
+//! cluster may have made.
 //!
-//! What is missing, or `null`, or of a list more than its bound, is left out; texts are cut. Nothing but JSON of another shape is an error.
+//! What is missing, or `null`, or of a list more than its bound, is left out; texts are cut. Nothing but JSON of
+//! another shape is an error.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -9,7 +11,8 @@ use std::time::SystemTime;
 use serde::de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-/// Bytes of one text that are kept. Names have at most 253, values of labels 63; images with a registry and a digest are the longest.
+/// Bytes of one text that are kept. Names have at most 253, values of labels 63; images with a registry and a digest
+/// are the longest.
 pub const MAX_TEXT: usize = 512;
 /// Members of one list, or entries of one map, that are kept.
 const MAX_MEMBERS: usize = 128;
@@ -276,10 +279,14 @@ mod tests {
             r#"{"metadata": {"creationTimestamp": "yesterday"}, "status": {"startTime": ""}}"#,
         ] {
             let object = read(json).unwrap();
-            assert!(object.metadata.name.is_empty() && object.spec.containers.is_empty() && object.status.start_time.is_none(), "{json}");
+            assert!(
+                object.metadata.name.is_empty()
+                    && object.spec.containers.is_empty()
+                    && object.status.start_time.is_none(),
+                "{json}"
+            );
         }
-        let status =
-            r#"{"status": {"containerStatuses": [{"name": "a", "state": null, "lastState": {"terminated": null}, "restartCount": null}, {}]}}"#;
+        let status = r#"{"status": {"containerStatuses": [{"name": "a", "state": null, "lastState": {"terminated": null}, "restartCount": null}, {}]}}"#;
         assert_eq!(read(status).unwrap().status.container_statuses.len(), 2);
     }
 
@@ -299,7 +306,14 @@ mod tests {
 
     #[test]
     fn another_shape_is_an_error_and_no_panic() {
-        for json in ["", "1", r#"{"metadata": 1}"#, r#"{"metadata": {"name": {}}}"#, r#"{"spec": {"containers": {}}}"#, r#"{"status": ""}"#] {
+        for json in [
+            "",
+            "1",
+            r#"{"metadata": 1}"#,
+            r#"{"metadata": {"name": {}}}"#,
+            r#"{"spec": {"containers": {}}}"#,
+            r#"{"status": ""}"#,
+        ] {
             assert!(read(json).is_err(), "{json}");
         }
     }

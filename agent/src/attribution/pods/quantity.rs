@@ -8,7 +8,9 @@ pub(super) fn bytes(text: &str) -> Option<u64> {
     let (number, suffix) = text.split_at_checked(end)?;
     let number = number.strip_prefix('+').unwrap_or(number);
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    if whole.is_empty() && fraction.is_empty() || !whole.bytes().chain(fraction.bytes()).all(|byte| byte.is_ascii_digit()) {
+    if whole.is_empty() && fraction.is_empty()
+        || !whole.bytes().chain(fraction.bytes()).all(|byte| byte.is_ascii_digit())
+    {
         return None;
     }
     let (base, exponent) = scale(suffix)?;

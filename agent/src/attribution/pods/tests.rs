@@ -47,7 +47,8 @@ fn pod(uid: &str, statuses: &[Value]) -> Value {
 }
 
 fn known(object: &Value) -> Known {
-    let selection = Selection { labels: vec!["team".to_owned(), "absent".to_owned()], annotations: vec!["note".to_owned()] };
+    let selection =
+        Selection { labels: vec!["team".to_owned(), "absent".to_owned()], annotations: vec!["note".to_owned()] };
     Known::of(&serde_json::from_value(object.clone()).unwrap(), &selection).unwrap()
 }
 
@@ -61,7 +62,9 @@ fn pods(objects: &[Value]) -> Pods {
 fn name(pods: &Pods, uid: &str, container: Option<u32>) -> Option<String> {
     match pods.find(uid, container.map(id).as_deref()) {
         Found::Whole(found) => Some(found.tell().container.map_or("whole".to_owned(), |container| container.name)),
-        Found::PodAlone(found) => Some(found.tell().container.map_or("-".to_owned(), |container| format!("only {}", container.name))),
+        Found::PodAlone(found) => {
+            Some(found.tell().container.map_or("-".to_owned(), |container| format!("only {}", container.name)))
+        }
         Found::Nothing => None,
     }
 }
@@ -106,9 +109,16 @@ fn every_kind_of_container_is_found() {
     object["status"]["ephemeralContainerStatuses"] = json!([status("debugger", 5, 0, None)]);
     // What has ended has its id in its state as well, and may have it there alone.
     object["status"]["initContainerStatuses"][0]["containerID"] = Value::Null;
-    object["status"]["initContainerStatuses"][0]["state"] = json!({"terminated": {"containerID": format!("cri-o://{}", id(3))}});
+    object["status"]["initContainerStatuses"][0]["state"] =
+        json!({"terminated": {"containerID": format!("cri-o://{}", id(3))}});
     let pods = pods(&[object]);
-    let expected = [("app", Role::Regular), ("log", Role::Regular), ("setup", Role::Init), ("proxy", Role::Sidecar), ("debugger", Role::Ephemeral)];
+    let expected = [
+        ("app", Role::Regular),
+        ("log", Role::Regular),
+        ("setup", Role::Init),
+        ("proxy", Role::Sidecar),
+        ("debugger", Role::Ephemeral),
+    ];
     for (number, (name, role)) in (1..).zip(expected) {
         let Found::Whole(found) = pods.find(WEB, Some(&id(number))) else { panic!("{name} is not found") };
         let container = found.tell().container.unwrap();
@@ -137,7 +147,9 @@ fn a_static_pod_is_found_by_the_hash_of_its_configuration() {
     object["metadata"]["annotations"] = json!({"kubernetes.io/config.hash": "b53dfa9e2dc9b890f7fadb2770857b03"});
     object["metadata"]["ownerReferences"] = json!([{"kind": "Node", "name": "node-a", "controller": true}]);
     let pods = pods(&[object]);
-    let Found::PodAlone(found) = pods.find("b53dfa9e2dc9b890f7fadb2770857b03", Some(&id(1))) else { panic!("not by its hash") };
+    let Found::PodAlone(found) = pods.find("b53dfa9e2dc9b890f7fadb2770857b03", Some(&id(1))) else {
+        panic!("not by its hash")
+    };
     let found = found.tell();
     assert_eq!((found.uid.as_deref(), found.workload), (Some(WEB), None));
 }
@@ -186,7 +198,10 @@ fn a_pod_of_the_same_name_is_another_one() {
 fn a_new_list_says_who_is_gone() {
     let mut pods = pods(&[pod(WEB, &[status("app", 1, 0, None)]), pod(OTHER, &[status("app", 2, 0, None)])]);
     pods.replace(vec![known(&pod(OTHER, &[status("app", 3, 1, None)]))], time(0));
-    assert_eq!((pods.len(), name(&pods, WEB, Some(1)), name(&pods, OTHER, Some(2))), (1, Some("app".to_owned()), Some("app".to_owned())));
+    assert_eq!(
+        (pods.len(), name(&pods, WEB, Some(1)), name(&pods, OTHER, Some(2))),
+        (1, Some("app".to_owned()), Some("app".to_owned()))
+    );
     // It was only not seen.
     pods.replace(vec![known(&pod(WEB, &[]))], time(1));
     assert_eq!((pods.len(), pods.gone, name(&pods, WEB, Some(1))), (1, 1, Some("app".to_owned())));
@@ -208,7 +223,15 @@ fn what_is_kept_is_bounded() {
 #[test]
 fn ids_have_64_hexadecimal_digits() {
     assert!(Id::parse(&id(7)).is_some() && Id::parse(&id(7).replace('0', "A")).is_some());
-    for bad in ["", "7", &id(7)[1..], &format!("{}0", id(7)), &id(7).replace("00", "+0"), &id(7).replace("00", "g0"), &"ü".repeat(32)] {
+    for bad in [
+        "",
+        "7",
+        &id(7)[1..],
+        &format!("{}0", id(7)),
+        &id(7).replace("00", "+0"),
+        &id(7).replace("00", "g0"),
+        &"ü".repeat(32),
+    ] {
         assert_eq!(Id::parse(bad), None, "{bad}");
     }
 }

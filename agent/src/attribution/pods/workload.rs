@@ -1,4 +1,5 @@
-//! What made a pod, told from the pod alone: no ReplicaSet and no Job is asked for, which would need permissions and watches of their own.
+//! What made a pod, told from the pod alone: no ReplicaSet and no Job is asked for, which would need permissions and
+//! watches of their own.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -8,13 +9,14 @@ use crate::kill::Workload;
 /// The label that a Deployment gives to the pods of each of its ReplicaSets: the end of the ReplicaSet's name.
 pub(super) const TEMPLATE_HASH: &str = "pod-template-hash";
 
-/// How long after it was due a Job may have made its pod: deadlines and back-off are shorter. A name that ends in a date is no time of these days.
+/// How long after it was due a Job may have made its pod: deadlines and back-off are shorter. A name that ends in a
+/// date is no time of these days.
 const LATE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How far the clock of who made the Job may be ahead of the API server's.
 const EARLY: Duration = Duration::from_secs(3600);
 
-/// The controller of the pod, or what that is made by if its name tells. Absent for a bare pod. The owner of a static pod's mirror is the node: that made
-/// nothing.
+/// The controller of the pod, or what that is made by if its name tells. Absent for a bare pod. The owner of a static
+/// pod's mirror is the node: that made nothing.
 pub(super) fn workload(metadata: &Metadata) -> Option<Workload> {
     let owner = metadata.owner_references.iter().find(|owner| owner.controller)?;
     let above = match owner.kind.as_str() {
@@ -40,7 +42,10 @@ fn cron_job<'a>(owner: &'a Owner, metadata: &Metadata) -> Option<&'a str> {
     let (name, due) = owner.name.rsplit_once('-').filter(|(name, _)| !name.is_empty())?;
     let due = Some(due).filter(|due| due.bytes().all(|byte| byte.is_ascii_digit()))?.parse::<u64>().ok()?;
     let created = metadata.creation_timestamp?.duration_since(UNIX_EPOCH).ok()?;
-    let is_near = |due: u64| due.saturating_sub(EARLY.as_secs()) <= created.as_secs() && created.as_secs() <= due.saturating_add(LATE.as_secs());
+    let is_near = |due: u64| {
+        due.saturating_sub(EARLY.as_secs()) <= created.as_secs()
+            && created.as_secs() <= due.saturating_add(LATE.as_secs())
+    };
     (is_near(due.saturating_mul(60)) || is_near(due)).then_some(name)
 }
 
@@ -53,7 +58,8 @@ mod tests {
         let labels = hash.map(|hash| (TEMPLATE_HASH.into(), hash.into())).into_iter().collect();
         // 29,350,000 minutes.
         let creation_timestamp = Some(UNIX_EPOCH + Duration::from_secs(1_761_000_000));
-        let found = workload(&Metadata { owner_references: vec![owner], labels, creation_timestamp, ..Metadata::default() });
+        let found =
+            workload(&Metadata { owner_references: vec![owner], labels, creation_timestamp, ..Metadata::default() });
         assert_eq!(found.as_ref().map(|found| (found.kind.as_str(), found.name.as_str())), expected, "{kind} {name}");
         let through = expected.filter(|expected| expected.0 != kind).map(|_| (kind.to_owned(), name.to_owned()));
         assert_eq!(found.and_then(|found| found.through), through, "{kind} {name}");
@@ -84,9 +90,14 @@ mod tests {
 
     #[test]
     fn who_does_not_control_a_pod_did_not_make_it() {
-        let owner = |controller| Owner { kind: "StatefulSet".into(), name: format!("db-{controller}").as_str().into(), controller };
+        let owner = |controller| Owner {
+            kind: "StatefulSet".into(),
+            name: format!("db-{controller}").as_str().into(),
+            controller,
+        };
         let found = |owners: &[bool]| {
-            workload(&Metadata { owner_references: owners.iter().copied().map(owner).collect(), ..Metadata::default() }).map(|found| found.name)
+            workload(&Metadata { owner_references: owners.iter().copied().map(owner).collect(), ..Metadata::default() })
+                .map(|found| found.name)
         };
         assert_eq!((found(&[]), found(&[false]), found(&[false, true])), (None, None, Some("db-true".to_owned())));
     }

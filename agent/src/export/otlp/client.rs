@@ -1,7 +1,8 @@
 //! One signal's way to a collector: one request, and what the collector answered.
 //!
-//! Not the SDK's exporters: they take the SDK's records alone, which cannot be had back from a disk, send all data points in one request, however large, and tell
-//! what went wrong as a text. Everything comes from the settings, nothing from the environment.
+//! Not the SDK's exporters: they take the SDK's records alone, which cannot be had back from a disk, send all data
+//! points in one request, however large, and tell what went wrong as a text. Everything comes from the settings,
+//! nothing from the environment.
 
 use std::fmt;
 use std::io::Write as _;
@@ -24,8 +25,9 @@ use crate::export::queue::{Failure, Taken};
 use crate::export::settings::Endpoint;
 use crate::stats::Signal;
 
-/// gRPC codes and HTTP statuses with which a collector says that the same request will never do. Not among them: missing or wrong credentials (somebody will
-/// mend them) and all that speaks of the collector's own state. `Unimplemented` and 404 come from a collector without a pipeline for the signal.
+/// gRPC codes and HTTP statuses with which a collector says that the same request will never do. Not among them:
+/// missing or wrong credentials (somebody will mend them) and all that speaks of the collector's own state.
+/// `Unimplemented` and 404 come from a collector without a pipeline for the signal.
 const PERMANENT_CODES: [Code; 2] = [Code::InvalidArgument, Code::Unimplemented];
 const PERMANENT_STATUSES: [u16; 9] = [400, 404, 405, 406, 411, 414, 415, 422, 501];
 
@@ -71,24 +73,38 @@ impl Client {
     pub(super) async fn send(&self, request: Bytes) -> Result<Taken, Failure> {
         let attempt = async {
             let answer = match &self.wire {
-                Wire::Grpc(channel, metadata) => {
-                    grpc::send(channel.clone(), self.signal, self.gzip, metadata, request).await.map_err(|status| refused(&status))?
-                }
+                Wire::Grpc(channel, metadata) => grpc::send(channel.clone(), self.signal, self.gzip, metadata, request)
+                    .await
+                    .map_err(|status| refused(&status))?,
                 // A collector that answers with success has taken it, whatever else it says.
-                Wire::Http(client, url, headers) => Answer::decode(self.post(client, url, headers, request).await?).unwrap_or_default(),
+                Wire::Http(client, url, headers) => {
+                    Answer::decode(self.post(client, url, headers, request).await?).unwrap_or_default()
+                }
             };
             let partial = answer.partial_success.unwrap_or_default();
-            Ok(Taken { rejected: u64::try_from(partial.rejected_log_records).unwrap_or_default(), why: partial.error_message })
+            Ok(Taken {
+                rejected: u64::try_from(partial.rejected_log_records).unwrap_or_default(),
+                why: partial.error_message,
+            })
         };
         let late = || Failure { cause: format!("no answer within {:?}", self.timeout), ..Failure::default() };
         tokio::time::timeout(self.timeout, attempt).await.unwrap_or_else(|_| Err(late()))
     }
 
-    async fn post(&self, client: &HttpTransport, url: &str, headers: &HeaderMap, body: Bytes) -> Result<Bytes, Failure> {
+    async fn post(
+        &self,
+        client: &HttpTransport,
+        url: &str,
+        headers: &HeaderMap,
+        body: Bytes,
+    ) -> Result<Bytes, Failure> {
         let body = if self.gzip { gzip(&body).map_err(|error| failure(&error))?.into() } else { body };
         let mut request = HttpRequest::post(url).body(body).map_err(|error| failure(&error))?;
         *request.headers_mut() = headers.clone();
-        let answer = client.send_bytes(request).await.map_err(|error| Failure { cause: chain(error.as_ref()), ..Failure::default() })?;
+        let answer = client
+            .send_bytes(request)
+            .await
+            .map_err(|error| Failure { cause: chain(error.as_ref()), ..Failure::default() })?;
         if answer.status().is_success() { Ok(answer.into_body()) } else { Err(refused_http(&answer)) }
     }
 }
@@ -96,7 +112,11 @@ impl Client {
 /// Not the headers, which may be secrets.
 impl fmt::Debug for Client {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").field("signal", &self.signal).field("gzip", &self.gzip).field("timeout", &self.timeout).finish_non_exhaustive()
+        f.debug_struct("Client")
+            .field("signal", &self.signal)
+            .field("gzip", &self.gzip)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
     }
 }
 
@@ -126,7 +146,8 @@ fn refused_http(answer: &Response<Bytes>) -> Failure {
 /// What a collector says to an HTTP request that it refuses, if that is a text.
 fn said(body: &Bytes) -> String {
     const MOST: usize = 200;
-    // By the specification it is a google.rpc.Status; proxies in between send what they like, and some of that can be read as a Status with nothing in it.
+    // By the specification it is a google.rpc.Status; proxies in between send what they like, and some of that can be
+    // read as a Status with nothing in it.
     let status = tonic_types::Status::decode(body.as_ref()).map(|status| status.message).unwrap_or_default();
     let text = if status.is_empty() { std::str::from_utf8(body).unwrap_or_default() } else { &status };
     let text: String = text.trim().chars().filter(|c| !c.is_control()).take(MOST).collect();
@@ -157,21 +178,37 @@ mod tests {
         let failure = refused(&Status::with_error_details(Code::ResourceExhausted, "too much", details));
         assert_eq!(
             failure,
-            Failure { permanent: false, retry_after: Some(Duration::from_secs(7)), cause: "gRPC code: ResourceExhausted: too much".to_owned() }
+            Failure {
+                permanent: false,
+                retry_after: Some(Duration::from_secs(7)),
+                cause: "gRPC code: ResourceExhausted: too much".to_owned()
+            }
         );
-        for (header, expected) in [("7", Some(7)), (" 0 ", Some(0)), ("Fri, 31 Dec 1999 23:59:59 GMT", None), ("-1", None)] {
+        for (header, expected) in
+            [("7", Some(7)), (" 0 ", Some(0)), ("Fri, 31 Dec 1999 23:59:59 GMT", None), ("-1", None)]
+        {
             let answer = Response::builder().status(429).header(RETRY_AFTER, header).body(Bytes::new()).unwrap();
-            let expected = Failure { permanent: false, retry_after: expected.map(Duration::from_secs), cause: "status code: 429".to_owned() };
+            let expected = Failure {
+                permanent: false,
+                retry_after: expected.map(Duration::from_secs),
+                cause: "status code: 429".to_owned(),
+            };
             assert_eq!(refused_http(&answer), expected, "{header}");
         }
     }
 
     #[test]
     fn only_what_is_wrong_with_the_request_itself_is_permanent() {
-        for (code, permanent) in
-            [(Code::InvalidArgument, true), (Code::Unimplemented, true), (Code::Unavailable, false), (Code::Unauthenticated, false)]
-        {
-            assert_eq!(refused(&Status::new(code, "")), Failure { permanent, retry_after: None, cause: format!("gRPC code: {code:?}") });
+        for (code, permanent) in [
+            (Code::InvalidArgument, true),
+            (Code::Unimplemented, true),
+            (Code::Unavailable, false),
+            (Code::Unauthenticated, false),
+        ] {
+            assert_eq!(
+                refused(&Status::new(code, "")),
+                Failure { permanent, retry_after: None, cause: format!("gRPC code: {code:?}") }
+            );
         }
         for (status, permanent) in [(400, true), (404, true), (401, false), (413, false), (429, false), (503, false)] {
             let answer = Response::builder().status(status).body(Bytes::new()).unwrap();

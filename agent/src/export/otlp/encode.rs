@@ -1,7 +1,9 @@
-//! Log records and spans as bytes of their own, which wait in memory and on disk; and requests of those, which are merged as bytes: nothing is decoded again.
+//! Log records and spans as bytes of their own, which wait in memory and on disk; and requests of those, which are
+//! merged as bytes: nothing is decoded again.
 //!
-//! The requests of all signals have one shape (opentelemetry/proto/collector/*/v1/*_service.proto): a list of resources (field 1), each the resource (1), a
-//! list of scopes (2) and a schema URL (3); each scope the scope (1), a list of items (2) and a schema URL (3).
+//! The requests of all signals have one shape (opentelemetry/proto/collector/*/v1/*_service.proto): a list of resources
+//! (field 1), each the resource (1), a list of scopes (2) and a schema URL (3); each scope the scope (1), a list of
+//! items (2) and a schema URL (3).
 
 use opentelemetry::InstrumentationScope;
 use opentelemetry_http::Bytes;
@@ -30,7 +32,11 @@ impl Envelope {
         let attributes = resource.attributes.0.clone();
         let schema_url = resource.schema_url.clone().unwrap_or_default();
         // Those of spans and of data points have the same fields.
-        let frame = ResourceLogs { resource: Some(Resource { attributes, ..Resource::default() }), scope_logs: Vec::new(), schema_url };
+        let frame = ResourceLogs {
+            resource: Some(Resource { attributes, ..Resource::default() }),
+            scope_logs: Vec::new(),
+            schema_url,
+        };
         Self(frame.encode_to_vec())
     }
 
@@ -47,7 +53,8 @@ impl Envelope {
 
     fn item(&self, scope: &InstrumentationScope, item: &impl Message) -> Bytes {
         let schema_url = scope.schema_url().unwrap_or_default().to_owned();
-        let scope = ScopeLogs { scope: Some((scope, None).into()), log_records: Vec::new(), schema_url }.encode_to_vec();
+        let scope =
+            ScopeLogs { scope: Some((scope, None).into()), log_records: Vec::new(), schema_url }.encode_to_vec();
         let item_bytes = item.encoded_len();
         let scope_bytes = scope.len() + field_bytes(item_bytes);
         let resource_bytes = self.0.len() + field_bytes(scope_bytes);
@@ -62,7 +69,8 @@ impl Envelope {
     }
 }
 
-/// One request of many: what has the same resource and scope as the one before goes with it. Also how many items cannot be understood, and are not in it.
+/// One request of many: what has the same resource and scope as the one before goes with it. Also how many items cannot
+/// be understood, and are not in it.
 pub(super) fn merge(items: &[Bytes]) -> (Bytes, u64) {
     let (mut resources, mut unreadable) = (Vec::<Resources<'_>>::new(), 0);
     for item in items {
@@ -175,7 +183,8 @@ fn contents(mut fields: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || field(&mut fields).map(|(_, content)| content))
 }
 
-/// Takes the first field: its number and what is in it. `None`: it is none that has a length, or its number is above 15; there are none such in the messages here.
+/// Takes the first field: its number and what is in it. `None`: it is none that has a length, or its number is above
+/// 15; there are none such in the messages here.
 fn field<'a>(rest: &mut &'a [u8]) -> Option<(u8, &'a [u8])> {
     let (key, mut behind) = rest.split_first()?;
     if key & 0x87 != LENGTH_DELIMITED {
@@ -216,7 +225,9 @@ mod tests {
 
     /// A request as one item is: of an agent and a scope of these names, and with one record of so many bytes.
     fn item(agent: &str, scope: &str, record: u64, bytes: usize) -> Bytes {
-        let resource = SdkResource::builder_empty().with_schema_url([KeyValue::new("agent", agent.to_owned())], "of the resource").build();
+        let resource = SdkResource::builder_empty()
+            .with_schema_url([KeyValue::new("agent", agent.to_owned())], "of the resource")
+            .build();
         let scope = InstrumentationScope::builder(scope.to_owned()).with_schema_url("of the scope").build();
         let record = LogRecord { time_unix_nano: record, severity_text: "x".repeat(bytes), ..LogRecord::default() };
         Envelope::new(&ResourceAttributesWithSchema::from(&resource)).item(&scope, &record)
@@ -230,7 +241,10 @@ mod tests {
             (scope.scope.clone().unwrap().name, scope.log_records.iter().map(|record| record.time_unix_nano).collect())
         };
         let resource = |logs: &ResourceLogs| {
-            assert_eq!((logs.schema_url.as_str(), logs.resource.clone().unwrap().attributes.len()), ("of the resource", 1));
+            assert_eq!(
+                (logs.schema_url.as_str(), logs.resource.clone().unwrap().attributes.len()),
+                ("of the resource", 1)
+            );
             logs.scope_logs.iter().map(scope).collect()
         };
         request.resource_logs.iter().map(resource).collect()
@@ -238,10 +252,19 @@ mod tests {
 
     #[test]
     fn items_of_one_agent_and_scope_go_together() {
-        let items = [item("1", "a", 1, 0), item("1", "a", 2, 1 << 20), item("1", "b", 3, 5), item("2", "b", 4, 200), item("2", "b", 5, 20_000)];
+        let items = [
+            item("1", "a", 1, 0),
+            item("1", "a", 2, 1 << 20),
+            item("1", "b", 3, 5),
+            item("2", "b", 4, 200),
+            item("2", "b", 5, 20_000),
+        ];
         let (request, unreadable) = merge(&items);
         let scope = |name: &str, records: &[u64]| (name.to_owned(), records.to_vec());
-        assert_eq!((told(&request), unreadable), (vec![vec![scope("a", &[1, 2]), scope("b", &[3])], vec![scope("b", &[4, 5])]], 0));
+        assert_eq!(
+            (told(&request), unreadable),
+            (vec![vec![scope("a", &[1, 2]), scope("b", &[3])], vec![scope("b", &[4, 5])]], 0)
+        );
         // What went together once goes together with more.
         let (again, unreadable) = merge(&[item("1", "a", 0, 0), request]);
         assert_eq!((told(&again)[0][0].clone(), unreadable), (scope("a", &[0, 1, 2]), 0));
@@ -251,7 +274,8 @@ mod tests {
     fn what_is_no_request_is_counted_and_not_sent() {
         let whole = item("1", "a", 1, 3);
         let cut = (1..whole.len()).map(|length| whole.slice(..length));
-        let others = [&[0xff][..], &[0x08, 1], &[0x0a, 2, 0x08, 1], &[0x12, 0], &[0x0a, 6, 0x12, 0, 0x0a, 0, 0x12, 0]].map(Bytes::from_static);
+        let others = [&[0xff][..], &[0x08, 1], &[0x0a, 2, 0x08, 1], &[0x12, 0], &[0x0a, 6, 0x12, 0, 0x0a, 0, 0x12, 0]]
+            .map(Bytes::from_static);
         for none in cut.chain(others) {
             let (request, unreadable) = merge(&[item("1", "a", 2, 0), none.clone(), item("1", "a", 3, 0)]);
             assert_eq!((told(&request)[0][0].1.clone(), unreadable), (vec![2, 3], 1), "{none:?}");

@@ -18,15 +18,16 @@ use crate::stats::Signal;
 
 /// The longest wait for a connection; a shorter limit of the request applies too.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// After this long without a word from the collector, a request makes the connection be tested: a peer that vanished is else noticed after a quarter of
-/// an hour.
+/// After this long without a word from the collector, a request makes the connection be tested: a peer that vanished is
+/// else noticed after a quarter of an hour.
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// How long the test may take.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Who we say we are.
 pub(super) const AGENT: &str = concat!("oom-watcher/", env!("CARGO_PKG_VERSION"));
 
-/// Says whether a collector takes requests of `signal` there, by sending one with nothing in it. Must be called inside a Tokio runtime.
+/// Says whether a collector takes requests of `signal` there, by sending one with nothing in it. Must be called inside
+/// a Tokio runtime.
 ///
 /// # Errors
 /// What is wrong, with all its causes.
@@ -37,8 +38,8 @@ pub async fn reach(signal: Signal, endpoint: &Endpoint) -> Result<(), String> {
     result.map(drop).map_err(|failure| format!("{}{}", failure.cause, hint(endpoint, &failure.cause)))
 }
 
-/// What to look at when the peer took the connection and closed it without a word: that is all that a client hears from a server of another protocol,
-/// and often from one that missed its certificate.
+/// What to look at when the peer took the connection and closed it without a word: that is all that a client hears from
+/// a server of another protocol, and often from one that missed its certificate.
 fn hint(endpoint: &Endpoint, cause: &str) -> &'static str {
     let closed = ["connection closed", "broken pipe", "connection reset", "http2 error", "unexpected end of file"];
     if !closed.iter().any(|text| cause.to_lowercase().contains(text)) {
@@ -92,7 +93,11 @@ impl Transport {
                 tcp.set_connect_timeout(Some(connect));
                 // Plain HTTP needs no roots; a minimal image has none.
                 let tls = if https { tls::http(&endpoint.tls)? } else { tls::nobody()? };
-                let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
+                let connector = HttpsConnectorBuilder::new()
+                    .with_tls_config(tls)
+                    .https_or_http()
+                    .enable_http1()
+                    .wrap_connector(tcp);
                 // The limit that counts is that of `Client::send`; it is the same for both transports.
                 Ok(Self::Http(Box::new(HyperClient::new(connector, endpoint.timeout.saturating_mul(2), None))))
             }
@@ -105,7 +110,8 @@ pub(super) fn headers(endpoint: &Endpoint) -> anyhow::Result<HeaderMap> {
     for (name, value) in &endpoint.headers {
         let key = HeaderName::from_str(name).map_err(|_| anyhow!("{name:?} cannot be the name of a header"))?;
         // Not the value: it may be a secret.
-        let mut value = HeaderValue::from_str(value).map_err(|_| anyhow!("the value of header {name:?} has characters that a header cannot have"))?;
+        let mut value = HeaderValue::from_str(value)
+            .map_err(|_| anyhow!("the value of header {name:?} has characters that a header cannot have"))?;
         value.set_sensitive(true);
         headers.append(key, value);
     }
@@ -144,7 +150,10 @@ mod tests {
         assert!(headers(&endpoint("x-scope-orgid", "tenant")).is_ok());
         for (name, value) in [("two words", "secret"), ("authorization", "secret\n")] {
             let message = headers(&endpoint(name, value)).map_err(|error| error.to_string()).err();
-            assert!(message.as_ref().is_some_and(|text| text.contains(name) && !text.contains("secret")), "{message:?}");
+            assert!(
+                message.as_ref().is_some_and(|text| text.contains(name) && !text.contains("secret")),
+                "{message:?}"
+            );
         }
     }
 }

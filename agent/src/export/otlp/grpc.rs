@@ -13,14 +13,21 @@ use tonic::{Request, Status};
 
 use crate::stats::Signal;
 
-/// What a collector answers. The answers of all signals have the same fields: `partial_success` (1), in it the number of rejected items (1) and why (2).
+/// What a collector answers. The answers of all signals have the same fields: `partial_success` (1), in it the number
+/// of rejected items (1) and why (2).
 pub(super) type Answer = ExportLogsServiceResponse;
 
 /// Sends a request of that signal, encoded as OTLP has it, compressed or not. Gives the answer.
 ///
 /// # Errors
 /// The collector cannot be reached, or has not taken it.
-pub async fn send(channel: Channel, signal: Signal, gzip: bool, metadata: &MetadataMap, message: Bytes) -> Result<Answer, Status> {
+pub async fn send(
+    channel: Channel,
+    signal: Signal,
+    gzip: bool,
+    metadata: &MetadataMap,
+    message: Bytes,
+) -> Result<Answer, Status> {
     let path = match signal {
         Signal::Logs => "/opentelemetry.proto.collector.logs.v1.LogsService/Export",
         Signal::Traces => "/opentelemetry.proto.collector.trace.v1.TraceService/Export",

@@ -1,4 +1,5 @@
-//! Data points: the SDK's periodic reader, on a thread of its own, and its OTLP exporter, whose one request is sent in parts that any collector takes.
+//! Data points: the SDK's periodic reader, on a thread of its own, and its OTLP exporter, whose one request is sent in
+//! parts that any collector takes.
 //!
 //! Nothing is repeated: the values are cumulative, so the next export tells all that a failed one did.
 
@@ -30,7 +31,8 @@ use crate::export::instruments;
 use crate::export::queue::{Failure, Outage};
 use crate::stats::{Signal, Stats};
 
-/// The SDK's provider. Dropping that one blocks for up to 5 s inside of a runtime, which its last export waits for; dropping this one does not.
+/// The SDK's provider. Dropping that one blocks for up to 5 s inside of a runtime, which its last export waits for;
+/// dropping this one does not.
 #[derive(Debug)]
 pub(super) struct Provider(Option<SdkMeterProvider>);
 
@@ -43,7 +45,8 @@ impl Drop for Provider {
     }
 }
 
-/// A provider whose data points leave every `interval`, once `register` has added the instruments. Must be called inside a Tokio runtime.
+/// A provider whose data points leave every `interval`, once `register` has added the instruments. Must be called
+/// inside a Tokio runtime.
 pub(super) fn provider(
     client: Client,
     interval: Duration,
@@ -65,7 +68,13 @@ pub(super) fn provider(
         .with_http_client(sender)
         .build()
         .context("setting up the export of metrics")?;
-    let exporter = Counting { exporter, failure, runtime: Handle::current(), outage: Outage::new(Signal::Metrics), stats: stats.clone() };
+    let exporter = Counting {
+        exporter,
+        failure,
+        runtime: Handle::current(),
+        outage: Outage::new(Signal::Metrics),
+        stats: stats.clone(),
+    };
     let provider = SdkMeterProvider::builder()
         .with_resource(resource)
         .with_view(instruments::limit(owners))
@@ -78,7 +87,8 @@ pub(super) fn provider(
 /// Exports once more, if the collector answers before `deadline`.
 pub(super) async fn shutdown(mut provider: Provider, deadline: Instant) {
     let Some(provider) = provider.0.take() else { return };
-    // The SDK blocks the caller for up to 5 s. A thread and not `spawn_blocking`, which would hold up the runtime's end for as long.
+    // The SDK blocks the caller for up to 5 s. A thread and not `spawn_blocking`, which would hold up the runtime's end
+    // for as long.
     let (done, ended) = tokio::sync::oneshot::channel();
     let thread = std::thread::Builder::new().name("metrics-end".to_owned()).spawn(move || {
         // The exporter has counted and told what failed. Nobody waits any more if the receiver is gone.
@@ -138,7 +148,8 @@ impl PushMetricExporter for Counting {
     }
 }
 
-/// Takes what the SDK's exporter has made for a collector that speaks HTTP, and sends it in parts as the settings say, over gRPC or HTTP.
+/// Takes what the SDK's exporter has made for a collector that speaks HTTP, and sends it in parts as the settings say,
+/// over gRPC or HTTP.
 #[derive(Debug)]
 struct Sender {
     client: Client,
@@ -155,7 +166,12 @@ impl Sender {
             self.stats.export(Signal::Metrics).sent.add(points - rejected);
             if rejected > 0 {
                 // Not counted as lost: the next request tells the same points again.
-                warn!(signal = "metrics", rejected, why = taken.why, "the collector took a request, but not all that was in it");
+                warn!(
+                    signal = "metrics",
+                    rejected,
+                    why = taken.why,
+                    "the collector took a request, but not all that was in it"
+                );
             }
         }
         Ok(())

@@ -64,28 +64,41 @@ struct Spans {
 }
 
 impl Otlp {
-    /// Starts one queue for log records, one for spans, and the thread that exports data points. Connects to nobody yet: a collector may come later.
+    /// Starts one queue for log records, one for spans, and the thread that exports data points. Connects to nobody
+    /// yet: a collector may come later.
     ///
-    /// `owners` is the bound of the table of counts, from which follows how many data points there may be; `register` adds the instruments to the
-    /// provider of data points, if they go anywhere. Must be called inside a Tokio runtime.
+    /// `owners` is the bound of the table of counts, from which follows how many data points there may be; `register`
+    /// adds the instruments to the provider of data points, if they go anywhere. Must be called inside a Tokio runtime.
     ///
     /// # Errors
     /// A malformed address or header, unusable certificates, a spool that another agent uses.
-    pub fn start(settings: &settings::Otlp, stats: &Arc<Stats>, owners: usize, register: impl FnOnce(&SdkMeterProvider)) -> anyhow::Result<Self> {
+    pub fn start(
+        settings: &settings::Otlp,
+        stats: &Arc<Stats>,
+        owners: usize,
+        register: impl FnOnce(&SdkMeterProvider),
+    ) -> anyhow::Result<Self> {
         let resource = Resource::builder_empty().with_attributes(settings.resource.clone()).build();
         let envelope = Arc::new(Envelope::new(&ResourceAttributesWithSchema::from(&resource)));
         let mut transports = Transports::default();
         let logs = match &settings.logs {
-            Some(endpoint) => Some(Self::logs(endpoint, settings, stats, &envelope, &mut transports).context("setting up the export of logs")?),
+            Some(endpoint) => Some(
+                Self::logs(endpoint, settings, stats, &envelope, &mut transports)
+                    .context("setting up the export of logs")?,
+            ),
             None => None,
         };
         let spans = match &settings.traces {
-            Some(endpoint) => Some(Self::spans(endpoint, settings, stats, &envelope, &mut transports).context("setting up the export of traces")?),
+            Some(endpoint) => Some(
+                Self::spans(endpoint, settings, stats, &envelope, &mut transports)
+                    .context("setting up the export of traces")?,
+            ),
             None => None,
         };
         let metrics = match &settings.metrics {
             Some(endpoint) => {
-                let client = transports.of(endpoint).and_then(|transport| Client::new(Signal::Metrics, endpoint, &transport));
+                let client =
+                    transports.of(endpoint).and_then(|transport| Client::new(Signal::Metrics, endpoint, &transport));
                 let client = client.context("setting up the export of metrics")?;
                 Some(metrics::provider(client, settings.metric_interval, resource, owners, stats, register)?)
             }
@@ -94,8 +107,8 @@ impl Otlp {
         Ok(Self { logs, spans, metrics, envelope })
     }
 
-    /// Queues the log record of a kill. Never waits. Gives its number, by which [`settled`](Self::settled) tells that it is safe; `None` if it goes nowhere
-    /// or was lost at once.
+    /// Queues the log record of a kill. Never waits. Gives its number, by which [`settled`](Self::settled) tells that
+    /// it is safe; `None` if it goes nowhere or was lost at once.
     pub fn log(&self, record: LogRecord) -> Option<u64> {
         let logs = self.logs.as_ref()?;
         let before = logs.working.queue().accepted();
@@ -108,14 +121,19 @@ impl Otlp {
         log.set_body(AnyValue::from(record.body));
         log.add_attributes(record.attributes.into_iter().map(|attribute| (attribute.key, any_value(attribute.value))));
         if record.context.is_valid() {
-            log.set_trace_context(record.context.trace_id(), record.context.span_id(), Some(record.context.trace_flags()));
+            log.set_trace_context(
+                record.context.trace_id(),
+                record.context.span_id(),
+                Some(record.context.trace_flags()),
+            );
         }
         logs.logger.emit(log);
         let number = logs.working.queue().accepted();
         (number > before).then_some(number)
     }
 
-    /// The number of the last log record that needs no more care: the collector has it, or its loss is counted. 0 if none has.
+    /// The number of the last log record that needs no more care: the collector has it, or its loss is counted. 0 if
+    /// none has.
     pub fn settled(&self) -> u64 {
         self.logs.as_ref().map_or(0, |logs| logs.working.queue().settled())
     }
@@ -132,16 +150,17 @@ impl Otlp {
         }
     }
 
-    /// Makes the spans of the agent's own work, for `tracing-opentelemetry`; they go the same way as those of [`span`](Self::span).
+    /// Makes the spans of the agent's own work, for `tracing-opentelemetry`; they go the same way as those of
+    /// [`span`](Self::span).
     ///
-    /// Every span is exported: a log record must not point to one that nobody has. The layer that uses it has to let through the agent's own spans
-    /// only: those of the gRPC client would each make the next export.
+    /// Every span is exported: a log record must not point to one that nobody has. The layer that uses it has to let
+    /// through the agent's own spans only: those of the gRPC client would each make the next export.
     pub fn tracer_provider(&self) -> Option<SdkTracerProvider> {
         self.spans.as_ref().map(|spans| spans.provider.clone())
     }
 
-    /// Sends what waits and the last data points, all signals at once and no longer than `deadline`; what is left is lost, and counted. Gives the number of
-    /// the last log record that the collector has.
+    /// Sends what waits and the last data points, all signals at once and no longer than `deadline`; what is left is
+    /// lost, and counted. Gives the number of the last log record that the collector has.
     pub async fn shutdown(self, deadline: Instant) -> u64 {
         let Self { logs, spans, metrics, .. } = self;
         let logs = async {
@@ -172,7 +191,10 @@ impl Otlp {
     ) -> anyhow::Result<Logs> {
         let working = working(Signal::Logs, endpoint, settings, stats, transports)?;
         let to_queue = ToQueue { queue: working.queue().clone(), envelope: envelope.clone() };
-        let provider = SdkLoggerProvider::builder().with_resource(Resource::builder_empty().build()).with_log_processor(to_queue).build();
+        let provider = SdkLoggerProvider::builder()
+            .with_resource(Resource::builder_empty().build())
+            .with_log_processor(to_queue)
+            .build();
         Ok(Logs { logger: provider.logger_with_scope(span::scope()), working })
     }
 
@@ -213,7 +235,8 @@ fn working(
     }))
 }
 
-/// The spool of a signal, if there is to be one and its folder can be had: without it what waits is in memory alone, as the agent then says.
+/// The spool of a signal, if there is to be one and its folder can be had: without it what waits is in memory alone, as
+/// the agent then says.
 ///
 /// # Errors
 /// Another agent has it: each would send what the other one does.
@@ -221,12 +244,17 @@ fn spool_of(settings: &settings::Otlp, signal: Signal) -> anyhow::Result<Option<
     let Some(folder) = settings.spool.as_ref().map(|folder| folder.join(signal.as_str())) else { return Ok(None) };
     match Spool::open(&folder) {
         Ok(spool) => Ok(Some(spool)),
-        Err(error) if error.kind() == ErrorKind::ResourceBusy => Err(error)
-            .with_context(|| format!("using the spool in {}: end that agent, or set OOM_WATCHER_SPOOL_DIR to another directory", folder.display())),
+        Err(error) if error.kind() == ErrorKind::ResourceBusy => Err(error).with_context(|| {
+            format!(
+                "using the spool in {}: end that agent, or set OOM_WATCHER_SPOOL_DIR to another directory",
+                folder.display()
+            )
+        }),
         Err(error) => {
             // By a task: nobody hears it yet.
             tokio::spawn(async move {
-                warn!(%error, folder = %folder.display(), "no spool there: what waits for the collector is lost if the agent ends");
+                warn!(%error, folder = %folder.display(), "no spool there: what waits for the collector is lost if the \
+                    agent ends");
             });
             Ok(None)
         }

@@ -1,4 +1,5 @@
-//! An OTLP/gRPC receiver on loopback that keeps what it is sent: the collector of `oom-watcher selftest` and of the tests.
+//! An OTLP/gRPC receiver on loopback that keeps what it is sent: the collector of `oom-watcher selftest` and of the
+//! tests.
 //!
 //! It has a thread and a runtime of its own, so the code that waits for it may block.
 
@@ -10,7 +11,9 @@ use std::time::{Duration, SystemTime};
 use anyhow::anyhow;
 use opentelemetry_proto::tonic::collector::logs::v1::logs_service_server::{LogsService, LogsServiceServer};
 use opentelemetry_proto::tonic::collector::logs::v1::{ExportLogsServiceRequest, ExportLogsServiceResponse};
-use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{MetricsService, MetricsServiceServer};
+use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
+    MetricsService, MetricsServiceServer,
+};
 use opentelemetry_proto::tonic::collector::metrics::v1::{ExportMetricsServiceRequest, ExportMetricsServiceResponse};
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
 use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
@@ -99,7 +102,8 @@ impl Receiver {
             }
         };
         // The runtime ends with the thread, and with it all connections.
-        let thread = std::thread::Builder::new().name("otlp-receiver".to_owned()).spawn(move || runtime.block_on(serve))?;
+        let thread =
+            std::thread::Builder::new().name("otlp-receiver".to_owned()).spawn(move || runtime.block_on(serve))?;
         Ok(Self { address, service, stop: Some(stop), thread: Some(thread) })
     }
 
@@ -130,14 +134,23 @@ impl Receiver {
 
     /// All data points of sums and gauges with the names of their metrics, in the order of their arrival.
     pub fn data_points(&self) -> Vec<(String, NumberDataPoint)> {
-        self.service.received.borrow().data_points().map(|(metric, point)| (metric.name.clone(), point.clone())).collect()
+        self.service
+            .received
+            .borrow()
+            .data_points()
+            .map(|(metric, point)| (metric.name.clone(), point.clone()))
+            .collect()
     }
 
     /// Waits until `enough` says so of what was received, then gives all of it.
     ///
     /// # Errors
     /// As [`Self::find`].
-    pub async fn wait_for(&self, mut enough: impl FnMut(&Received) -> bool, timeout: Duration) -> anyhow::Result<Received> {
+    pub async fn wait_for(
+        &self,
+        mut enough: impl FnMut(&Received) -> bool,
+        timeout: Duration,
+    ) -> anyhow::Result<Received> {
         self.find(|received| enough(received).then(|| received.clone()), timeout).await
     }
 
@@ -156,9 +169,13 @@ impl Receiver {
             Some(found) => Ok(found),
             None => {
                 let received = self.service.received.borrow();
-                let (records, spans, points) = (received.records().count(), received.spans().count(), received.data_points().count());
+                let (records, spans, points) =
+                    (received.records().count(), received.spans().count(), received.data_points().count());
                 let requests = received.headers.len();
-                Err(anyhow!("after {timeout:?} there were {records} log records, {spans} spans and {points} data points in {requests} requests"))
+                Err(anyhow!(
+                    "after {timeout:?} there were {records} log records, {spans} spans and {points} data points in \
+                     {requests} requests"
+                ))
             }
         }
     }
@@ -177,12 +194,20 @@ impl Drop for Receiver {
 impl Received {
     /// All log records, in the order of their arrival.
     pub fn records(&self) -> impl Iterator<Item = &LogRecord> {
-        self.logs.iter().flat_map(|request| &request.resource_logs).flat_map(|resource| &resource.scope_logs).flat_map(|scope| &scope.log_records)
+        self.logs
+            .iter()
+            .flat_map(|request| &request.resource_logs)
+            .flat_map(|resource| &resource.scope_logs)
+            .flat_map(|scope| &scope.log_records)
     }
 
     /// All spans, in the order of their arrival.
     pub fn spans(&self) -> impl Iterator<Item = &Span> {
-        self.traces.iter().flat_map(|request| &request.resource_spans).flat_map(|resource| &resource.scope_spans).flat_map(|scope| &scope.spans)
+        self.traces
+            .iter()
+            .flat_map(|request| &request.resource_spans)
+            .flat_map(|resource| &resource.scope_spans)
+            .flat_map(|scope| &scope.spans)
     }
 
     /// All data points of sums and gauges with their metrics, in the order of their arrival.
@@ -206,7 +231,11 @@ struct Service {
 }
 
 impl Service {
-    async fn take<T, R: Default>(&self, request: Request<T>, kept: impl FnOnce(&mut Received) -> &mut Vec<T>) -> Result<Response<R>, Status> {
+    async fn take<T, R: Default>(
+        &self,
+        request: Request<T>,
+        kept: impl FnOnce(&mut Received) -> &mut Vec<T>,
+    ) -> Result<Response<R>, Status> {
         let (headers, _, message) = request.into_parts();
         self.received.send_modify(|received| keep(&mut received.headers, headers));
         let answered = self.answer.subscribe().wait_for(|answer| *answer != Answer::Hang).await.map(|answer| *answer);
@@ -229,7 +258,10 @@ fn keep<T>(kept: &mut Vec<T>, new: T) {
 
 #[tonic::async_trait]
 impl LogsService for Service {
-    async fn export(&self, request: Request<ExportLogsServiceRequest>) -> Result<Response<ExportLogsServiceResponse>, Status> {
+    async fn export(
+        &self,
+        request: Request<ExportLogsServiceRequest>,
+    ) -> Result<Response<ExportLogsServiceResponse>, Status> {
         let decoded = SystemTime::now();
         self.take(request, move |received| {
             keep(&mut received.log_times, decoded);
@@ -241,14 +273,20 @@ impl LogsService for Service {
 
 #[tonic::async_trait]
 impl TraceService for Service {
-    async fn export(&self, request: Request<ExportTraceServiceRequest>) -> Result<Response<ExportTraceServiceResponse>, Status> {
+    async fn export(
+        &self,
+        request: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
         self.take(request, |received| &mut received.traces).await
     }
 }
 
 #[tonic::async_trait]
 impl MetricsService for Service {
-    async fn export(&self, request: Request<ExportMetricsServiceRequest>) -> Result<Response<ExportMetricsServiceResponse>, Status> {
+    async fn export(
+        &self,
+        request: Request<ExportMetricsServiceRequest>,
+    ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
         self.take(request, |received| &mut received.metrics).await
     }
 }

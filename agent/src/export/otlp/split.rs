@@ -7,11 +7,13 @@ use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::metrics::v1::{Gauge, Metric, NumberDataPoint, ResourceMetrics, ScopeMetrics, Sum};
 use prost::Message;
 
-/// Bytes of metrics in one request, before compression; the resource comes on top. A gRPC server takes 4 MiB unless it is told otherwise (the Collector's
-/// `max_recv_msg_size_mib`), a proxy in between often less (ingress-nginx: 1 MiB of body).
+/// Bytes of metrics in one request, before compression; the resource comes on top. A gRPC server takes 4 MiB unless it
+/// is told otherwise (the Collector's `max_recv_msg_size_mib`), a proxy in between often less (ingress-nginx: 1 MiB of
+/// body).
 const MAX_METRICS: usize = 900 << 10;
 
-/// The same data points in requests that are small enough, in their order. A request that is small enough stays as it is.
+/// The same data points in requests that are small enough, in their order. A request that is small enough stays as it
+/// is.
 pub(super) fn split(request: ExportMetricsServiceRequest) -> Vec<ExportMetricsServiceRequest> {
     if request.encoded_len() <= MAX_METRICS {
         return vec![request];
@@ -22,7 +24,9 @@ pub(super) fn split(request: ExportMetricsServiceRequest) -> Vec<ExportMetricsSe
             let metrics = take(&mut of_scope.metrics);
             let mut part = |metrics| {
                 let scope_metrics = vec![ScopeMetrics { metrics, ..of_scope.clone() }];
-                parts.push(ExportMetricsServiceRequest { resource_metrics: vec![ResourceMetrics { scope_metrics, ..of_resource.clone() }] });
+                parts.push(ExportMetricsServiceRequest {
+                    resource_metrics: vec![ResourceMetrics { scope_metrics, ..of_resource.clone() }],
+                });
             };
             let (mut filled, mut room) = (Vec::new(), MAX_METRICS);
             for piece in metrics.into_iter().flat_map(pieces) {
@@ -61,10 +65,14 @@ fn pieces(mut metric: Metric) -> Vec<Metric> {
     let data = metric.data.take();
     let piece = |data| Metric { data: Some(data), ..metric.clone() };
     match data {
-        Some(Data::Gauge(gauge)) => chunks(gauge.data_points).map(|data_points| piece(Data::Gauge(Gauge { data_points }))).collect(),
+        Some(Data::Gauge(gauge)) => {
+            chunks(gauge.data_points).map(|data_points| piece(Data::Gauge(Gauge { data_points }))).collect()
+        }
         Some(Data::Sum(sum)) => {
             let Sum { data_points, aggregation_temporality, is_monotonic } = sum;
-            chunks(data_points).map(|data_points| piece(Data::Sum(Sum { data_points, aggregation_temporality, is_monotonic }))).collect()
+            chunks(data_points)
+                .map(|data_points| piece(Data::Sum(Sum { data_points, aggregation_temporality, is_monotonic })))
+                .collect()
         }
         data => vec![Metric { data, ..metric }],
     }
@@ -98,13 +106,21 @@ mod tests {
     fn points(numbers: std::ops::Range<u64>, bytes: usize) -> Vec<NumberDataPoint> {
         let value = Some(AnyValue { value: Some(any_value::Value::StringValue("x".repeat(bytes))) });
         let attributes = vec![KeyValue { key: "k".to_owned(), value, ..KeyValue::default() }];
-        numbers.map(|number| NumberDataPoint { time_unix_nano: number, attributes: attributes.clone(), ..NumberDataPoint::default() }).collect()
+        numbers
+            .map(|number| NumberDataPoint {
+                time_unix_nano: number,
+                attributes: attributes.clone(),
+                ..NumberDataPoint::default()
+            })
+            .collect()
     }
 
     fn request(metrics: Vec<Metric>) -> ExportMetricsServiceRequest {
         let resource = Some(Resource { dropped_attributes_count: 7, ..Resource::default() });
         let scope_metrics = vec![ScopeMetrics { metrics, schema_url: "scope".to_owned(), ..ScopeMetrics::default() }];
-        ExportMetricsServiceRequest { resource_metrics: vec![ResourceMetrics { resource, scope_metrics, schema_url: "resource".to_owned() }] }
+        ExportMetricsServiceRequest {
+            resource_metrics: vec![ResourceMetrics { resource, scope_metrics, schema_url: "resource".to_owned() }],
+        }
     }
 
     fn metric(name: &str, data: Data) -> Metric {
@@ -151,7 +167,10 @@ mod tests {
             for part in &parts {
                 let [of_resource] = &part.resource_metrics[..] else { panic!("{part:?}") };
                 assert_eq!(of_resource.resource.as_ref().map(|resource| resource.dropped_attributes_count), Some(7));
-                assert_eq!((of_resource.schema_url.as_str(), of_resource.scope_metrics[0].schema_url.as_str()), ("resource", "scope"));
+                assert_eq!(
+                    (of_resource.schema_url.as_str(), of_resource.scope_metrics[0].schema_url.as_str()),
+                    ("resource", "scope")
+                );
                 assert!(bytes > MAX_METRICS || part.encoded_len() < 1 << 20, "{}", part.encoded_len());
             }
         }

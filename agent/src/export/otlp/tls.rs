@@ -1,6 +1,7 @@
 //! Certificates for both transports: whom to trust, and who we are.
 //!
-//! Read once: a rotated certificate is used after the agent's next start. The process has no default provider of cryptography; ring is named here.
+//! Read once: a rotated certificate is used after the agent's next start. The process has no default provider of
+//! cryptography; ring is named here.
 
 use std::sync::Arc;
 
@@ -39,7 +40,8 @@ pub(super) fn grpc(tls: &Tls) -> anyhow::Result<ClientTlsConfig> {
 /// # Errors
 /// A text that is not PEM, a key that does not belong to its certificate, no roots on this system.
 pub(super) fn http(tls: &Tls) -> anyhow::Result<ClientConfig> {
-    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider())).with_safe_default_protocol_versions()?;
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?;
     let builder = match &tls.ca {
         Some(pem) => {
             let mut roots = RootCertStore::empty();
@@ -64,7 +66,8 @@ pub(super) fn http(tls: &Tls) -> anyhow::Result<ClientConfig> {
 /// # Errors
 /// None in practice.
 pub(super) fn nobody() -> anyhow::Result<ClientConfig> {
-    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider())).with_safe_default_protocol_versions()?;
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?;
     Ok(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
 }
 

@@ -21,7 +21,8 @@ const FIRST_DELAY: Duration = Duration::from_millis(200);
 const MAX_DELAY: Duration = Duration::from_secs(5);
 /// The longest pause that a collector may ask for.
 const MAX_ASKED_DELAY: Duration = Duration::from_secs(60);
-/// How often in a row the collector may call a request wrong before its items are given up: one wrong item must not hold up all others for ever.
+/// How often in a row the collector may call a request wrong before its items are given up: one wrong item must not
+/// hold up all others for ever.
 const MAX_REFUSALS: u32 = 3;
 
 /// Why a request failed.
@@ -84,7 +85,12 @@ where
                 queue.export().sent.add(count as u64 - rejected);
                 queue.remove(count);
                 if rejected > 0 {
-                    warn!(signal = queue.signal.as_str(), rejected, why = taken.why, "the collector took a request, but not all that was in it");
+                    warn!(
+                        signal = queue.signal.as_str(),
+                        rejected,
+                        why = taken.why,
+                        "the collector took a request, but not all that was in it"
+                    );
                 }
                 outage.ended();
                 (batch, delay, refusals) = (full_batch, FIRST_DELAY, 0);
@@ -117,7 +123,10 @@ async fn within_deadline(
         let deadline = *closing.borrow_and_update();
         match deadline {
             Some(deadline) => {
-                let late = || Failure { cause: "the agent ended before the collector answered".to_owned(), ..Failure::default() };
+                let late = || Failure {
+                    cause: "the agent ended before the collector answered".to_owned(),
+                    ..Failure::default()
+                };
                 return tokio::time::timeout_at(deadline, attempt).await.unwrap_or_else(|_| Err(late()));
             }
             None => tokio::select! {
@@ -128,8 +137,8 @@ async fn within_deadline(
     }
 }
 
-/// Waits for `asked`, and between half of `delay` and all of it, so that the agents of a cluster do not come back in step; not beyond the deadline. `true`, and
-/// at once, when the agent begins to end: time is short from then on.
+/// Waits for `asked`, and between half of `delay` and all of it, so that the agents of a cluster do not come back in
+/// step; not beyond the deadline. `true`, and at once, when the agent begins to end: time is short from then on.
 async fn pause(delay: Duration, asked: Duration, closing: &mut watch::Receiver<Option<Instant>>) -> bool {
     let random = RandomState::new().build_hasher().finish() as f64 / u64::MAX as f64;
     let until = Instant::now() + asked + delay.mul_f64(0.5 + random / 2.0);

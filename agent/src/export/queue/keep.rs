@@ -11,14 +11,18 @@ use crate::export::spool::{Damaged, Spool};
 /// How long after a failure it is tried again to write to the disk.
 pub(super) const SAVE_RETRY: Duration = Duration::from_secs(5);
 
-/// Keeps on disk what waits, and no longer what does not. First it says what was `found`, and was `damaged`: where a queue is made, nobody hears that yet.
+/// Keeps on disk what waits, and no longer what does not. First it says what was `found`, and was `damaged`: where a
+/// queue is made, nobody hears that yet.
 pub(super) async fn keep(queue: Arc<Queue>, mut spool: Spool, found: usize, damaged: Vec<Damaged>) {
     let signal = queue.signal.as_str();
     queue.export().spool_failures.add(damaged.len() as u64);
     for Damaged { file, why, kept } in damaged {
         let file = file.display().to_string();
         match kept {
-            Some(kept) => warn!(signal, why, file, kept = %kept.display(), "a file of the spool is damaged: what is behind the damage is lost"),
+            Some(kept) => {
+                warn!(signal, why, file, kept = %kept.display(), "a file of the spool is damaged: what is behind the \
+                    damage is lost")
+            }
             None => warn!(signal, why, file, "a file of the spool cannot be used, and stays as it is"),
         }
     }
@@ -68,7 +72,8 @@ pub(super) async fn keep(queue: Arc<Queue>, mut spool: Spool, found: usize, dama
             Err(error) => {
                 queue.export().spool_failures.add(1);
                 if !std::mem::replace(&mut fails, true) {
-                    warn!(signal, %error, "the spool cannot be written: what waits for the collector is lost if the agent ends");
+                    warn!(signal, %error, "the spool cannot be written: what waits for the collector is lost if the \
+                        agent ends");
                 }
                 if ends {
                     return;

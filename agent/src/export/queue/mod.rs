@@ -1,6 +1,8 @@
-//! The way out of one signal: a bounded queue, the task that empties it, and the one that keeps it on disk. Whoever pushes waits for neither.
+//! The way out of one signal: a bounded queue, the task that empties it, and the one that keeps it on disk. Whoever
+//! pushes waits for neither.
 //!
-//! An item stays at the front until the collector has taken it, so what is lost is always the newest, and always counted.
+//! An item stays at the front until the collector has taken it, so what is lost is always the newest, and always
+//! counted.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -78,12 +80,19 @@ pub struct Working {
 }
 
 impl Working {
-    /// Starts the task that sends items with `send`: at once when idle, several in one request while others are on their way; and with a spool the one that
-    /// keeps them there, after what an earlier agent has left is taken in, to go first.
+    /// Starts the task that sends items with `send`: at once when idle, several in one request while others are on
+    /// their way; and with a spool the one that keeps them there, after what an earlier agent has left is taken in, to
+    /// go first.
     ///
-    /// A failed request is repeated without end while the agent runs, half as large each time: a request may fail because of its size. `send` has to
-    /// give up by itself after a time. Must be called inside a Tokio runtime.
-    pub fn start<F, Fut>(signal: Signal, limits: QueueLimits, stats: &Arc<Stats>, spool: Option<(Spool, Left)>, send: F) -> Self
+    /// A failed request is repeated without end while the agent runs, half as large each time: a request may fail
+    /// because of its size. `send` has to give up by itself after a time. Must be called inside a Tokio runtime.
+    pub fn start<F, Fut>(
+        signal: Signal,
+        limits: QueueLimits,
+        stats: &Arc<Stats>,
+        spool: Option<(Spool, Left)>,
+        send: F,
+    ) -> Self
     where
         F: Fn(Vec<Bytes>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<Taken, Failure>> + Send + 'static,
@@ -114,8 +123,9 @@ impl Working {
         &self.queue
     }
 
-    /// Sends what waits until nothing does or the `deadline` has come. What is left then, and not on disk, is lost, and counted. The pause after a failure ends
-    /// at once. Gives the number of the last item that the collector has, that is on disk, or that was given up before.
+    /// Sends what waits until nothing does or the `deadline` has come. What is left then, and not on disk, is lost, and
+    /// counted. The pause after a failure ends at once. Gives the number of the last item that the collector has, that
+    /// is on disk, or that was given up before.
     pub async fn shutdown(self, deadline: Instant) -> u64 {
         let Self { queue, mut worker, keeper } = self;
         queue.closing.send_replace(Some(deadline));
@@ -157,7 +167,8 @@ impl Queue {
         self.lock().last
     }
 
-    /// The number of the last item that needs no more care, the collector's, on disk, or a counted loss: those before it do not either.
+    /// The number of the last item that needs no more care, the collector's, on disk, or a counted loss: those before
+    /// it do not either.
     pub fn settled(&self) -> u64 {
         let waiting = self.lock();
         waiting.done().max(waiting.saved)
@@ -255,7 +266,10 @@ impl Queue {
             warn!(signal = self.signal.as_str(), lost, "the agent ends before the collector took everything");
         }
         if kept > 0 {
-            info!(signal = self.signal.as_str(), kept, "what the collector did not take is in the spool, for the next agent");
+            info!(
+                signal = self.signal.as_str(),
+                kept, "what the collector did not take is in the spool, for the next agent"
+            );
         }
         settled
     }

@@ -92,7 +92,10 @@ async fn what_comes_while_a_request_is_under_way_goes_together() {
     assert_eq!((stats.logs.queued.get(), stats.logs.queued_bytes.get()), (6, 6), "what is under way still waits");
     reply.send(taken()).unwrap();
     assert_eq!((working.queue().accepted(), working.queue().settled()), (6, 0), "and is not settled");
-    assert_eq!((first, collector.answer(taken()).await, collector.answer(taken()).await), (vec![1], vec![2, 3, 4, 5], vec![6]));
+    assert_eq!(
+        (first, collector.answer(taken()).await, collector.answer(taken()).await),
+        (vec![1], vec![2, 3, 4, 5], vec![6])
+    );
     until_settled(&working, 6).await;
     assert_eq!(working.shutdown(soon()).await, 6);
     assert_eq!((stats.logs.sent.get(), stats.logs.queued.get(), stats.logs.lost_shutdown.get()), (6, 0, 0));
@@ -118,7 +121,10 @@ async fn so_does_one_that_is_full_of_bytes() {
     for item in [vec![1; 600], vec![2; 500], vec![3; 400], vec![4]] {
         working.queue().push(item.into());
     }
-    assert_eq!((stats.logs.lost_queue_full.get(), stats.logs.queued.get(), stats.logs.queued_bytes.get()), (2, 2, 1000));
+    assert_eq!(
+        (stats.logs.lost_queue_full.get(), stats.logs.queued.get(), stats.logs.queued_bytes.get()),
+        (2, 2, 1000)
+    );
     assert_eq!(collector.answer(taken()).await, [vec![1; 600], vec![3; 400]].concat());
     working.shutdown(soon()).await;
     assert_eq!((stats.logs.sent.get(), stats.logs.queued_bytes.get()), (2, 0));
@@ -142,7 +148,8 @@ async fn a_request_has_a_bound_in_bytes_and_one_item_at_least() {
 async fn what_failed_comes_again_in_order_and_in_smaller_requests() {
     let (working, mut collector, stats) = start(LIMITS);
     push(&working, 1..=5);
-    let failed = [collector.answer(failure()).await, collector.answer(failure()).await, collector.answer(failure()).await];
+    let failed =
+        [collector.answer(failure()).await, collector.answer(failure()).await, collector.answer(failure()).await];
     assert_eq!(failed, [vec![1, 2, 3, 4], vec![1, 2], vec![1]]);
     assert_eq!([collector.answer(taken()).await, collector.answer(taken()).await], [vec![1], vec![2, 3, 4, 5]]);
     working.shutdown(soon()).await;
@@ -314,8 +321,14 @@ async fn a_disk_that_takes_nothing_is_tried_again_and_holds_up_nobody() {
 async fn a_spool_with_more_than_there_is_room_for_gives_the_oldest() {
     let folder = tempfile::tempdir().unwrap();
     let (mut kept, _) = Spool::open(folder.path()).unwrap();
-    kept.append((1..=10_u8).map(|number| (u64::from(number), [number])).collect::<Vec<_>>().iter().map(|(number, item)| (*number, item.as_slice())))
-        .unwrap();
+    kept.append(
+        (1..=10_u8)
+            .map(|number| (u64::from(number), [number]))
+            .collect::<Vec<_>>()
+            .iter()
+            .map(|(number, item)| (*number, item.as_slice())),
+    )
+    .unwrap();
     drop(kept);
     let (working, mut collector, stats) = start_with(LIMITS, spool(folder.path()));
     assert_eq!((stats.logs.queued.get(), stats.logs.lost_queue_full.get()), (8, 2));

@@ -69,7 +69,10 @@ fn parse(bytes: &[u8]) -> Content {
         }
         let Some(frame) = rest.get(HEAD..HEAD + length) else { return content };
         let (Some((&kind, numbered)), true) = (frame.split_first(), crc32fast::hash(frame) == checksum) else {
-            return Content { trouble: Some(format!("the frame at byte {} has another checksum", content.size)), ..content };
+            return Content {
+                trouble: Some(format!("the frame at byte {} has another checksum", content.size)),
+                ..content
+            };
         };
         let Some((number, item)) = numbered.split_first_chunk::<8>() else { return content };
         let number = u64::from_le_bytes(*number);
@@ -109,7 +112,8 @@ pub(super) fn frame(frames: &mut Vec<u8>, kind: u8, number: u64, item: &[u8]) {
     frames.push(kind);
     frames.extend_from_slice(&number.to_le_bytes());
     frames.extend_from_slice(item);
-    let (length, checksum) = frames.get(start + HEAD..).map_or((0, 0), |frame| (frame.len() as u32, crc32fast::hash(frame)));
+    let (length, checksum) =
+        frames.get(start + HEAD..).map_or((0, 0), |frame| (frame.len() as u32, crc32fast::hash(frame)));
     if let Some(head) = frames.get_mut(start..start + HEAD) {
         head[..4].copy_from_slice(&length.to_le_bytes());
         head[4..].copy_from_slice(&checksum.to_le_bytes());

@@ -1,8 +1,9 @@
 //! What waits for the collector, kept in a folder too, so that it outlives the agent.
 //!
-//! The folder has segments, files that are only ever appended to: a mark, then frames. A frame is an item, or says up to which item all are done. A segment
-//! goes when everything in it is done; one that an earlier agent has left is never appended to, so that a frame which a killed agent left torn is at the end
-//! of its file and nothing comes behind it. Nothing is synced: what was written is safe from the agent's end, not from the machine's.
+//! The folder has segments, files that are only ever appended to: a mark, then frames. A frame is an item, or says up
+//! to which item all are done. A segment goes when everything in it is done; one that an earlier agent has left is
+//! never appended to, so that a frame which a killed agent left torn is at the end of its file and nothing comes behind
+//! it. Nothing is synced: what was written is safe from the agent's end, not from the machine's.
 
 use std::collections::VecDeque;
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
@@ -62,12 +63,14 @@ pub struct Damaged {
     pub file: PathBuf,
     /// Why not.
     pub why: String,
-    /// Where it, or a copy of it, is kept for people to look at. Absent if it stays as it is: it could not be read, or not be set aside.
+    /// Where it, or a copy of it, is kept for people to look at. Absent if it stays as it is: it could not be read, or
+    /// not be set aside.
     pub kept: Option<PathBuf>,
 }
 
 impl Spool {
-    /// Opens the folder; it is made if it is not there, for its owner alone. Of a file that is damaged what is before the damage is used, and a copy is set aside.
+    /// Opens the folder; it is made if it is not there, for its owner alone. Of a file that is damaged what is before
+    /// the damage is used, and a copy is set aside.
     ///
     /// # Errors
     /// The folder cannot be made or listed; [`ErrorKind::ResourceBusy`] if another agent has it.
@@ -146,7 +149,8 @@ impl Spool {
         self.write(first, &frames, last)
     }
 
-    /// What the files of the folder have in all, in bytes: more than what waits by what is done in the segments, and by the frames.
+    /// What the files of the folder have in all, in bytes: more than what waits by what is done in the segments, and by
+    /// the frames.
     pub fn size(&self) -> u64 {
         self.segments.iter().map(|segment| segment.size).sum()
     }
@@ -157,7 +161,12 @@ impl Spool {
             let path = self.new_path(name);
             // Somebody may have removed it.
             DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(&path)?;
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .custom_flags(libc::O_NOFOLLOW)
+                .open(&path)?;
             if let Err(error) = file.write_all(MARK) {
                 drop(file);
                 let _ = fs::remove_file(&path);
@@ -166,10 +175,16 @@ impl Spool {
             self.file = Some(file);
             self.segments.push_back(Segment { path, size: MARK.len() as u64, last: 0 });
         }
-        let (Some(file), Some(segment)) = (&mut self.file, self.segments.back_mut()) else { return Err(ErrorKind::NotFound.into()) };
+        let (Some(file), Some(segment)) = (&mut self.file, self.segments.back_mut()) else {
+            return Err(ErrorKind::NotFound.into());
+        };
         if let Err(error) = file.write_all(frames) {
             // The next frame must not come behind half of this one.
-            if file.set_len(segment.size).and_then(|()| io::Seek::seek(file, io::SeekFrom::Start(segment.size)).map(drop)).is_err() {
+            if file
+                .set_len(segment.size)
+                .and_then(|()| io::Seek::seek(file, io::SeekFrom::Start(segment.size)).map(drop))
+                .is_err()
+            {
                 self.file = None;
             }
             return Err(error);
@@ -192,7 +207,8 @@ impl Spool {
                 && error.kind() != ErrorKind::NotFound
             {
                 // It is tried again with the next items, and read again by the next agent.
-                warn!(%error, file = %segment.path.display(), "a file of the spool whose items are done cannot be removed");
+                warn!(%error, file = %segment.path.display(), "a file of the spool whose items are done cannot be \
+                    removed");
                 return;
             }
             if self.segments.len() == 1 {
@@ -203,7 +219,8 @@ impl Spool {
     }
 }
 
-/// Removes all of a spool, and its folder unless something else is in it or it is where something is mounted: no agent follows.
+/// Removes all of a spool, and its folder unless something else is in it or it is where something is mounted: no agent
+/// follows.
 ///
 /// # Errors
 /// Something of it cannot be removed.
@@ -223,7 +240,8 @@ fn files(folder: &Path, suffix: &str) -> io::Result<Vec<PathBuf>> {
     Ok(paths.into_iter().filter(|path| path.extension().is_some_and(|extension| extension == suffix)).collect())
 }
 
-/// Keeps a copy of a damaged file, and of the file itself what could be read. Gives its size then, and where the copy is.
+/// Keeps a copy of a damaged file, and of the file itself what could be read. Gives its size then, and where the copy
+/// is.
 fn set_aside(path: &Path, readable: u64) -> io::Result<(u64, PathBuf)> {
     let kept = path.with_extension(BAD);
     if readable <= MARK.len() as u64 {

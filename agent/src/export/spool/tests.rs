@@ -107,7 +107,11 @@ fn damage_costs_what_is_behind_it_and_is_set_aside_once() {
         fs::write(&path, &damaged).unwrap();
         let (spool, left) = Spool::open(folder.path()).unwrap();
         let before = at.saturating_sub(MARK.len()) / (HEAD + NUMBERED + "item 1".len());
-        assert_eq!(left.items.iter().map(|item| item.number).collect::<Vec<_>>(), (1..=before as u64).collect::<Vec<_>>(), "byte {at}");
+        assert_eq!(
+            left.items.iter().map(|item| item.number).collect::<Vec<_>>(),
+            (1..=before as u64).collect::<Vec<_>>(),
+            "byte {at}"
+        );
         // A length that reaches beyond the end is as a torn frame is.
         let is_torn = left.damaged.is_empty();
         assert_eq!(fs::read(path.with_extension(BAD)).is_ok_and(|kept| kept == damaged), !is_torn, "byte {at}");
@@ -148,7 +152,10 @@ fn all_of_it_can_be_removed_and_nothing_else_is() {
     fill();
     fs::write(place.join("notes.txt"), "mine").unwrap();
     remove(&place).unwrap();
-    assert_eq!(fs::read_dir(&place).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>(), ["notes.txt"]);
+    assert_eq!(
+        fs::read_dir(&place).unwrap().map(|entry| entry.unwrap().file_name()).collect::<Vec<_>>(),
+        ["notes.txt"]
+    );
     fs::remove_file(place.join("notes.txt")).unwrap();
     fill();
     remove(&place).unwrap();

@@ -22,7 +22,8 @@ pub struct Counts {
     pub memory: Memory,
     /// The limit that was hit at the last incident, bytes. Absent if none was, or unknown.
     pub limit: Option<u64>,
-    /// When the last one was killed. Absent if nobody saw any of them: they are [reconstructed](super::Table::record_reconstructed).
+    /// When the last one was killed. Absent if nobody saw any of them: they are
+    /// [reconstructed](super::Table::record_reconstructed).
     pub last_kill: Option<SystemTime>,
     /// When the last one was killed or found, or the owner was there.
     pub(super) last_told: SystemTime,
@@ -51,7 +52,8 @@ impl Counts {
             let decisions = self.incidents.entry(incident.scope).or_default();
             *decisions = decisions.saturating_add(1);
         }
-        // Kills that waited for their owner may come late: what they say of the past must not overwrite what came after.
+        // Kills that waited for their owner may come late: what they say of the past must not overwrite what came
+        // after.
         self.last_kill = self.last_kill.max(Some(kill.time));
         self.last_told = self.last_told.max(kill.time);
         match self.last_incident {

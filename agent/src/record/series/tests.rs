@@ -32,7 +32,12 @@ fn labels_are_those_of_the_contract() {
     };
     let pod = Some(Box::new(Pod { container: None, ..sample::pod("app") }));
     check(sample::container("app"), "shop", "web-1", "app");
-    check(Owner::Kubernetes(KubernetesOwner { pod: pod.clone(), ..sample::kubernetes() }), "shop", "web-1", "5c1b9a3b1f0d");
+    check(
+        Owner::Kubernetes(KubernetesOwner { pod: pod.clone(), ..sample::kubernetes() }),
+        "shop",
+        "web-1",
+        "5c1b9a3b1f0d",
+    );
     let pod_level = KubernetesOwner { pod, container_id: None, ..sample::kubernetes() };
     check(Owner::Kubernetes(pod_level), "shop", "web-1", "");
     check(Owner::Kubernetes(sample::kubernetes()), "", "", "5c1b9a3b1f0d");
@@ -62,7 +67,9 @@ fn who_is_there_takes_the_room_of_who_is_gone_but_not_of_kills() {
     let ensure = |table: &mut Table, names: &[&'static str], seconds| {
         table.ensure(names.iter().map(|name| ("shop", "web-1", *name)), sample::time(seconds));
     };
-    let names = |table: &Table| kills(table).into_iter().map(|(name, kills)| format!("{name} {kills}")).collect::<Vec<_>>().join(", ");
+    let names = |table: &Table| {
+        kills(table).into_iter().map(|(name, kills)| format!("{name} {kills}")).collect::<Vec<_>>().join(", ")
+    };
     record(&mut table, &sample::kill_of(1, 0), &sample::container("killed"));
     ensure(&mut table, &["first", "second"], 1);
     ensure(&mut table, &["second"], 2);
@@ -100,7 +107,9 @@ fn what_is_at_0_before_the_first_kill_is_configured() {
 #[test]
 fn a_container_is_at_0_before_its_first_kill_and_for_as_long_as_it_is_there() {
     let (mut table, app) = (table(2), sample::container("app"));
-    let ensure = |table: &mut Table, seconds| table.ensure([("shop", "web-1", "app"), ("shop", "web-1", "log")].into_iter(), sample::time(seconds));
+    let ensure = |table: &mut Table, seconds| {
+        table.ensure([("shop", "web-1", "app"), ("shop", "web-1", "log")].into_iter(), sample::time(seconds))
+    };
     ensure(&mut table, 0);
     assert_eq!(kills(&table), [("app".to_owned(), 0), ("log".to_owned(), 0)]);
     assert_eq!(table.snapshot(), Snapshot::default(), "nothing to keep");
@@ -140,8 +149,15 @@ fn a_group_kill_is_n_kills_and_one_incident() {
         table.record(&sample::kill_of(pid, 0), &app, &sample::second_of(&first));
     }
     table.record(&sample::kill_of(9, 0), &db, &sample::second_of(&first));
-    assert_eq!(counts(&table, &app).map(|counts| (counts.kills, counts.incidents)), Some((4, BTreeMap::from([(Scope::Container, 1)]))));
-    assert_eq!(counts(&table, &db).map(|counts| (counts.kills, counts.incidents)), Some((1, BTreeMap::new())), "counted once in all");
+    assert_eq!(
+        counts(&table, &app).map(|counts| (counts.kills, counts.incidents)),
+        Some((4, BTreeMap::from([(Scope::Container, 1)])))
+    );
+    assert_eq!(
+        counts(&table, &db).map(|counts| (counts.kills, counts.incidents)),
+        Some((1, BTreeMap::new())),
+        "counted once in all"
+    );
 }
 
 #[test]
@@ -154,7 +170,9 @@ fn the_memory_is_that_of_the_largest_victim_of_the_last_incident() {
     };
     let first = with(1, 0, sample::memory(100));
     record(&mut table, &first, &owner);
-    let check = |table: &Table, expected: Memory, why: &str| assert_eq!(counts(table, &owner).unwrap().memory, expected, "{why}");
+    let check = |table: &Table, expected: Memory, why: &str| {
+        assert_eq!(counts(table, &owner).unwrap().memory, expected, "{why}")
+    };
     table.record(&with(2, 0, sample::memory(200)), &owner, &sample::second_of(&first));
     check(&table, sample::memory(200), "the peak, though it was not the first");
     table.record(&with(3, 0, sample::memory(50)), &owner, &sample::second_of(&first));
@@ -259,8 +277,15 @@ fn a_restored_table_obeys_its_own_bounds() {
         record(&mut before, &sample::kill_of(pid as u32, pid as u64 * 100), &sample::container(owner));
     }
     let snapshot = before.snapshot();
-    assert_eq!(kills(&restored(2, &snapshot, 300)), [("c".to_owned(), 1), ("d".to_owned(), 1), (OVERFLOW.to_owned(), 2)]);
-    assert_eq!(kills(&restored(2, &snapshot, 3650)), [("c".to_owned(), 1), ("d".to_owned(), 1), (OVERFLOW.to_owned(), 1)], "a has expired");
+    assert_eq!(
+        kills(&restored(2, &snapshot, 300)),
+        [("c".to_owned(), 1), ("d".to_owned(), 1), (OVERFLOW.to_owned(), 2)]
+    );
+    assert_eq!(
+        kills(&restored(2, &snapshot, 3650)),
+        [("c".to_owned(), 1), ("d".to_owned(), 1), (OVERFLOW.to_owned(), 1)],
+        "a has expired"
+    );
     assert_eq!(kills(&restored(9, &snapshot, 3850)), [("d".to_owned(), 1)]);
     assert_eq!(restored(0, &snapshot, 0).rows().next().unwrap().1.last_kill, Some(sample::time(300)));
 }
@@ -270,7 +295,10 @@ fn of_a_reconstructed_kill_nothing_is_known_but_its_owner() {
     let (mut table, app) = (table(9), sample::container("app"));
     table.record_reconstructed(2, &app, sample::time(10));
     let found = counts(&table, &app).unwrap();
-    assert_eq!((found.kills, found.incidents, found.memory, found.limit, found.last_kill), (2, BTreeMap::new(), Memory::default(), None, None));
+    assert_eq!(
+        (found.kills, found.incidents, found.memory, found.limit, found.last_kill),
+        (2, BTreeMap::new(), Memory::default(), None, None)
+    );
     record(&mut table, &sample::kill_of(1, 5), &app);
     table.record_reconstructed(1, &app, sample::time(20));
     let found = counts(&table, &app).unwrap();

@@ -36,9 +36,11 @@ impl Node {
     /// The kernel has killed so many in the service nginx, and so many in all.
     fn killed(&mut self, nginx: u64, node: u64) {
         let own = Counted { kills: nginx, group_kills: Some(0) };
-        let cgroup = CgroupCounts { id: 7, parent: None, path: "/system.slice/nginx.service".to_owned(), own, subtree: None };
+        let cgroup =
+            CgroupCounts { id: 7, parent: None, path: "/system.slice/nginx.service".to_owned(), own, subtree: None };
         let counts = if nginx > 0 { vec![cgroup] } else { Vec::new() };
-        self.kernel = Observed { node: Some(node), probe: self.kernel.probe, cgroups: Some(Cgroups { counts, left_out: 0 }) };
+        self.kernel =
+            Observed { node: Some(node), probe: self.kernel.probe, cgroups: Some(Cgroups { counts, left_out: 0 }) };
     }
 
     fn start(&self) -> Agent {
@@ -49,7 +51,8 @@ impl Node {
     fn start_with(&self, probe: Attached, detached: &[(u32, ProbeCounts)]) -> Agent {
         let store = Store::new(Some(self.directory.path().to_owned()));
         let mut ledger = Ledger::load("node-a", self.boot, store, None);
-        let table = Mutex::new(Table::new(Limits { owners: 9, expiry: Duration::from_secs(600), from_zero: FromZero::Kills }));
+        let table =
+            Mutex::new(Table::new(Limits { owners: 9, expiry: Duration::from_secs(600), from_zero: FromZero::Kills }));
         let stats = Stats::default();
         ledger.attached(probe, detached, &stats, &table, time(0));
         if !self.directory.path().join("state.json").exists() {
@@ -66,13 +69,18 @@ impl Agent {
         let mut told = Vec::new();
         for second in 0..4 {
             let attribute = |kills: &MissedKills| crate::attribution::attribute_missed(kills, None);
-            self.ledger.check(node.kernel.clone(), &self.stats, &self.table, time(second), attribute, |record| told.push(record));
+            self.ledger.check(node.kernel.clone(), &self.stats, &self.table, time(second), attribute, |record| {
+                told.push(record)
+            });
         }
         told
     }
 
     fn kills(&self) -> (u64, Vec<(String, u64)>) {
-        (self.stats.node_kills(), lock(&self.table).rows().map(|(labels, counts)| (labels.container.to_string(), counts.kills)).collect())
+        (
+            self.stats.node_kills(),
+            lock(&self.table).rows().map(|(labels, counts)| (labels.container.to_string(), counts.kills)).collect(),
+        )
     }
 }
 
@@ -110,7 +118,10 @@ fn kills_while_the_agent_was_away_are_told_once_and_count() {
     // The check has saved what it told.
     let mut third = node.start();
     assert_eq!((third.checks(&node).len(), third.kills()), (0, (3, nginx(2))));
-    assert_eq!((third.stats.missed(Missed::Away).reconstructed.get(), third.stats.missed(Missed::Away).without_owner.get()), (2, 1));
+    assert_eq!(
+        (third.stats.missed(Missed::Away).reconstructed.get(), third.stats.missed(Missed::Away).without_owner.get()),
+        (2, 1)
+    );
 }
 
 #[test]
@@ -118,7 +129,8 @@ fn kills_that_wait_in_the_ring_of_another_probe_than_the_states_count_once() {
     for is_detached in [false, true] {
         let mut node = Node::new();
         node.killed(1, 1);
-        // The agent of probe 8 is followed by one of probe 9, which sees a kill and ends; then comes another one, and 8 is still there.
+        // The agent of probe 8 is followed by one of probe 9, which sees a kill and ends; then comes another one, and 8
+        // is still there.
         node.start_with(new(8, 0), &[]);
         let mut other = node.start_with(new(9, 0), &[]);
         node.killed(2, 2);
@@ -126,7 +138,11 @@ fn kills_that_wait_in_the_ring_of_another_probe_than_the_states_count_once() {
         assert!(other.ledger.save(confirmed(1), &other.stats, &other.table, time(0)));
         node.killed(3, 3);
         let taken_over = Attached { ring: 8, counted: confirmed(3), is_new: false };
-        let mut third = if is_detached { node.start_with(new(10, 0), &[(8, confirmed(3))]) } else { node.start_with(taken_over, &[]) };
+        let mut third = if is_detached {
+            node.start_with(new(10, 0), &[(8, confirmed(3))])
+        } else {
+            node.start_with(taken_over, &[])
+        };
         // Both wait in the ring of 8, the one that 9 has counted and the one that is found in the kernel's counters.
         assert!(third.ledger.has_counted(8, 3) && !third.ledger.has_counted(8, 4));
         if !is_detached {
@@ -157,7 +173,8 @@ fn what_two_probes_saw_counts_once_and_what_the_new_one_saw_alone_is_not_missed(
     node.killed(0, 0);
     let mut first = node.start_with(new(8, 0), &[]);
     assert!(first.ledger.save(confirmed(0), &first.stats, &first.table, time(0)));
-    // The first one both saw; the second one came when 8 was detached, and before the counters of 9 were read; the third one nobody saw.
+    // The first one both saw; the second one came when 8 was detached, and before the counters of 9 were read; the
+    // third one nobody saw.
     node.killed(3, 3);
     node.kernel.probe = confirmed(2);
     let mut second = node.start_with(new(9, 2), &[(8, confirmed(1))]);

@@ -9,7 +9,8 @@ use crate::record::sample;
 
 #[expect(clippy::unwrap_used, reason = "a failed test panics")]
 fn pipeline() -> Pipeline {
-    let flags = Flags { node_name: Some("node-a".to_owned()), listen: Some("127.0.0.1:0".to_owned()), ..Flags::default() };
+    let flags =
+        Flags { node_name: Some("node-a".to_owned()), listen: Some("127.0.0.1:0".to_owned()), ..Flags::default() };
     let config = load(&flags, &|_| None).unwrap().config;
     let listener = bind(&config).unwrap();
     Agent::build(config, listener).unwrap().into_parts(|| {}).0

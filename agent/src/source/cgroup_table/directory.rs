@@ -1,4 +1,5 @@
-//! Opens directories however long their paths are, and reads what is in them. The kernel takes paths of 4095 bytes (`PATH_MAX`).
+//! Opens directories however long their paths are, and reads what is in them. The kernel takes paths of 4095 bytes
+//! (`PATH_MAX`).
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
@@ -31,8 +32,8 @@ pub(super) fn below<'a>(top: &File, names: impl IntoIterator<Item = &'a OsStr>) 
     open(&inside(reached.as_ref().unwrap_or(top), step.as_os_str()))
 }
 
-/// The directories in it, at most `most`, with the inode numbers that the listing gives. On some file systems, not on the kernel's cgroups, these are
-/// not those of the directories themselves.
+/// The directories in it, at most `most`, with the inode numbers that the listing gives. On some file systems, not on
+/// the kernel's cgroups, these are not those of the directories themselves.
 pub(super) fn list(directory: &File, most: usize) -> io::Result<Vec<(OsString, u64)>> {
     let entries = fs::read_dir(inside(directory, OsStr::new(".")))?.filter_map(Result::ok);
     let directories = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));

@@ -1,13 +1,16 @@
-//! Which cgroup has which id, and what is above it: a tree of names, those that are there and the last ones that were. Pure.
+//! Which cgroup has which id, and what is above it: a tree of names, those that are there and the last ones that were.
+//! Pure.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ffi::OsStr;
 use std::sync::Arc;
 
-/// Levels below the top that are kept. The kernel's `cgroup.max.depth` is without limit; the deepest path seen in the field has 7.
+/// Levels below the top that are kept. The kernel's `cgroup.max.depth` is without limit; the deepest path seen in the
+/// field has 7.
 pub(super) const MAX_DEPTH: usize = 256;
 
-/// Removed cgroups that are still known: the last kill in a container is often told when its cgroup is gone. Counted, not timed: the oldest makes room.
+/// Removed cgroups that are still known: the last kill in a container is often told when its cgroup is gone. Counted,
+/// not timed: the oldest makes room.
 pub(super) const REMEMBERED: usize = 4096;
 
 /// All known cgroups below one, the top.
@@ -274,7 +277,8 @@ mod tests {
         assert_eq!(insert(&mut index, TOP, "c", 4), Met::New);
 
         let mut index = Index::new(TOP, 10_000);
-        let met: Vec<Met> = (TOP..).take(MAX_DEPTH + 1).map(|parent| insert(&mut index, parent, "n", parent + 1)).collect();
+        let met: Vec<Met> =
+            (TOP..).take(MAX_DEPTH + 1).map(|parent| insert(&mut index, parent, "n", parent + 1)).collect();
         assert_eq!((met[MAX_DEPTH - 1], met[MAX_DEPTH]), (Met::New, Met::TooDeep));
         assert_eq!(index.names(TOP + MAX_DEPTH as u64).map(|names| names.len()), Some(MAX_DEPTH));
     }

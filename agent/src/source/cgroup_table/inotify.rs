@@ -1,6 +1,8 @@
-//! The kernel's notices about directories: something in it was made, removed or renamed. Two system calls and the form of what is read.
+//! The kernel's notices about directories: something in it was made, removed or renamed. Two system calls and the form
+//! of what is read.
 //!
-//! A crate for inotify brings streams and builders, and watches by path alone; what is needed of it is shorter than its use.
+//! A crate for inotify brings streams and builders, and watches by path alone; what is needed of it is shorter than its
+//! use.
 
 use std::ffi::{CString, OsStr};
 use std::fs::File;
@@ -14,7 +16,8 @@ const HEADER: usize = 16;
 /// What is to be told of a directory.
 const MASK: u32 = libc::IN_CREATE | libc::IN_DELETE | libc::IN_MOVED_FROM | libc::IN_MOVED_TO | libc::IN_ONLYDIR;
 
-/// A queue of notices. The kernel keeps `fs.inotify.max_queued_events` (16,384) of them, then one that says that some were lost.
+/// A queue of notices. The kernel keeps `fs.inotify.max_queued_events` (16,384) of them, then one that says that some
+/// were lost.
 #[derive(Debug)]
 pub(super) struct Inotify(File);
 
@@ -118,9 +121,14 @@ mod tests {
     #[test]
     fn notices_are_read_one_after_the_other() {
         let made = event(1, libc::IN_CREATE | libc::IN_ISDIR, b"pod\0\0\0\0\0");
-        let bytes = [made.clone(), event(-1, libc::IN_Q_OVERFLOW, b""), event(7, libc::IN_DELETE | libc::IN_ISDIR, b"x\0")].concat();
+        let bytes =
+            [made.clone(), event(-1, libc::IN_Q_OVERFLOW, b""), event(7, libc::IN_DELETE | libc::IN_ISDIR, b"x\0")]
+                .concat();
         let told: Vec<_> = events(&bytes).map(|event| (event.watch, event.notice(), event.name.to_owned())).collect();
-        assert_eq!(told, [(1, Notice::Came, "pod".into()), (-1, Notice::Lost, "".into()), (7, Notice::Left, "x".into())]);
+        assert_eq!(
+            told,
+            [(1, Notice::Came, "pod".into()), (-1, Notice::Lost, "".into()), (7, Notice::Left, "x".into())]
+        );
         for end in 0..made.len() {
             assert_eq!(events(&made[..end]).count(), 0, "a part of a notice is none: {end}");
         }
@@ -128,7 +136,9 @@ mod tests {
 
     #[test]
     fn only_directories_matter() {
-        let check = |mask: u32, expected: Notice| assert_eq!(Event { watch: 1, mask, name: OsStr::new("a") }.notice(), expected);
+        let check = |mask: u32, expected: Notice| {
+            assert_eq!(Event { watch: 1, mask, name: OsStr::new("a") }.notice(), expected)
+        };
         check(libc::IN_CREATE, Notice::Other);
         check(libc::IN_CREATE | libc::IN_ISDIR, Notice::Came);
         check(libc::IN_MOVED_TO | libc::IN_ISDIR, Notice::Came);

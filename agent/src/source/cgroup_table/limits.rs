@@ -1,4 +1,5 @@
-//! The limits of a cgroup as its files say now. What a cgroup uses is not read: right after a kill that is another number.
+//! The limits of a cgroup as its files say now. What a cgroup uses is not read: right after a kill that is another
+//! number.
 
 use std::fs::File;
 
@@ -6,7 +7,8 @@ use super::directory;
 use crate::kill::Cgroup;
 use crate::source::hierarchy::Version;
 
-/// A limit of this many bytes or more is none: version 1 writes "no limit" as the greatest multiple of the page size below 2^63.
+/// A limit of this many bytes or more is none: version 1 writes "no limit" as the greatest multiple of the page size
+/// below 2^63.
 const NO_LIMIT: u64 = i64::MAX as u64 - (1 << 20);
 
 /// Fills in what is absent, except for what cannot be read: the cgroup may have been removed by now.
@@ -60,7 +62,12 @@ mod tests {
     }
 
     /// What is known of a cgroup with these files: limit and whether it is known, swap limit, oom_group.
-    fn check(files: &[(&str, &str)], version: Version, is_root: bool, expected: (Option<u64>, bool, Option<u64>, Option<bool>)) {
+    fn check(
+        files: &[(&str, &str)],
+        version: Version,
+        is_root: bool,
+        expected: (Option<u64>, bool, Option<u64>, Option<bool>),
+    ) {
         let folder = tempfile::tempdir().unwrap();
         for (name, text) in files {
             std::fs::write(folder.path().join(name), text).unwrap();
@@ -73,12 +80,27 @@ mod tests {
 
     #[test]
     fn limits_are_what_the_files_say() {
-        let v2 = [("memory.max", "4194304\n"), ("memory.swap.max", "0\n"), ("memory.oom.group", "1\n"), ("memory.current", "77\n")];
+        let v2 = [
+            ("memory.max", "4194304\n"),
+            ("memory.swap.max", "0\n"),
+            ("memory.oom.group", "1\n"),
+            ("memory.current", "77\n"),
+        ];
         check(&v2, Version::V2, false, (Some(4 << 20), true, Some(0), Some(true)));
-        check(&[("memory.max", "max\n"), ("memory.oom.group", "0\n")], Version::V2, false, (None, true, None, Some(false)));
+        check(
+            &[("memory.max", "max\n"), ("memory.oom.group", "0\n")],
+            Version::V2,
+            false,
+            (None, true, None, Some(false)),
+        );
         let v1 = [("memory.limit_in_bytes", "4194304\n"), ("memory.memsw.limit_in_bytes", "9223372036854771712\n")];
         check(&v1, Version::V1, false, (Some(4 << 20), true, None, Some(false)));
-        check(&[("memory.limit_in_bytes", "9223372036854710272\n")], Version::V1, false, (None, true, None, Some(false)));
+        check(
+            &[("memory.limit_in_bytes", "9223372036854710272\n")],
+            Version::V1,
+            false,
+            (None, true, None, Some(false)),
+        );
     }
 
     #[test]
@@ -96,7 +118,14 @@ mod tests {
     fn what_the_kernel_told_stays() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("memory.max"), "1\n").unwrap();
-        let mut cgroup = Cgroup { limit: Some(5), limit_known: true, swap_limit: Some(6), oom_group: Some(true), usage: Some(7), ..unknown() };
+        let mut cgroup = Cgroup {
+            limit: Some(5),
+            limit_known: true,
+            swap_limit: Some(6),
+            oom_group: Some(true),
+            usage: Some(7),
+            ..unknown()
+        };
         let told = cgroup.clone();
         fill(&mut cgroup, &File::open(folder.path()).unwrap(), Version::V2, false);
         assert_eq!(cgroup, told);

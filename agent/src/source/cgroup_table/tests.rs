@@ -1,4 +1,5 @@
-//! Kills without names, completed from a temporary folder that stands for the hierarchy. The real one is in `tests/cgroup_table.rs`.
+//! Kills without names, completed from a temporary folder that stands for the hierarchy. The real one is in
+//! `tests/cgroup_table.rs`.
 
 #![expect(clippy::unwrap_used, reason = "a failed test panics")]
 
@@ -30,7 +31,13 @@ fn node() -> (TempDir, Tree) {
 }
 
 fn tree(folder: &TempDir, is_whole: bool) -> Tree {
-    let hierarchy = Hierarchy { version: Version::V2, mount: folder.path().to_owned(), root: "/".to_owned(), writable: true, local_events: false };
+    let hierarchy = Hierarchy {
+        version: Version::V2,
+        mount: folder.path().to_owned(),
+        root: "/".to_owned(),
+        writable: true,
+        local_events: false,
+    };
     Tree::read(&hierarchy, is_whole, MAX_CGROUPS).unwrap()
 }
 
@@ -62,13 +69,20 @@ fn a_kill_gets_path_names_and_limits_and_no_usage() {
     let mut kill = kill_in(&folder, &format!("{POD}/{CONTAINER}"));
     complete(&mut tree, &mut kill);
     let path = format!("/{POD}/{CONTAINER}");
-    assert_eq!((kill.cgroup_path.as_deref(), kill.path_cut, kill.cgroups_from_files), (Some(path.as_str()), false, true));
+    assert_eq!(
+        (kill.cgroup_path.as_deref(), kill.path_cut, kill.cgroups_from_files),
+        (Some(path.as_str()), false, true)
+    );
     assert_eq!((kill.trigger.cgroup_path.as_deref(), kill.trigger.path_cut), (Some(path.as_str()), false));
     assert_eq!(names(&kill), [Some(CONTAINER), POD.split('/').next_back(), Some("kubepods"), Some("")]);
     let own = &kill.cgroups[0];
     assert_eq!((own.limit, own.limit_known, own.swap_limit, own.oom_group), (Some(4 << 20), true, None, Some(true)));
     let known: Vec<_> = kill.cgroups.iter().map(|cgroup| (cgroup.limit.is_some(), cgroup.limit_known)).collect();
-    assert_eq!(known, [(true, true), (false, true), (false, false), (false, true)], "kubepods has no file, the root needs none");
+    assert_eq!(
+        known,
+        [(true, true), (false, true), (false, false), (false, true)],
+        "kubepods has no file, the root needs none"
+    );
     assert!(kill.cgroups.iter().all(|cgroup| cgroup.usage.is_none() && cgroup.swap_usage.is_none()));
 }
 
@@ -141,7 +155,10 @@ fn where_only_a_part_is_mounted_the_path_lacks_its_beginning() {
     let mut kill = kill_in(&folder, &format!("{POD}/{CONTAINER}"));
     kill.cgroups.push(unknown(1));
     complete(&mut tree, &mut kill);
-    assert_eq!((kill.cgroup_path, kill.path_cut, kill.trigger.path_cut), (Some(format!("/{POD}/{CONTAINER}")), true, true));
+    assert_eq!(
+        (kill.cgroup_path, kill.path_cut, kill.trigger.path_cut),
+        (Some(format!("/{POD}/{CONTAINER}")), true, true)
+    );
     assert_eq!(kill.cgroups.last().and_then(|root| root.name.as_deref()), None);
 }
 

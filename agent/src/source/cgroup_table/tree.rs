@@ -1,6 +1,7 @@
 //! What cgroups there are: read from their directories once, then kept in step by the kernel's notices.
 //!
-//! A directory is opened by its path from the top, so what is opened may be another one that has come to that path: its inode number tells.
+//! A directory is opened by its path from the top, so what is opened may be another one that has come to that path: its
+//! inode number tells.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -86,7 +87,11 @@ impl Tree {
     fn scan(&mut self, mut found: Vec<Found>, also_known: bool) {
         // Ends: each is in one listing of another, and no more are listed than may be kept.
         while let Some(Found { parent, name }) = found.pop() {
-            let Some(directory) = self.open(parent).and_then(|parent| directory::below(&parent, [name.as_os_str()]).ok()) else { continue };
+            let Some(directory) =
+                self.open(parent).and_then(|parent| directory::below(&parent, [name.as_os_str()]).ok())
+            else {
+                continue;
+            };
             let Ok(id) = directory.metadata().map(|metadata| metadata.ino()) else { continue };
             match self.index.insert(parent, &name, id) {
                 Met::New => {}
@@ -95,7 +100,10 @@ impl Tree {
                 Met::NoRoom => {
                     if !self.left_out {
                         self.left_out = true;
-                        warn!(kept = self.most, "there are more cgroups than are kept: kills in the others have no names");
+                        warn!(
+                            kept = self.most,
+                            "there are more cgroups than are kept: kills in the others have no names"
+                        );
                     }
                     continue;
                 }
@@ -104,8 +112,8 @@ impl Tree {
         }
     }
 
-    /// The directories in one that is known, from now on told if they change; all, or those that are new. The watch comes first: what is made in between
-    /// is listed, or told, or both.
+    /// The directories in one that is known, from now on told if they change; all, or those that are new. The watch
+    /// comes first: what is made in between is listed, or told, or both.
     fn watch_and_list(&mut self, id: u64, directory: &File, all: bool) -> Vec<Found> {
         match self.inotify.watch(directory) {
             Ok(watch) => {
@@ -113,9 +121,12 @@ impl Tree {
             }
             Err(error) => self.cannot_watch(&error),
         }
-        // Two links: its name and its own `.`, but no `..` in a directory below. The kernel's cgroups count as file systems do that count at all.
+        // Two links: its name and its own `.`, but no `..` in a directory below. The kernel's cgroups count as file
+        // systems do that count at all.
         let has_none = directory.metadata().is_ok_and(|metadata| metadata.nlink() == 2);
-        let Ok(listed) = (if has_none { Ok(Vec::new()) } else { directory::list(directory, self.most) }) else { return Vec::new() };
+        let Ok(listed) = (if has_none { Ok(Vec::new()) } else { directory::list(directory, self.most) }) else {
+            return Vec::new();
+        };
         let names: HashSet<&OsStr> = listed.iter().map(|(name, _)| name.as_os_str()).collect();
         self.index.retain(id, |name| names.contains(name));
         let is_known = |name: &OsStr, inode: u64| self.index.child(id, name) == Some(inode);
@@ -123,7 +134,8 @@ impl Tree {
         found.map(|(name, _)| Found { parent: id, name: name.clone() }).collect()
     }
 
-    /// Looks into a cgroup that is there for what nobody told of: where no more watches could be had, notices do not come.
+    /// Looks into a cgroup that is there for what nobody told of: where no more watches could be had, notices do not
+    /// come.
     pub(super) fn look_into(&mut self, id: u64) {
         if let Some(directory) = self.open(id) {
             let found = self.watch_and_list(id, &directory, false);
@@ -141,7 +153,8 @@ impl Tree {
         // It was removed meanwhile: its parent tells.
         if error.kind() != io::ErrorKind::NotFound && !self.told_unwatched {
             self.told_unwatched = true;
-            warn!(%error, "not every cgroup can be watched: those that are made unwatched are looked for at a kill, and unknown if they are gone by then");
+            warn!(%error, "not every cgroup can be watched: those that are made unwatched are looked for at a kill, \
+                and unknown if they are gone by then");
         }
     }
 

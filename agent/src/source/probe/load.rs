@@ -1,6 +1,7 @@
 //! Loads the eBPF programs and attaches them.
 //!
-//! Only BTF and raw tracepoints and, where the kernel has it, one fentry: no perf events, no tracefs, no kprobes, so CAP_BPF and CAP_PERFMON are enough.
+//! Only BTF and raw tracepoints and, where the kernel has it, one fentry: no perf events, no tracefs, no kprobes, so
+//! CAP_BPF and CAP_PERFMON are enough.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -61,8 +62,15 @@ pub(super) fn is_embedded() -> bool {
 }
 
 /// Loads and attaches everything that this kernel has. `bytes`: what `btf` was made of; `helpers`: as in [`Switches`].
-pub(super) fn attach(config: &Config, bytes: &[u8], btf: &Btf<'_>, cpus: u32, helpers: bool) -> Result<Attached, AttachError> {
-    let layout = layout::resolve(btf, Switches { helpers, arguments: config.arguments, cpus }).map_err(AttachError::Layout)?;
+pub(super) fn attach(
+    config: &Config,
+    bytes: &[u8],
+    btf: &Btf<'_>,
+    cpus: u32,
+    helpers: bool,
+) -> Result<Attached, AttachError> {
+    let layout =
+        layout::resolve(btf, Switches { helpers, arguments: config.arguments, cpus }).map_err(AttachError::Layout)?;
     let types = aya::Btf::parse(bytes, aya::Endianness::default())
         .map_err(|error| AttachError::Refused("reading the kernel's type information", error.into()))?;
     let mut object = EbpfLoader::new()
@@ -78,11 +86,12 @@ pub(super) fn attach(config: &Config, bytes: &[u8], btf: &Btf<'_>, cpus: u32, he
     let mut programs = Vec::new();
     // All are loaded before the first is attached: the time between the first and the last hook is short.
     let signal: &mut BtfTracePoint = program(&mut object, ON_SIGNAL)?;
-    let taken =
-        timed(|| signal.load("signal_generate", &types)).map_err(|error| from_program(config, "loading the program for signal_generate", error))?;
+    let taken = timed(|| signal.load("signal_generate", &types))
+        .map_err(|error| from_program(config, "loading the program for signal_generate", error))?;
     programs.push(loaded(ON_SIGNAL, taken, signal.info()));
     let mark: &mut RawTracePoint = program(&mut object, ON_MARK)?;
-    let taken = timed(|| mark.load()).map_err(|error| from_program(config, "loading the program for mark_victim", error))?;
+    let taken =
+        timed(|| mark.load()).map_err(|error| from_program(config, "loading the program for mark_victim", error))?;
     programs.push(loaded(ON_MARK, taken, mark.info()));
 
     let mut links = Vec::new();
@@ -107,16 +116,23 @@ pub(super) fn attach(config: &Config, bytes: &[u8], btf: &Btf<'_>, cpus: u32, he
     }
     // The capture before what confirms it: a mark without one would be counted as no kill.
     let signal: &mut BtfTracePoint = program(&mut object, ON_SIGNAL)?;
-    let link =
-        signal.attach().and_then(|link| signal.take_link(link)).map_err(|error| from_program(config, "attaching to signal_generate", error))?;
+    let link = signal
+        .attach()
+        .and_then(|link| signal.take_link(link))
+        .map_err(|error| from_program(config, "attaching to signal_generate", error))?;
     links.push((ON_SIGNAL, link.into()));
     let mark: &mut RawTracePoint = program(&mut object, ON_MARK)?;
-    let link =
-        mark.attach("mark_victim").and_then(|link| mark.take_link(link)).map_err(|error| from_program(config, "attaching to mark_victim", error))?;
+    let link = mark
+        .attach("mark_victim")
+        .and_then(|link| mark.take_link(link))
+        .map_err(|error| from_program(config, "attaching to mark_victim", error))?;
     links.push((ON_MARK, link.into()));
 
     if config.arguments && layout.wants_arguments == 0 {
-        tracing::warn!("probe.arguments has no effect: command lines can be read from kernel 5.11 on, and not under lockdown=confidentiality");
+        tracing::warn!(
+            "probe.arguments has no effect: command lines can be read from kernel 5.11 on, and not under \
+             lockdown=confidentiality"
+        );
     }
     let refused = |error: anyhow::Error| AttachError::Refused("opening the probe's maps", error);
     let mut map = |name: &'static str| map_data(&mut object, name).map_err(refused);
@@ -124,7 +140,12 @@ pub(super) fn attach(config: &Config, bytes: &[u8], btf: &Btf<'_>, cpus: u32, he
 }
 
 /// Keeps the link of a program that the main job can do without, or the reason why there is none.
-fn keep(links: &mut Vec<(&'static str, FdLink)>, programs: &mut Vec<Loaded>, name: &'static str, attached: Result<FdLink, ProgramError>) -> bool {
+fn keep(
+    links: &mut Vec<(&'static str, FdLink)>,
+    programs: &mut Vec<Loaded>,
+    name: &'static str,
+    attached: Result<FdLink, ProgramError>,
+) -> bool {
     match attached {
         Ok(link) => {
             links.push((name, link));
@@ -147,7 +168,12 @@ fn timed(load: impl FnOnce() -> Result<(), ProgramError>) -> Result<Duration, Pr
 }
 
 fn loaded(name: &'static str, time: Duration, info: Result<ProgramInfo, ProgramError>) -> Loaded {
-    Loaded { name, verified_instructions: info.ok().and_then(|info| info.verified_instruction_count()), time, refused: None }
+    Loaded {
+        name,
+        verified_instructions: info.ok().and_then(|info| info.verified_instruction_count()),
+        time,
+        refused: None,
+    }
 }
 
 fn map_data(object: &mut Ebpf, name: &'static str) -> anyhow::Result<MapData> {
@@ -176,7 +202,9 @@ fn from_program(config: &Config, step: &'static str, error: ProgramError) -> Att
 
 /// EPERM and EACCES anywhere in the chain are a matter of privilege.
 fn by_cause(config: &Config, step: &'static str, error: anyhow::Error) -> AttachError {
-    let denied = error.chain().any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied));
+    let denied = error.chain().any(|cause| {
+        cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+    });
     if !denied {
         return AttachError::Refused(step, error);
     }

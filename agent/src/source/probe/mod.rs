@@ -1,6 +1,7 @@
 //! The probe in the kernel: attached, taken over from an earlier agent, read. The only module that knows aya.
 //!
-//! Nothing is polled: the kernel wakes the agent. After [`Probe::attach`] no capability is needed any more: events and counters are shared memory.
+//! Nothing is polled: the kernel wakes the agent. After [`Probe::attach`] no capability is needed any more: events and
+//! counters are shared memory.
 
 mod load;
 pub mod pins;
@@ -54,7 +55,8 @@ pub const TRACEPOINTS: [&str; 2] = ["signal_generate", "mark_victim"];
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
-/// Ends of victims that wait until the events before them are read: as many as there can be notes in their ring buffer (64 KiB).
+/// Ends of victims that wait until the events before them are read: as many as there can be notes in their ring buffer
+/// (64 KiB).
 const MAX_FREED: usize = 4096;
 
 /// Identifies the probe that was built into this binary: a hash of the object, `none` without one.
@@ -86,20 +88,36 @@ pub enum AttachError {
 impl fmt::Display for AttachError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NoObject => f.write_str("this binary was built without the eBPF probe: build it with `make build`, which builds the probe first"),
+            Self::NoObject => f.write_str(
+                "this binary was built without the eBPF probe: build it with `make build`, \
+                which builds the probe first",
+            ),
             Self::NoBtf(error) => {
                 write!(
                     f,
-                    "reading the kernel's type information at {BTF}: {error}: use a kernel built with CONFIG_DEBUG_INFO_BTF=y, and mount /sys in a container"
+                    "reading the kernel's type information at {BTF}: {error}: use a kernel built with \
+                     CONFIG_DEBUG_INFO_BTF=y, and mount /sys in a container"
                 )
             }
             Self::BadBtf(error) => {
-                write!(f, "understanding {BTF}: {error}: use a kernel built with CONFIG_DEBUG_INFO_BTF=y, or a newer oom-watcher for a newer kernel")
+                write!(
+                    f,
+                    "understanding {BTF}: {error}: use a kernel built with CONFIG_DEBUG_INFO_BTF=y, or a newer \
+                    oom-watcher for a newer kernel"
+                )
             }
             Self::NoBootId(error) => write!(f, "reading {BOOT_ID}: {error}: mount /proc"),
-            Self::Layout(missing) => write!(f, "{missing}: the kernel must be 5.10 or newer, 64-bit, with memory cgroups (CONFIG_MEMCG)"),
+            Self::Layout(missing) => write!(
+                f,
+                "{missing}: the kernel must be 5.10 or newer, 64-bit, with memory \
+                cgroups (CONFIG_MEMCG)"
+            ),
             Self::Taken(holder) => f.write_str(&taken(*holder)),
-            Self::NoTracepoint(name) => write!(f, "the kernel has no tracepoint {name}: use a kernel built with CONFIG_TRACEPOINTS=y"),
+            Self::NoTracepoint(name) => write!(
+                f,
+                "the kernel has no tracepoint {name}: use a kernel built with \
+                CONFIG_TRACEPOINTS=y"
+            ),
             Self::NotPermitted(step, error, why) => write!(f, "{step}: {error:#}: {why}"),
             Self::Refused(step, error) => write!(f, "{step}: {error:#}"),
         }
@@ -110,14 +128,18 @@ impl std::error::Error for AttachError {}
 
 /// What to say if another agent runs.
 fn taken(holder: Option<u32>) -> String {
-    let who = holder.map_or_else(|| "in a pid namespace that cannot be seen from here".to_owned(), |pid| format!("process {pid}"));
-    format!("another oom-watcher runs on this node, {who}: stop it, or give one of them another --pin-dir and --state-dir")
+    let who = holder
+        .map_or_else(|| "in a pid namespace that cannot be seen from here".to_owned(), |pid| format!("process {pid}"));
+    format!(
+        "another oom-watcher runs on this node, {who}: stop it, or give one of them another --pin-dir and --state-dir"
+    )
 }
 
 /// What the attached probe can tell on this kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Features {
-    /// Names of cgroups and limits are read in the kernel. If not (lockdown=confidentiality), kills carry the ids of their cgroups only.
+    /// Names of cgroups and limits are read in the kernel. If not (lockdown=confidentiality), kills carry the ids of
+    /// their cgroups only.
     pub names: bool,
     /// `oom_kill_process` says what each decision is about.
     pub decisions: bool,
@@ -136,7 +158,11 @@ impl Features {
 
     fn parse(letters: &str) -> Option<Self> {
         let has = |letter| letters.contains(letter);
-        letters.chars().all(|letter| Self::LETTERS.contains(letter)).then(|| Self { names: has('n'), decisions: has('d'), ends: has('e') })
+        letters.chars().all(|letter| Self::LETTERS.contains(letter)).then(|| Self {
+            names: has('n'),
+            decisions: has('d'),
+            ends: has('e'),
+        })
     }
 }
 
@@ -261,8 +287,8 @@ impl fmt::Debug for CounterMap {
 }
 
 impl Probe {
-    /// Takes over the probe that an earlier agent of this build has pinned, or loads and attaches it, with the capabilities that are in effect. Must be called inside a Tokio
-    /// runtime.
+    /// Takes over the probe that an earlier agent of this build has pinned, or loads and attaches it, with the
+    /// capabilities that are in effect. Must be called inside a Tokio runtime.
     ///
     /// # Errors
     /// It cannot be attached, or another agent runs. That it cannot be pinned is no error: [`Self::pinned`] tells.
@@ -270,8 +296,9 @@ impl Probe {
         if !load::is_embedded() {
             return Err(AttachError::NoObject);
         }
-        let boot_id =
-            std::fs::read_to_string(BOOT_ID).and_then(|text| text.trim().parse().map_err(io::Error::other)).map_err(AttachError::NoBootId)?;
+        let boot_id = std::fs::read_to_string(BOOT_ID)
+            .and_then(|text| text.trim().parse().map_err(io::Error::other))
+            .map_err(AttachError::NoBootId)?;
         let (folder, refused) = match config.pins.as_deref().map(Folder::open) {
             None => (None, Pinned::No),
             Some(Ok(folder)) => (Some(folder), Pinned::New),
@@ -284,13 +311,22 @@ impl Probe {
 
         let Sets { own, others } = match folder.sets(config) {
             Ok(sets) => sets,
-            Err(error) => return Self::start(attach_new(config)?, Vec::new(), None, Pinned::Refused(format!("{error:#}")), boot_id),
+            Err(error) => {
+                return Self::start(
+                    attach_new(config)?,
+                    Vec::new(),
+                    None,
+                    Pinned::Refused(format!("{error:#}")),
+                    boot_id,
+                );
+            }
         };
         let (attached, pinned) = match own.map(|(set, features)| set.open(features).map_err(|error| (set, error))) {
             Some(Ok(attached)) => (attached, Pinned::TakenOver),
             Some(Err((set, error))) => {
                 // Whatever is wrong with it, a new one can be had.
-                tracing::warn!(error = format!("{error:#}"), set = %set.path().display(), "a pinned probe cannot be taken over, it is replaced");
+                tracing::warn!(error = format!("{error:#}"), set = %set.path().display(), "a pinned probe cannot be \
+                    taken over, it is replaced");
                 remove(&set);
                 Self::pin(config, &folder)?
             }
@@ -313,25 +349,35 @@ impl Probe {
         }
     }
 
-    fn start(attached: Attached, leftovers: Vec<Leftover>, folder: Option<Folder>, pinned: Pinned, boot_id: Uuid) -> Result<Self, AttachError> {
+    fn start(
+        attached: Attached,
+        leftovers: Vec<Leftover>,
+        folder: Option<Folder>,
+        pinned: Pinned,
+        boot_id: Uuid,
+    ) -> Result<Self, AttachError> {
         let page = page_size();
         let start = || -> anyhow::Result<Self> {
             let mut sources = Vec::new();
             let mut counted = Vec::new();
             for Leftover { events, counters, set } in leftovers {
-                match source(&events, page, Some(set)).and_then(|source| Ok((numbers(&counters, page)?.read(), source))) {
+                match source(&events, page, Some(set)).and_then(|source| Ok((numbers(&counters, page)?.read(), source)))
+                {
                     Ok((counts, source)) => {
                         counted.push((source.id, counts));
                         sources.push(source);
                     }
-                    Err(error) => tracing::warn!(error = format!("{error:#}"), "what another probe has left cannot be read"),
+                    Err(error) => {
+                        tracing::warn!(error = format!("{error:#}"), "what another probe has left cannot be read")
+                    }
                 }
             }
             sources.push(source(&attached.events, page, None)?);
             let counters = numbers(&attached.counters, page)?;
             let notes = RingBuf::try_from(Map::RingBuf(attached.notes))?;
             Ok(Self {
-                // SAFETY: the ring buffer owns its descriptor and gives the same one until it is dropped, together with this.
+                // SAFETY: the ring buffer owns its descriptor and gives the same one until it is dropped, together with
+                // this.
                 notes: unsafe { AsyncFd::register_with_interest(notes, Interest::READABLE) }?,
                 sources,
                 counters,
@@ -370,7 +416,8 @@ impl Probe {
         self.boot_id
     }
 
-    /// What the probes had counted that were detached for this one, by their ring buffers. A kill while both were attached is in both.
+    /// What the probes had counted that were detached for this one, by their ring buffers. A kill while both were
+    /// attached is in both.
     pub fn leftovers(&self) -> &[(u32, Counters)] {
         &self.leftovers
     }
@@ -380,7 +427,8 @@ impl Probe {
         self.sources.last().map_or(0, |source| source.id)
     }
 
-    /// Waits until there is something to tell, and hands over at most `most` of it. Nothing is lost if it is no longer awaited.
+    /// Waits until there is something to tell, and hands over at most `most` of it. Nothing is lost if it is no longer
+    /// awaited.
     pub async fn read(&mut self, most: usize, take: impl FnMut(Told)) -> io::Result<()> {
         if !self.unread && self.freed.is_empty() {
             let mut ready = self.notes.readable_mut().await?;
@@ -477,7 +525,11 @@ impl Probe {
 impl fmt::Debug for Probe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = (self.notes.as_raw_fd(), self.features, &self.pinned);
-        f.debug_struct("Probe").field("notes", &shown.0).field("features", &shown.1).field("pinned", shown.2).finish_non_exhaustive()
+        f.debug_struct("Probe")
+            .field("notes", &shown.0)
+            .field("features", &shown.1)
+            .field("pinned", shown.2)
+            .finish_non_exhaustive()
     }
 }
 
@@ -489,11 +541,15 @@ fn attach_new(config: &Config) -> Result<Attached, AttachError> {
         return Err(AttachError::NoTracepoint(name));
     }
     let cpus = aya::util::nr_cpus().map_err(|(step, error)| AttachError::Refused(step, error.into()))? as u32;
-    // Under lockdown=confidentiality programs that read strings do not load; the same object without them does. It cannot be read where securityfs is not
-    // mounted, as in most containers: then both are tried, and the error of the second is the one to see.
-    let forbids_reads = std::fs::read_to_string("/sys/kernel/security/lockdown").ok().map(|text| text.contains("[confidentiality]"));
+    // Under lockdown=confidentiality programs that read strings do not load; the same object without them does. It
+    // cannot be read where securityfs is not mounted, as in most containers: then both are tried, and the error of the
+    // second is the one to see.
+    let forbids_reads =
+        std::fs::read_to_string("/sys/kernel/security/lockdown").ok().map(|text| text.contains("[confidentiality]"));
     let attached = match load::attach(config, &bytes, &btf, cpus, config.read_names && forbids_reads != Some(true)) {
-        Err(AttachError::Refused(..) | AttachError::NotPermitted(..)) if config.read_names && forbids_reads.is_none() => {
+        Err(AttachError::Refused(..) | AttachError::NotPermitted(..))
+            if config.read_names && forbids_reads.is_none() =>
+        {
             load::attach(config, &bytes, &btf, cpus, false)
         }
         other => other,
@@ -520,7 +576,8 @@ fn leftover(set: Set) -> Option<Leftover> {
             None
         }
         Err(error) => {
-            tracing::warn!(error = format!("{error:#}"), set = %set.path().display(), "what another probe has left cannot be taken over");
+            tracing::warn!(error = format!("{error:#}"), set = %set.path().display(), "what another probe has left \
+                cannot be taken over");
             None
         }
     }

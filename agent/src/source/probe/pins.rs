@@ -1,7 +1,9 @@
-//! What of the probe outlives the agent: its maps and links pinned in bpffs, so that kills are kept while no agent runs.
+//! What of the probe outlives the agent: its maps and links pinned in bpffs, so that kills are kept while no agent
+//! runs.
 //!
-//! One folder for each set, named after what it is: build of the object, size of the ring buffer, settings, features. A set of the same name is taken over
-//! as it is. A set of another name, or one that a crash has left incomplete, is detached and its ring buffer read to the end before it is removed.
+//! One folder for each set, named after what it is: build of the object, size of the ring buffer, settings, features. A
+//! set of the same name is taken over as it is. A set of another name, or one that a crash has left incomplete, is
+//! detached and its ring buffer read to the end before it is removed.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -31,7 +33,8 @@ const COUNTERS: &str = "counters";
 const LAST_LINK: &str = "link_on_mark";
 const LINK: &str = "link_";
 /// Why a folder that is empty may stay where it is.
-const STAYS: [io::ErrorKind; 3] = [io::ErrorKind::DirectoryNotEmpty, io::ErrorKind::ResourceBusy, io::ErrorKind::ReadOnlyFilesystem];
+const STAYS: [io::ErrorKind; 3] =
+    [io::ErrorKind::DirectoryNotEmpty, io::ErrorKind::ResourceBusy, io::ErrorKind::ReadOnlyFilesystem];
 /// Behind the name of a set that a crash has left incomplete, so that a new one can have it.
 const INCOMPLETE: &str = "-incomplete";
 
@@ -84,7 +87,9 @@ impl Folder {
         match Lock::take(path) {
             Ok(lock) => Ok(Self { path: path.to_owned(), is_new: there != path, _lock: lock }),
             Err(lock::Denied::Taken(holder)) => Err(Denied::Taken(holder)),
-            Err(lock::Denied::Unusable(error)) => Err(Denied::Unusable(lock::explained(error, path).context(format!("locking {}", path.display())))),
+            Err(lock::Denied::Unusable(error)) => {
+                Err(Denied::Unusable(lock::explained(error, path).context(format!("locking {}", path.display()))))
+            }
         }
     }
 
@@ -92,7 +97,10 @@ impl Folder {
     pub(super) fn sets(&self, config: &Config) -> Result<Sets> {
         let (mut own, mut others) = (None, Vec::new());
         for path in ours(&self.path)?.into_iter().take(MAX_SETS) {
-            let features = path.file_name().and_then(|name| name.to_str()?.strip_prefix(&prefix(config))).and_then(Features::parse);
+            let features = path
+                .file_name()
+                .and_then(|name| name.to_str()?.strip_prefix(&prefix(config)))
+                .and_then(Features::parse);
             let mut set = Set { path };
             match features {
                 Some(features) if own.is_none() && set.is_complete(features) => own = Some((set, features)),
@@ -109,7 +117,8 @@ impl Folder {
         Ok(Sets { own, others })
     }
 
-    /// Pins a probe that was just attached. Its links are in bpffs afterwards, and stay open: they outlive their names as long as the agent does.
+    /// Pins a probe that was just attached. Its links are in bpffs afterwards, and stay open: they outlive their names
+    /// as long as the agent does.
     pub(super) fn pin(&self, config: &Config, attached: &mut Attached) -> Result<Set> {
         let set = Set { path: self.path.join(format!("{}{}", prefix(config), attached.features.letters())) };
         let pinned = set.fill(attached);
@@ -138,7 +147,8 @@ impl Set {
         }
         for (name, link) in std::mem::take(&mut attached.links) {
             let path = self.path.join(format!("{LINK}{name}"));
-            let pinned = link.pin(path).with_context(|| format!("pinning the link {name} in {}", self.path.display()))?;
+            let pinned =
+                link.pin(path).with_context(|| format!("pinning the link {name} in {}", self.path.display()))?;
             attached.links.push((name, pinned.into()));
         }
         Ok(())
@@ -153,7 +163,9 @@ impl Set {
     fn make_room(&mut self) -> Result<()> {
         let name = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut names = (0..MAX_SETS).map(|number| self.path.with_file_name(format!("{name}{INCOMPLETE}-{number}")));
-        let aside = names.find(|aside| !aside.exists()).context("too many incomplete sets: remove them with `oom-watcher detach`")?;
+        let aside = names
+            .find(|aside| !aside.exists())
+            .context("too many incomplete sets: remove them with `oom-watcher detach`")?;
         fs::rename(&self.path, &aside).with_context(|| format!("renaming {}", self.path.display()))?;
         self.path = aside;
         Ok(())
@@ -175,7 +187,8 @@ impl Set {
         MapData::from_pin(self.path.join(name)).with_context(|| format!("opening {name} in {}", self.path.display()))
     }
 
-    /// Detaches its programs and gives the ring buffer with what they have left in it, and their counters. `None`: it has not both.
+    /// Detaches its programs and gives the ring buffer with what they have left in it, and their counters. `None`: it
+    /// has not both.
     pub(super) fn detach(&self) -> Result<Option<(MapData, MapData)>> {
         for path in self.entries()?.into_iter().filter(|path| is_link(path)) {
             // Opened first: where the link is broken, removing its name is all that can be done.
@@ -209,7 +222,8 @@ impl Set {
     }
 
     fn entries(&self) -> Result<Vec<PathBuf>> {
-        let read = || fs::read_dir(&self.path)?.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>();
+        let read =
+            || fs::read_dir(&self.path)?.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>();
         read().with_context(|| format!("reading {}", self.path.display()))
     }
 }
@@ -225,7 +239,8 @@ pub fn try_out(path: &Path) -> Result<Kept> {
     Ok(Kept { sets, holder: lock::holder_of(path) })
 }
 
-/// Removes everything that was ever pinned below `path`, and the folder unless something else is in it. Says what it was.
+/// Removes everything that was ever pinned below `path`, and the folder unless something else is in it. Says what it
+/// was.
 ///
 /// # Errors
 /// An agent runs, or something cannot be removed.
@@ -244,7 +259,8 @@ pub fn remove_all(path: &Path) -> Result<Vec<PathBuf>> {
     }
     match fs::remove_dir(&folder.path) {
         Ok(()) => removed.push(folder.path.clone()),
-        // Where it is shared, is the root of the file system, or mounted in a container, whose own file system may be read-only.
+        // Where it is shared, is the root of the file system, or mounted in a container, whose own file system may be
+        // read-only.
         Err(error) if STAYS.contains(&error.kind()) => {}
         Err(error) => return Err(error).with_context(|| format!("removing {}", folder.path.display())),
     }
@@ -255,7 +271,10 @@ pub fn remove_all(path: &Path) -> Result<Vec<PathBuf>> {
 fn ours(path: &Path) -> Result<Vec<PathBuf>> {
     let read = || fs::read_dir(path)?.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>();
     let paths = read().map_err(|error| lock::explained(error, path).context(format!("reading {}", path.display())))?;
-    Ok(paths.into_iter().filter(|path| path.is_dir() && path.file_name().and_then(|name| name.to_str()).is_some_and(names_a_set)).collect())
+    Ok(paths
+        .into_iter()
+        .filter(|path| path.is_dir() && path.file_name().and_then(|name| name.to_str()).is_some_and(names_a_set))
+        .collect())
 }
 
 /// Names a map for as long as the kernel runs: no other map gets the same number soon.
@@ -324,7 +343,10 @@ mod tests {
     fn nothing_is_pinned_on_another_file_system() {
         let place = std::env::temp_dir().join(format!("oom-watcher-pins-{}", std::process::id()));
         let denied = Folder::open(&place);
-        assert!(matches!(&denied, Err(Denied::Unusable(error)) if format!("{error:#}").contains("mount -t bpf")), "{denied:?}");
+        assert!(
+            matches!(&denied, Err(Denied::Unusable(error)) if format!("{error:#}").contains("mount -t bpf")),
+            "{denied:?}"
+        );
         assert!(try_out(&place).is_err_and(|error| format!("{error:#}").contains("mount -t bpf")));
         assert!(!place.exists());
     }

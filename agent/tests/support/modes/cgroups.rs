@@ -75,7 +75,9 @@ pub(super) fn deep(stage: &mut Stage, levels: u32, name_bytes: u32, naming: Nami
         Naming::Plain => ("victim".to_owned(), None),
     };
     let end: Vec<&str> = end.split('/').filter(|name| !name.is_empty()).collect();
-    let Some(above) = (levels as usize).checked_sub(end.len()) else { bail!("{} levels at least for these names", end.len()) };
+    let Some(above) = (levels as usize).checked_sub(end.len()) else {
+        bail!("{} levels at least for these names", end.len())
+    };
     let long = (0..above).map(|level| format!("{:x<width$}", format!("level-{level}-"), width = name_bytes as usize));
     let path: Vec<String> = long.chain(end.iter().map(|name| (*name).to_owned())).collect();
     let cgroup = stage.make(&path.join("/"), None, container)?;

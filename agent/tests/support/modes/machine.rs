@@ -17,7 +17,8 @@ const GUEST: &str = "OOM_WATCHER_GUEST";
 
 /// What the victim has. It is given back within one pause of the trigger's.
 const VICTIM: u64 = 64 << 20;
-/// The room that is left below the limit of the victim's cgroup: less than a huge page, so that who guesses takes it for full.
+/// The room that is left below the limit of the victim's cgroup: less than a huge page, so that who guesses takes it
+/// for full.
 const ROOM: u64 = 512 << 10;
 /// What the trigger takes between two looks at the kernel's count.
 const STEP: usize = 1 << 20;
@@ -30,10 +31,12 @@ const TABLE: usize = 2 << 20;
 const NEVER: &str = "-1000";
 const FIRST: &str = "1000";
 
-/// One process takes all memory, in a cgroup without a limit. The kernel kills another one: its cgroup is nearly full, but that is not why.
+/// One process takes all memory, in a cgroup without a limit. The kernel kills another one: its cgroup is nearly full,
+/// but that is not why.
 ///
-/// `beside`: the trigger is in the cgroup of the victim. Its memory belongs to its parent as well, to whom the kernel charges it: in the cgroup without
-/// limit. So all that can be seen from the cgroups is that the one of both is nearly full.
+/// `beside`: the trigger is in the cgroup of the victim. Its memory belongs to its parent as well, to whom the kernel
+/// charges it: in the cgroup without limit. So all that can be seen from the cgroups is that the one of both is nearly
+/// full.
 pub(super) fn global(stage: &mut Stage, beside: bool) -> Result<Instant> {
     if std::env::var(GUEST).as_deref() != Ok("1") {
         bail!("refused: the machine would run out of memory. {GUEST}=1 says that it is a guest that nobody needs");
@@ -116,7 +119,8 @@ struct Addresses {
 impl Addresses {
     fn of(bytes: u64) -> Result<Self> {
         let bytes = usize::try_from(bytes)?;
-        let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE);
+        let (access, kind) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE);
         // SAFETY: a new private mapping at an address that the kernel chooses touches nothing that exists.
         let start = unsafe { libc::mmap(ptr::null_mut(), bytes, access, kind, -1, 0) };
         if start == libc::MAP_FAILED {
@@ -126,7 +130,8 @@ impl Addresses {
         unsafe { libc::madvise(start, bytes, libc::MADV_NOHUGEPAGE) };
         let start = start.cast::<u8>();
         for offset in (0..bytes).step_by(TABLE) {
-            // SAFETY: inside of the mapping. What is read is the kernel's page of zeros, so this takes no memory but the table's.
+            // SAFETY: inside of the mapping. What is read is the kernel's page of zeros, so this takes no memory but
+            // the table's.
             unsafe { start.add(offset).read_volatile() };
         }
         Ok(Self { start, bytes })
@@ -141,7 +146,10 @@ fn set_score(score: &str) -> Result<()> {
 fn machine_memory() -> Result<u64> {
     let text = fs::read_to_string("/proc/meminfo").context("reading /proc/meminfo")?;
     let kibibytes = |name: &str| -> Result<u64> {
-        let line = text.lines().find_map(|line| line.strip_prefix(name)).with_context(|| format!("no {name} in /proc/meminfo"))?;
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .with_context(|| format!("no {name} in /proc/meminfo"))?;
         Ok(line.trim().trim_end_matches(" kB").parse()?)
     };
     Ok((kibibytes("MemTotal:")? + kibibytes("SwapTotal:")?) << 10)

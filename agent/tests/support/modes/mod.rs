@@ -33,8 +33,12 @@ pub(crate) fn perform(stage: &mut Stage, mode: &Mode) -> Result<Option<f64>> {
         Mode::Pid1 { siblings } => namespaces::pid1(stage, *siblings),
         Mode::Nested => cgroups::nested(stage),
         Mode::Global { beside } => machine::global(stage, *beside),
-        Mode::Group { members } => return Ok(cgroups::group(stage, *members)?.map(|begin| begin.elapsed().as_secs_f64())),
-        Mode::Groups { members } => return Ok(cgroups::groups(stage, *members)?.map(|begin| begin.elapsed().as_secs_f64())),
+        Mode::Group { members } => {
+            return Ok(cgroups::group(stage, *members)?.map(|begin| begin.elapsed().as_secs_f64()));
+        }
+        Mode::Groups { members } => {
+            return Ok(cgroups::groups(stage, *members)?.map(|begin| begin.elapsed().as_secs_f64()));
+        }
         Mode::Deep { levels, name_bytes, names } => cgroups::deep(stage, *levels, *name_bytes, *names),
     }?;
     Ok(Some(begin.elapsed().as_secs_f64()))

@@ -13,7 +13,8 @@ use crate::told::{Process, Role};
 /// More than a process costs that only waits.
 const PROCESS: u64 = 512 << 10;
 
-/// As in a container: the parent is the first process of a pid namespace, in a cgroup named like a Kubernetes container.
+/// As in a container: the parent is the first process of a pid namespace, in a cgroup named like a Kubernetes
+/// container.
 pub(super) fn tree(stage: &mut Stage) -> Result<Instant> {
     let limit = stage.limit;
     let (path, container) = names::kubernetes(stage.seed, 0);
@@ -37,7 +38,11 @@ pub(super) fn tree(stage: &mut Stage) -> Result<Instant> {
     await_ready(child_ready, 1)?;
     // Only here the child has the pid that this process knows it by.
     let members = stage.cgroup(cgroup)?.read("cgroup.procs")?;
-    let child = members.lines().filter_map(|pid| pid.parse().ok()).find(|pid| *pid != parent).context("the child is not in the cgroup")?;
+    let child = members
+        .lines()
+        .filter_map(|pid| pid.parse().ok())
+        .find(|pid| *pid != parent)
+        .context("the child is not in the cgroup")?;
     go_writer.write_all(b".")?;
     let mut line = String::new();
     BufReader::new(end).read_line(&mut line)?;
@@ -46,8 +51,8 @@ pub(super) fn tree(stage: &mut Stage) -> Result<Instant> {
     Ok(begin)
 }
 
-/// The kernel kills the first process, and that one on its way out the rest of its namespace (`zap_pid_ns_processes`), by the same signal: those are no OOM
-/// kills.
+/// The kernel kills the first process, and that one on its way out the rest of its namespace (`zap_pid_ns_processes`),
+/// by the same signal: those are no OOM kills.
 pub(super) fn pid1(stage: &mut Stage, siblings: u32) -> Result<Instant> {
     let limit = stage.limit + u64::from(siblings) * PROCESS;
     let (path, container) = names::kubernetes(stage.seed, 0);

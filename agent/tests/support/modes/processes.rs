@@ -1,4 +1,5 @@
-//! One process in one cgroup: of one thread, of many, dying, without its main thread, or with another one that shares its memory.
+//! One process in one cgroup: of one thread, of many, dying, without its main thread, or with another one that shares
+//! its memory.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -50,7 +51,9 @@ pub(super) fn leader(stage: &mut Stage) -> Result<Instant> {
         let state = format!("/proc/self/task/{}/stat", std::process::id());
         thread::Builder::new().spawn(move || {
             // The state follows the command name, which is in parentheses.
-            while !fs::read_to_string(&state).is_ok_and(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z'))) {
+            while !fs::read_to_string(&state)
+                .is_ok_and(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z')))
+            {
                 thread::sleep(LOOK);
             }
             exceed(limit)
@@ -63,10 +66,12 @@ pub(super) fn leader(stage: &mut Stage) -> Result<Instant> {
     Ok(begin)
 }
 
-/// Every thread touches a new page at its exit: there the kernel writes what `set_tid_address` asked for. By then all are dying and
-/// there is no room left, which newer kernels (6.16 and later) answer with marks. None of it is an OOM kill.
+/// Every thread touches a new page at its exit: there the kernel writes what `set_tid_address` asked for. By then all
+/// are dying and there is no room left, which newer kernels (6.16 and later) answer with marks. None of it is an OOM
+/// kill.
 pub(super) fn dying(stage: &mut Stage, rounds: u32, threads: u32) -> Result<Instant> {
-    // Room for what the kernel has not given back yet of the rounds before, such as stacks. Later it is taken away anyway.
+    // Room for what the kernel has not given back yet of the rounds before, such as stacks. Later it is taken away
+    // anyway.
     let limit = 4 * (stage.limit + u64::from(threads) * THREAD);
     let cgroup = stage.make("dying", Some(limit), None)?;
     let begin = Instant::now();
@@ -77,7 +82,8 @@ pub(super) fn dying(stage: &mut Stage, rounds: u32, threads: u32) -> Result<Inst
             for _ in 0..threads {
                 let all = Arc::clone(&all);
                 thread::Builder::new().spawn(move || {
-                    let untouched = Box::leak(Box::<[u8]>::new_uninit_slice(APART)).as_mut_ptr().wrapping_add(APART / 2);
+                    let untouched =
+                        Box::leak(Box::<[u8]>::new_uninit_slice(APART)).as_mut_ptr().wrapping_add(APART / 2);
                     // SAFETY: the address is in memory that is never given back.
                     unsafe { libc::syscall(libc::SYS_set_tid_address, untouched) };
                     all.wait();
@@ -97,8 +103,8 @@ pub(super) fn dying(stage: &mut Stage, rounds: u32, threads: u32) -> Result<Inst
     Ok(begin)
 }
 
-/// Two processes with one memory, as between `vfork` and `exec`, but without end. The kernel chooses either, and the other one dies of it as well: it
-/// would keep the memory. That one is neither marked nor counted.
+/// Two processes with one memory, as between `vfork` and `exec`, but without end. The kernel chooses either, and the
+/// other one dies of it as well: it would keep the memory. That one is neither marked nor counted.
 pub(super) fn sibling(stage: &mut Stage) -> Result<Instant> {
     let limit = stage.limit;
     let cgroup = stage.make("sibling", Some(limit), None)?;
@@ -120,7 +126,8 @@ pub(super) fn sibling(stage: &mut Stage) -> Result<Instant> {
     Ok(begin)
 }
 
-/// The same from several threads at once, this one among them. All are made before the first allocates: later they might not be given.
+/// The same from several threads at once, this one among them. All are made before the first allocates: later they
+/// might not be given.
 fn exceed_together(threads: u32, limit: u64) -> Result<()> {
     let all = Arc::new(Barrier::new(threads as usize));
     for _ in 1..threads {
@@ -144,7 +151,8 @@ fn leave_no_room(cgroup: &Scratch) -> Result<()> {
     };
     let mut before = usage()?;
     for _ in 0..LOOKS {
-        // Makes the kernel give back what can be given back, and what it keeps ready per CPU: the latter somewhat later.
+        // Makes the kernel give back what can be given back, and what it keeps ready per CPU: the latter somewhat
+        // later.
         let _ = match cgroup.version() {
             // Refused, since all cannot be given back.
             Version::V1 => cgroup.write("memory.limit_in_bytes", "4096"),

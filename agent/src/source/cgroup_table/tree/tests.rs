@@ -17,7 +17,13 @@ const ENOUGH: usize = 100_000;
 const ALL: usize = 100_000;
 
 fn hierarchy(mount: &Path, root: &str) -> Hierarchy {
-    Hierarchy { version: Version::V2, mount: mount.to_owned(), root: root.to_owned(), writable: true, local_events: false }
+    Hierarchy {
+        version: Version::V2,
+        mount: mount.to_owned(),
+        root: root.to_owned(),
+        writable: true,
+        local_events: false,
+    }
 }
 
 /// A folder with these directories, and its tree.
@@ -73,7 +79,10 @@ fn a_removed_directory_is_remembered_and_not_opened() {
     assert!(tree.open(removed).is_some());
     fs::remove_dir_all(folder.path().join("a")).unwrap();
     tree.apply(ALL);
-    assert_eq!((tree.path(removed).as_deref(), tree.index.is_live(removed), tree.open(removed).is_none()), (Some("/a/b"), false, true));
+    assert_eq!(
+        (tree.path(removed).as_deref(), tree.index.is_live(removed), tree.open(removed).is_none()),
+        (Some("/a/b"), false, true)
+    );
     assert_eq!((tree.index.len(), tree.watches.len()), (1, 1), "nor watched");
 }
 
@@ -177,7 +186,8 @@ fn a_path_longer_than_the_kernel_takes_is_known() {
     let name = "n".repeat(255);
     for levels in 0..30 {
         let above = directory::below(&tree.top.directory, vec![OsStr::new(&name); levels]).unwrap();
-        fs::create_dir(PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&above))).join(&name)).unwrap();
+        fs::create_dir(PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&above))).join(&name))
+            .unwrap();
     }
     tree.apply(ALL);
     assert_eq!(tree.index.len(), 31);
