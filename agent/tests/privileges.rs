@@ -242,8 +242,7 @@ fn capabilities_that_no_new_privs_keeps_from_the_binary_are_told() {
         (command, Some(folder))
     };
     let remedy = "add BPF and PERFMON to the container's securityContext.capabilities: the binary has them, but under \
-        no_new_privs who starts it \
-                  must have them too";
+        no_new_privs who starts it must have them too";
     check_refused(start, remedy, &format!("\n-> {remedy}\n"));
 }
 

@@ -197,8 +197,7 @@ mod tests {
             &format!("/{POD}/crio-conmon-{ID}.scope"),
             &format!(
                 "pod {uid}, none of its containers (container_monitor), Burstable, cri-o\nbecause `{POD}` names the \
-                 pod, and `crio-conmon-{ID}.scope` \
-                 watches over a container"
+                 pod, and `crio-conmon-{ID}.scope` watches over a container"
             ),
         );
         check(

@@ -76,8 +76,7 @@ fn sentence(kills: &MissedKills, owner: &Owner, window: Window) -> String {
     };
     format!(
         "The OOM killer killed a process{whose}{gone} {when}, {unseen}; this is reconstructed from the kernel's \
-         counter: which process it was, when \
-         exactly and how much memory it used is not known{repeat}"
+         counter: which process it was, when exactly and how much memory it used is not known{repeat}"
     )
 }
 

@@ -189,8 +189,7 @@ mod tests {
     fn a_systemd_unit() {
         let (kill, owner) = service();
         let expected = "The OOM killer killed nginx (pid 4242) of nginx.service because cgroup \
-            /system.slice/nginx.service used 64.0 MiB of the limit \
-                        of 64.0 MiB; the process itself held 204.0 MiB";
+            /system.slice/nginx.service used 64.0 MiB of the limit of 64.0 MiB; the process itself held 204.0 MiB";
         check(&kill, &owner, expected);
     }
 
@@ -198,8 +197,7 @@ mod tests {
     fn an_unknown_owner() {
         let kill = sample::without_names();
         let expected = "The OOM killer killed python3 (pid 4242) of an unknown owner (no_path) because a cgroup above \
-            it used 256.0 MiB of the limit \
-                        of 256.0 MiB; the process itself held 204.0 MiB";
+            it used 256.0 MiB of the limit of 256.0 MiB; the process itself held 204.0 MiB";
         check(&kill, &Owner::Unknown { why: Why::NoPath }, expected);
         let (mut kill, _) = service();
         kill.cgroups.clear();
@@ -215,8 +213,7 @@ mod tests {
         sample::node_out_of_memory(&mut kill);
         kill.victim.memory = sample::memory(3 * 1024);
         let expected = "The OOM killer killed python3 (pid 4242) of container app in pod shop/web-1 because the node \
-            ran out of memory; the process \
-                        itself held 3.0 GiB; its container keeps running";
+            ran out of memory; the process itself held 3.0 GiB; its container keeps running";
         check(&kill, &sample::container("app"), expected);
     }
 

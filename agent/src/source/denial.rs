@@ -157,15 +157,13 @@ impl Missing {
             }
             Place::Container => {
                 "add BPF and PERFMON to the container's securityContext.capabilities, and `setcap \
-                 cap_bpf,cap_perfmon+p` the binary, \
-                 or run it as root"
+                 cap_bpf,cap_perfmon+p` the binary, or run it as root"
             }
             Place::Starter => "start it with CAP_BPF and CAP_PERFMON: something before it gave them up",
             Place::File => "`setcap cap_bpf,cap_perfmon+p` the binary, or run it as root",
             Place::Gained => {
                 "add BPF and PERFMON to the container's securityContext.capabilities: the binary has them, but under \
-                 no_new_privs who starts it \
-                 must have them too"
+                 no_new_privs who starts it must have them too"
             }
             Place::Mount => {
                 "put the binary on a file system that is not mounted nosuid: what its file permits is ignored there"
@@ -214,8 +212,7 @@ impl fmt::Display for Denial {
             ),
             Self::Filter => f.write_str(
                 "a seccomp filter refuses bpf(2), as CRI-O's and Podman's own did for long: update the container \
-                 runtime (CRI-O 1.31 allows it), \
-                 or set seccompProfile to one that allows bpf",
+                 runtime (CRI-O 1.31 allows it), or set seccompProfile to one that allows bpf",
             ),
             Self::LockedMemory => f.write_str(
                 "kernels before 5.11 charge eBPF maps to the limit of locked memory: raise it (ulimit -l unlimited), \
@@ -235,10 +232,9 @@ impl fmt::Display for Denial {
                     the capabilities bpf and perfmon"
                 )
             }
-            Self::Unknown => f.write_str(
-                "it has the capabilities: the kernel's log (dmesg) may say what else refuses \
-                it",
-            ),
+            Self::Unknown => {
+                f.write_str("it has the capabilities: the kernel's log (dmesg) may say what else refuses it")
+            }
         }
     }
 }

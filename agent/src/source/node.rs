@@ -131,24 +131,21 @@ impl Node {
 impl fmt::Display for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::All(Reason::Whole) => f.write_str(
-                "all kills of this kernel count: all its memory cgroups are \
-                mounted here",
-            ),
+            Self::All(Reason::Whole) => {
+                f.write_str("all kills of this kernel count: all its memory cgroups are mounted here")
+            }
             Self::All(Reason::OwnAlone) => f.write_str(
                 "all kills of this kernel count: only the agent's own memory cgroup is mounted here, so which are the \
                  node's is not known",
             ),
-            Self::All(Reason::NotMounted) => f.write_str(
-                "all kills of this kernel count: no memory cgroups are \
-                mounted here",
-            ),
+            Self::All(Reason::NotMounted) => {
+                f.write_str("all kills of this kernel count: no memory cgroups are mounted here")
+            }
             Self::All(Reason::Configured) => f.write_str("all kills of this kernel count: node_cgroup is `all`"),
             Self::Below { id, hierarchy } => {
                 write!(
                     f,
-                    "kills below the memory cgroup at {} count (id {id}): others of this kernel are another \
-                    node's",
+                    "kills below the memory cgroup at {} count (id {id}): others of this kernel are another node's",
                     hierarchy.mount.display()
                 )
             }

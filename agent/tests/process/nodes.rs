@@ -115,15 +115,13 @@ fn without_type_information_its_path_and_the_remedy_are_named() {
         (
             missing,
             "reading the kernel's type information at /sys/kernel/btf/vmlinux: No such file or directory (os error 2): \
-             use a kernel built with \
-             CONFIG_DEBUG_INFO_BTF=y, and mount /sys in a container",
+             use a kernel built with CONFIG_DEBUG_INFO_BTF=y, and mount /sys in a container",
             "No such file or directory (os error 2)",
         ),
         (
             empty,
             "understanding /sys/kernel/btf/vmlinux: truncated BTF: use a kernel built with CONFIG_DEBUG_INFO_BTF=y, or \
-             a newer oom-watcher \
-             for a newer kernel",
+             a newer oom-watcher for a newer kernel",
             "truncated BTF",
         ),
     ];

@@ -64,8 +64,7 @@ fn rows() -> Vec<Row> {
             variables: &[("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta")],
             says: &[
                 "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE: \"delta\", expected cumulative: Prometheus drops \
-                 deltas, and a delta that is lost is a kill \
-                     that is never counted",
+                 deltas, and a delta that is lost is a kill that is never counted",
             ],
             ..NOTHING
         },

@@ -193,8 +193,7 @@ attributes! {
         "Whose limit was hit: container, pod, kubepods, cgroup (any other) or node (nobody's: the machine ran out)";
     SPAN_END = String "oom_watcher.span.end",
         "When the span ends: memory_freed (the victim's memory is free), timeout (it was not within 10 s, or the agent \
-         ended) \
-         or read (the agent read the kill; the kernel does not tell when memory is free). Spans only";
+         ended) or read (the agent read the kill; the kernel does not tell when memory is free). Spans only";
     TRIGGER_CGROUP = String "oom_watcher.trigger.cgroup",
         "The memory cgroup of the task whose allocation started it. Lacks its beginning if it is very deep";
     TRIGGER_COMMAND = String "oom_watcher.trigger.command",

@@ -107,17 +107,13 @@ impl fmt::Display for AttachError {
                 )
             }
             Self::NoBootId(error) => write!(f, "reading {BOOT_ID}: {error}: mount /proc"),
-            Self::Layout(missing) => write!(
-                f,
-                "{missing}: the kernel must be 5.10 or newer, 64-bit, with memory \
-                cgroups (CONFIG_MEMCG)"
-            ),
+            Self::Layout(missing) => {
+                write!(f, "{missing}: the kernel must be 5.10 or newer, 64-bit, with memory cgroups (CONFIG_MEMCG)")
+            }
             Self::Taken(holder) => f.write_str(&taken(*holder)),
-            Self::NoTracepoint(name) => write!(
-                f,
-                "the kernel has no tracepoint {name}: use a kernel built with \
-                CONFIG_TRACEPOINTS=y"
-            ),
+            Self::NoTracepoint(name) => {
+                write!(f, "the kernel has no tracepoint {name}: use a kernel built with CONFIG_TRACEPOINTS=y")
+            }
             Self::NotPermitted(step, error, why) => write!(f, "{step}: {error:#}: {why}"),
             Self::Refused(step, error) => write!(f, "{step}: {error:#}"),
         }
