@@ -3,7 +3,7 @@
 #![cfg(target_env = "gnu")]
 #![allow(clippy::unwrap_used, reason = "a failed test panics")]
 
-use oom_watcher::source::allocator;
+use oom_watcher::host::allocator;
 
 /// Bytes in use that are no file's.
 fn resident() -> usize {

@@ -6,6 +6,7 @@
 #[path = "architecture/scanner.rs"]
 mod scanner;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -15,14 +16,22 @@ use scanner::{paths, scan};
 const LAYERS: &[&[&str]] = &[
     &["kill"],
     &["stats"],
-    &["reconcile", "record"],
-    &["attribution", "export", "source"],
+    &["host"],
+    &["attribution", "reconcile", "record"],
+    &["cgroups"],
+    &["privileges"],
+    &["state"],
+    &["export"],
     &["kubernetes"],
+    &["source"],
     &["config"],
     &["diagnostics"],
     &["preflight", "run"],
     &["selftest"],
 ];
+
+/// The stages of the data path, which do not know each other: `run` joins them.
+const STAGES: &[&str] = &["attribution", "export", "source"];
 
 /// Crates that only these files, or the files of these folders, may name.
 const CRATES: &[(&str, &str)] =
@@ -101,6 +110,13 @@ fn complaints(file: &str, text: &str) -> Vec<String> {
         {
             complain("is not above");
         }
+        if let (Some(from), Some(to)) = (own.first(), imported(&own, &words))
+            && STAGES.contains(from)
+            && STAGES.contains(&to)
+            && *from != to
+        {
+            complain("is another stage");
+        }
         for (name, place) in CRATES {
             if words.first() == Some(name) && !file.starts_with(place) {
                 complain(&format!("is for {place} only"));
@@ -138,6 +154,58 @@ fn imported<'a>(own: &[&'a str], words: &[&'a str]) -> Option<&'a str> {
         return None;
     }
     own[..own.len().saturating_sub(up)].first().or_else(|| words.get(up)).copied()
+}
+
+/// The file that a path in `file` leads into: the longest beginning of it that is a module with a file of its own.
+/// `None` where that is its own file or no file of ours; `mod.rs` stands for its folder's names, which its own files may
+/// use.
+fn target<'a>(file: &str, words: &[&str], modules: &'a BTreeMap<Vec<&str>, &str>) -> Option<&'a str> {
+    let own = module(file);
+    let up = words.iter().take_while(|word| **word == "super").count();
+    let absolute: Vec<&str> = match words.first() {
+        Some(&"crate") => words[1..].to_vec(),
+        Some(&"self") => [&own, &words[1..]].concat(),
+        Some(&"super") => [&own[..own.len().saturating_sub(up)], &words[up..]].concat(),
+        // A module that this file declares.
+        Some(first) if modules.contains_key(&[&own[..], &[first]].concat()) => [&own[..], words].concat(),
+        _ => return None,
+    };
+    let found = (1..=absolute.len()).rev().find_map(|length| modules.get(&absolute[..length]))?;
+    (*found != file).then_some(*found)
+}
+
+/// Files that import each other, directly or over others: each circle as its files.
+fn circles(files: &[(&str, &str)]) -> Vec<Vec<String>> {
+    let modules: BTreeMap<Vec<&str>, &str> = files.iter().map(|(file, _)| (module(file), *file)).collect();
+    let mut imports: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for (file, text) in files {
+        let ways = paths(&scan(text).tokens);
+        let targets = ways
+            .iter()
+            .filter_map(|path| target(file, &path.words.iter().map(String::as_str).collect::<Vec<_>>(), &modules));
+        // A module's own file speaks for the files below it: the way up to it is no import.
+        imports.entry(file).or_default().extend(targets.filter(|to| !module(file).starts_with(&module(to))));
+    }
+    let mut found = Vec::new();
+    for (from, _) in files {
+        let (mut seen, mut waiting) = (BTreeSet::new(), vec![*from]);
+        while let Some(file) = waiting.pop() {
+            waiting.extend(imports.get(file).into_iter().flatten().filter(|to| seen.insert(**to)));
+        }
+        if seen.contains(from) {
+            found.push((from.to_string(), seen));
+        }
+    }
+    let in_one = |a: &(String, BTreeSet<&str>), b: &(String, BTreeSet<&str>)| a.1.contains(b.0.as_str());
+    let mut circles: Vec<Vec<String>> = found
+        .iter()
+        .map(|a| {
+            let members = found.iter().filter(|b| in_one(a, b) && b.1.contains(a.0.as_str()));
+            members.map(|member| member.0.clone()).collect()
+        })
+        .collect();
+    circles.dedup();
+    circles
 }
 
 /// `pub mod` of `lib.rs`, in groups between empty lines.
@@ -181,6 +249,24 @@ fn every_file_keeps_to_its_layer_and_to_what_it_may_do() {
 }
 
 #[test]
+fn no_two_files_import_each_other() {
+    let own = files();
+    let own: Vec<(&str, &str)> = own.iter().map(|(file, text)| (file.as_str(), text.as_str())).collect();
+    assert_eq!(circles(&own), [[""; 0]; 0]);
+
+    let check = |files: &[(&str, &str)], expected: &[&[&str]]| assert_eq!(circles(files), expected, "{files:?}");
+    let pair = [("a/b.rs", "use super::c::C;"), ("a/c.rs", "fn f() { crate::a::b::g() }")];
+    check(&pair, &[&["a/b.rs", "a/c.rs"]]);
+    check(&pair[..1], &[]);
+    check(
+        &[("a.rs", "use crate::b;"), ("b/mod.rs", "mod c;\nuse c::C;"), ("b/c.rs", "use super::D;\nuse crate::a;")],
+        &[&["a.rs", "b/mod.rs", "b/c.rs"]],
+    );
+    check(&[("b/mod.rs", "mod c;\nuse c::C;"), ("b/c.rs", "use super::D;\nuse crate::b::E;")], &[]);
+    check(&[("a.rs", "#[cfg(test)]\nuse crate::b;"), ("b.rs", "use crate::a;")], &[]);
+}
+
+#[test]
 fn lib_rs_declares_and_describes_the_layers() {
     let lib = fs::read_to_string(root().join("lib.rs")).unwrap();
     assert_eq!(declared(&lib), LAYERS);
@@ -203,9 +289,13 @@ fn each_breach_is_found() {
     check(
         "source/event.rs",
         "\n\nfn f() { crate::attribution::attribute() }",
-        &["4: crate::attribution::attribute is not above"],
+        &["4: crate::attribution::attribute is another stage"],
     );
-    check("export/otlp/mod.rs", "use super::super::source;", &["2: super::super::source is not above"]);
+    check(
+        "export/otlp/mod.rs",
+        "use super::super::source;",
+        &["2: super::super::source is not above", "2: super::super::source is another stage"],
+    );
     check("config/mod.rs", "use super::run;", &["2: super::run is not above"]);
     check("kill.rs", "use crate::stats;", &["2: crate::stats is not above"]);
     check("run.rs", "type T = Vec<crate::preflight::Seen>;", &["2: crate::preflight::Seen is not above"]);

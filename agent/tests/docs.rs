@@ -244,14 +244,14 @@ fn every_message_is_on_the_page() {
         ("agent/src/preflight/lasting.rs", "finding("),
         ("agent/src/preflight/names.rs", ".or_else("),
         ("agent/src/preflight/names.rs", "finding("),
-        ("agent/src/source/denial.rs", "of("),
-        ("agent/src/source/denial.rs", "write!("),
-        ("agent/src/source/denial.rs", "write_str("),
-        ("agent/src/source/denial.rs", "fn remedy("),
+        ("agent/src/privileges/denial.rs", "of("),
+        ("agent/src/privileges/denial.rs", "write!("),
+        ("agent/src/privileges/denial.rs", "write_str("),
+        ("agent/src/privileges/denial.rs", "fn remedy("),
         ("agent/src/preflight/mod.rs", ".or_else("),
         ("agent/src/preflight/mod.rs", "finding("),
-        ("agent/src/preflight/privileges.rs", ".or_else("),
-        ("agent/src/preflight/privileges.rs", "finding("),
+        ("agent/src/preflight/permissions.rs", ".or_else("),
+        ("agent/src/preflight/permissions.rs", "finding("),
     ] {
         messages.extend(literals(file, mark).into_iter().flatten());
     }

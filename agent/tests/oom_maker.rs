@@ -8,10 +8,10 @@ mod support;
 use std::collections::BTreeSet;
 use std::fs;
 
+use oom_watcher::cgroups::counters::{cgroup_kills, node_kills};
+use oom_watcher::cgroups::hierarchy::{Hierarchy, Version};
 use oom_watcher::reconcile::{Account, Observed, ProbeCounts};
 use oom_watcher::selftest::scratch::Scratch;
-use oom_watcher::source::counters::{cgroup_kills, node_kills};
-use oom_watcher::source::hierarchy::{Hierarchy, Version};
 use support::machine::{Protected, guest, kernel};
 use support::makers::{Made, make, make_and_hold, make_if_possible};
 use support::told::{End, Role};

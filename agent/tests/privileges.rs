@@ -13,8 +13,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 
-use oom_watcher::source::capabilities::{CAP_BPF, CAP_PERFMON, CAP_SYS_RESOURCE, Capabilities, NEEDED, Set};
-use oom_watcher::source::locked_memory;
+use oom_watcher::privileges::capabilities::{CAP_BPF, CAP_PERFMON, CAP_SYS_RESOURCE, Capabilities, NEEDED, Set};
+use oom_watcher::privileges::locked_memory;
 use support::agent::{Agent, NODE, program};
 use support::collector::Collector;
 use support::makers::{Made, make};
@@ -133,7 +133,7 @@ fn after_the_start_no_thread_of_root_has_a_capability_and_kills_are_seen() {
     let collector = Collector::start();
     let mut agent = Agent::start_with(None, &collector.environment(), &[]);
     assert_powerless(&agent, NO_CAPABILITY);
-    let used = if locked_memory::is_charged(locked_memory::running()) {
+    let used = if locked_memory::is_charged(oom_watcher::host::kernel::running()) {
         "CAP_BPF,CAP_PERFMON,CAP_SYS_RESOURCE"
     } else {
         "CAP_BPF,CAP_PERFMON"
@@ -251,7 +251,7 @@ fn a_small_limit_of_locked_memory_is_a_matter_of_kernels_before_5_11() {
     needs_kernel!();
     // What kernels give by themselves.
     let small = Restricted { memlock: Some(64 << 10), ..Restricted::user(USER) };
-    if locked_memory::is_charged(locked_memory::running()) {
+    if locked_memory::is_charged(oom_watcher::host::kernel::running()) {
         let start = || {
             let (command, folder) = small.command(&program());
             (command, Some(folder))

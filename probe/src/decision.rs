@@ -3,26 +3,19 @@
 //!
 //! The kernel decides under `oom_lock`: there is one decision at a time, and one place for it is enough.
 
-use aya_ebpf::{
-    helpers::bpf_get_current_pid_tgid,
-    macros::{fentry, map},
-    maps::Array,
-    programs::FEntryContext,
-};
+use aya_ebpf::{macros::map, maps::Array};
 use oom_watcher_shared::{OomEvent, present};
-
-use crate::kernel;
 
 /// The decision under way, or the last one.
 #[map]
-static DECISION: Array<Decision> = Array::with_max_entries(1, 0);
+pub(crate) static DECISION: Array<Decision> = Array::with_max_entries(1, 0);
 
 #[repr(C)]
 pub(crate) struct Decision {
     /// `pid_tgid` of the task that decides; 0 before the first.
-    sender: u64,
+    pub(crate) sender: u64,
     /// From 1.
-    number: u64,
+    pub(crate) number: u64,
     pub(crate) limit_id: u64,
     pub(crate) limit_usage: u64,
     pub(crate) limit_max: u64,
@@ -30,21 +23,6 @@ pub(crate) struct Decision {
     pub(crate) order: i32,
     pub(crate) constraint: u32,
     pub(crate) unused: u32,
-}
-
-/// `oom_kill_process(struct oom_control *oc, const char *message)`: once per decision, before the first signal.
-#[fentry(function = "oom_kill_process")]
-pub fn on_decision(ctx: FEntryContext) -> i32 {
-    let Some(decision) = DECISION.get_ptr_mut(0) else {
-        return 0;
-    };
-    // SAFETY: the only element, which only the holder of the kernel's oom_lock writes.
-    unsafe {
-        (*decision).number += 1;
-        kernel::decision(decision, ctx.arg(0));
-        (*decision).sender = bpf_get_current_pid_tgid();
-    }
-    0
 }
 
 /// Adds the decision that `sender` has made to a victim's event. Nothing if `oom_kill_process` is not hooked.

@@ -22,9 +22,9 @@ use core::ptr::read_volatile;
 use aya_ebpf::{
     EbpfContext,
     helpers::{bpf_get_current_pid_tgid, bpf_get_smp_processor_id, generated},
-    macros::{btf_tracepoint, map, raw_tracepoint},
+    macros::{btf_tracepoint, fentry, map, raw_tracepoint},
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
-    programs::{BtfTracePointContext, RawTracePointContext},
+    programs::{BtfTracePointContext, FEntryContext, RawTracePointContext},
 };
 use oom_watcher_shared::{Counter, LEVELS, Level, Note, OomEvent, TRIGGER_LEVELS, TriggerLevel, present};
 
@@ -108,6 +108,21 @@ fn count(counter: u32, more: u64) {
         // SAFETY: this CPU's own element, and a program is not entered twice on one CPU.
         unsafe { *number = (*number).wrapping_add(more) }
     }
+}
+
+/// `oom_kill_process(struct oom_control *oc, const char *message)`: once per decision, before the first signal.
+#[fentry(function = "oom_kill_process")]
+pub fn on_decision(ctx: FEntryContext) -> i32 {
+    let Some(made) = decision::DECISION.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: the only element, which only the holder of the kernel's oom_lock writes.
+    unsafe {
+        (*made).number += 1;
+        kernel::decision(made, ctx.arg(0));
+        (*made).sender = bpf_get_current_pid_tgid();
+    }
+    0
 }
 
 /// `signal_generate(int sig, struct kernel_siginfo *info, struct task_struct *task, int group, int result)`: captures

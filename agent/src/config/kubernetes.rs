@@ -8,7 +8,7 @@ use super::resolver::Resolver;
 use super::value::{self, Directory, Keys, OwnDaemonSet, Span, Watched};
 use crate::attribution::pods::Selection;
 use crate::kubernetes::pod_logs;
-use crate::kubernetes::watch::Settings;
+use crate::kubernetes::settings::Settings;
 
 /// Every pod has it, from its kubelet.
 const IN_A_POD: &str = "KUBERNETES_SERVICE_HOST";

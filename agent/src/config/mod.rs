@@ -30,12 +30,12 @@ pub use problem::{Problem, Problems, Warning};
 pub use resolver::{Origin, Origins, Setting};
 pub use value::Format;
 
+use crate::cgroups::node::Choice;
 use crate::export::settings::Otlp;
-use crate::kubernetes::watch::Settings;
+use crate::kubernetes::settings::Settings;
 use crate::record::series::{FromZero, Limits};
-use crate::source::node::Choice;
 use crate::source::probe::{self, pins};
-use crate::source::state;
+use crate::state;
 use file::File;
 use resolver::Resolver;
 use value::{AtZero, NodeCgroup};

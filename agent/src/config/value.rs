@@ -10,10 +10,10 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::problem::{Refused, quoted};
+use crate::cgroups::node::Choice;
 use crate::export::settings::Protocol;
-use crate::kubernetes::daemonset::Name;
+use crate::kubernetes::settings::Name;
 use crate::record::series::FromZero;
-use crate::source::node::Choice;
 
 /// How the agent's own messages look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

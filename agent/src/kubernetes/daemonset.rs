@@ -15,7 +15,8 @@ use kube::Client;
 use serde::Deserialize;
 use tracing::{info, warn};
 
-use super::watch::{self, Settings};
+use super::client;
+use super::settings::{Name, Settings};
 
 /// An answer that takes longer at the end is none. In less than the least that a pod is given to end.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -23,13 +24,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// permissions may come a moment after the pod.
 const ATTEMPTS: u32 = 3;
 const AGAIN: Duration = Duration::from_secs(30);
-
-/// Which one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Name {
-    namespace: String,
-    name: String,
-}
 
 /// What the API says of it.
 #[derive(Debug)]
@@ -63,27 +57,6 @@ struct Metadata {
     deletion_timestamp: Option<String>,
 }
 
-impl Name {
-    /// `NAMESPACE/NAME`. `None`: no object has such a name.
-    pub fn parse(text: &str) -> Option<Self> {
-        let (namespace, name) = text.split_once('/')?;
-        let is_inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-        let is_name = |text: &str, longest: usize, also: &[u8]| {
-            let bytes = text.as_bytes();
-            let ends = [bytes.first(), bytes.last()].into_iter().all(|end| end.is_some_and(|byte| is_inner(*byte)));
-            ends && bytes.len() <= longest && bytes.iter().all(|byte| is_inner(*byte) || also.contains(byte))
-        };
-        let is_good = is_name(namespace, 63, b"-") && is_name(name, 253, b"-.");
-        is_good.then(|| Self { namespace: namespace.to_owned(), name: name.to_owned() })
-    }
-}
-
-impl fmt::Display for Name {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
-    }
-}
-
 impl Own {
     /// `None`: the configuration names none.
     pub fn new(settings: &Settings) -> Option<Self> {
@@ -99,7 +72,7 @@ impl Own {
     /// Learns whether it is there and may be asked for. Must be called inside a Tokio runtime.
     pub async fn remember(self) {
         // Agents that are started together ask one after the other, and go on so.
-        tokio::time::sleep(watch::spread(&self.node)).await;
+        tokio::time::sleep(client::spread(&self.node)).await;
         let mut denials = 0;
         loop {
             match self.ask().await {
@@ -136,7 +109,7 @@ impl Own {
     }
 
     async fn find(&self) -> Result<Answer> {
-        let client = Client::try_from(watch::connection(self.kubeconfig.as_deref()).await?)
+        let client = Client::try_from(client::connection(self.kubeconfig.as_deref()).await?)
             .context("setting up the client of the Kubernetes API")?;
         let path = format!("/apis/apps/v1/namespaces/{}/daemonsets/{}", self.name.namespace, self.name.name);
         let request = http::Request::get(path).body(Vec::new())?;
@@ -174,22 +147,6 @@ impl fmt::Display for Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_name_is_that_of_an_object() {
-        let long = "a".repeat(63);
-        for good in ["kube-system/oom-watcher", "a/b.c-d.9", &format!("{long}/{long}{long}{long}{long}a")] {
-            assert_eq!(Name::parse(good).map(|name| name.to_string()).as_deref(), Some(good));
-        }
-        let too_long = [format!("{long}a/a"), format!("a/{long}{long}{long}{long}aa")];
-        let bad = [
-            "", "/", "a", "a/", "/a", "A/a", "a/A", "a/b/c", "a/b?c", "a.b/c", "a/-b", "a/b-", "a/..", "a/b%2fc",
-            "none/", " a/b",
-        ];
-        for bad in bad.into_iter().chain(too_long.iter().map(String::as_str)) {
-            assert_eq!(Name::parse(bad), None, "{bad}");
-        }
-    }
 
     #[test]
     fn no_agent_follows_only_if_that_is_certain() {

@@ -5,8 +5,10 @@
 //! Without the API the agent goes on: kills have what their cgroups tell. What is wrong with it is told once, when it
 //! changes.
 
+mod client;
 pub mod daemonset;
 pub mod pod_logs;
+pub mod settings;
 pub mod watch;
 
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -5,8 +5,7 @@
 //! is asked, so the permissions needed are list and watch of pods.
 
 use std::borrow::Cow;
-use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::pin;
 use std::time::{Duration, SystemTime};
 
@@ -16,7 +15,6 @@ use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::ListParams;
 use kube::client::ClientBuilder;
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch};
@@ -24,37 +22,22 @@ use kube::{Api, Client, Resource};
 use serde::{Deserialize, Deserializer};
 use tower::util::MapResultLayer;
 
-use super::daemonset::Name;
+use super::client::{CONNECT_TIMEOUT, causes, connection, spread};
+use super::settings::Settings;
 use super::{Store, Trouble};
+use crate::attribution::pods::Known;
 use crate::attribution::pods::object::Object;
-use crate::attribution::pods::{Known, Selection};
-use crate::source::allocator;
+use crate::host::allocator;
 
 /// How long one watch lasts: the API server ends it then, and kube begins another one. A connection that is dead
 /// without a word is noticed 5 s later.
 const WATCH: u32 = 240;
 /// A list that takes longer has no answer. More than [`WATCH`]: a watch may be silent for as long as it lasts.
 const READ_TIMEOUT: Duration = Duration::from_secs(260);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Agents that are started together ask one after the other, within this time.
-const SPREAD: Duration = Duration::from_secs(2);
 /// Between two attempts to find out where the API is.
 const AGAIN: Duration = Duration::from_secs(30);
 /// Between two looks for pods that have been gone for long enough.
 const EXPIRY: Duration = Duration::from_secs(60);
-
-/// How the API is reached, and what is wanted of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// The node whose pods are watched.
-    pub node: String,
-    /// A kubeconfig. Absent: the service account of the pod that the agent runs in.
-    pub kubeconfig: Option<PathBuf>,
-    /// Labels and annotations to keep.
-    pub selection: Selection,
-    /// The agent's own DaemonSet, if it is to be known whether that is there.
-    pub daemonset: Option<Name>,
-}
 
 /// Keeps `store` up to date, for ever. Must be called inside a Tokio runtime.
 pub async fn run(settings: Settings, store: Store) {
@@ -195,42 +178,6 @@ async fn client(kubeconfig: Option<&Path>, store: &Store) -> Result<Client> {
         .build())
 }
 
-/// Where the API is, and who asks.
-pub(super) async fn connection(kubeconfig: Option<&Path>) -> Result<kube::Config> {
-    let mut config = match kubeconfig {
-        None => kube::Config::incluster()
-            .context("finding the Kubernetes API in the pod's environment and service account")?,
-        Some(path) => {
-            let kubeconfig = Kubeconfig::read_from(path).map_err(|error| anyhow::anyhow!(first_line(&causes(&error))));
-            let kubeconfig = kubeconfig.with_context(|| format!("reading {}", path.display()))?;
-            let config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
-            config.with_context(|| format!("understanding {}", path.display()))?
-        }
-    };
-    config.connect_timeout = Some(CONNECT_TIMEOUT);
-    Ok(config)
-}
-
-/// An error with what caused it, each once: some say it themselves.
-fn causes(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let said = cause.to_string();
-        if !text.contains(&said) {
-            text += &format!(": {said}");
-        }
-        next = cause.source();
-    }
-    text
-}
-
-/// What is wrong in a file, without the lines of it that the reader of YAML shows behind that: there are secrets in
-/// them.
-fn first_line(error: &str) -> String {
-    error.lines().next().unwrap_or_default().to_owned()
-}
-
 fn trouble(status: u16) -> Option<Trouble> {
     match status {
         200..=299 | 410 => None,
@@ -239,13 +186,6 @@ fn trouble(status: u16) -> Option<Trouble> {
         429 | 500..=599 => Some(Trouble::Server(status)),
         _ => Some(Trouble::Refused(status)),
     }
-}
-
-/// The same for one node each time, and another for another node.
-pub(super) fn spread(node: &str) -> Duration {
-    let mut hasher = DefaultHasher::new();
-    node.hash(&mut hasher);
-    Duration::from_millis(hasher.finish() % u64::try_from(SPREAD.as_millis()).unwrap_or(1))
 }
 
 /// A pod as kube wants its objects. Only what it asks for is in the metadata: what an object has there that nobody
@@ -351,12 +291,5 @@ mod tests {
         // With jitter up to twice as long.
         assert!(longest(&mut pauses, 1) <= Duration::from_millis(1600));
         assert!(longest(&mut pauses, 8) > Duration::from_secs(10), "it answers, but does not do what is asked");
-    }
-
-    #[test]
-    fn nodes_that_are_started_together_ask_one_after_the_other() {
-        let waits: std::collections::BTreeSet<_> = (0..100).map(|number| spread(&format!("node-{number}"))).collect();
-        assert!(waits.len() > 50 && waits.iter().all(|wait| *wait < SPREAD), "{waits:?}");
-        assert_eq!(spread("node-a"), spread("node-a"));
     }
 }

@@ -3,7 +3,7 @@
 use super::{Finding, Verdict, finding};
 use crate::config::Config;
 use crate::source::probe::pins::{self, Kept};
-use crate::source::state::Store;
+use crate::state::Store;
 
 /// What outlives the agent. Absent: it is not wanted.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,22 +6,24 @@
 
 mod lasting;
 mod names;
-mod privileges;
+mod permissions;
 
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use crate::cgroups::node::{Node, Reason};
 use crate::config::Config;
 use crate::export::{otlp, prometheus};
+use crate::host;
 use crate::kubernetes;
 use crate::kubernetes::pod_logs::PodLogs;
+use crate::privileges;
+use crate::privileges::denial::Standing;
 use crate::source::btf::Btf;
-use crate::source::denial::Standing;
-use crate::source::node::{Node, Reason};
+use crate::source::layout;
 use crate::source::probe::{self, Loaded, Probe};
-use crate::source::{capabilities, layout, locked_memory};
 use crate::stats::Signal;
 pub use lasting::Lasting;
 pub use names::Names;
@@ -120,12 +122,7 @@ pub enum MemoryController {
 /// Looks at everything, with the capabilities of the calling thread, which it makes effective. Must be called inside a
 /// Tokio runtime.
 pub async fn look(config: &Config) -> Seen {
-    // What fails here fails again where the probe is attached, and says there what it was.
-    let is_charged = locked_memory::is_charged(locked_memory::running());
-    let _ = capabilities::raise(is_charged);
-    if is_charged {
-        let _ = locked_memory::raise();
-    }
+    privileges::raise();
     let read = |path: &str| std::fs::read_to_string(path);
     let mut endpoints = Vec::new();
     for (signal, endpoint) in [
@@ -141,7 +138,7 @@ pub async fn look(config: &Config) -> Seen {
     let probe = Probe::attach(&probe::Config { pins: None, ..config.probe.clone() });
     Seen {
         object: probe::BUILD != "none",
-        kernel: read("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
+        kernel: host::kernel::release().unwrap_or_default(),
         standing: Standing::of_this_thread().ok(),
         ring_bytes: config.probe.ring_bytes,
         types: types(Path::new(probe::BTF)),
@@ -171,11 +168,11 @@ pub fn judge(seen: &Seen) -> Vec<Finding> {
     let mut findings = vec![
         object(seen),
         kernel(seen),
-        privileges::capabilities(seen),
+        permissions::capabilities(seen),
         types_and_tracepoints(seen),
         memory(seen),
         lockdown(seen),
-        privileges::locked_memory(seen),
+        permissions::locked_memory(seen),
         port(seen),
     ];
     findings.extend(seen.endpoints.iter().map(|(signal, url, answer)| endpoint(*signal, url, answer)));
@@ -238,7 +235,7 @@ fn object(seen: &Seen) -> Finding {
 }
 
 fn kernel(seen: &Seen) -> Finding {
-    match locked_memory::version(&seen.kernel) {
+    match host::kernel::parse(&seen.kernel) {
         None => finding("kernel", Verdict::Degraded, "its version cannot be read").or_else("mount /proc"),
         Some(version) if version < (5, 10) => finding("kernel", Verdict::Degraded, seen.kernel.clone())
             .or_else("5.10 is the oldest kernel that was tested"),

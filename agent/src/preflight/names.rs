@@ -2,7 +2,7 @@
 //! read (lockdown=confidentiality).
 
 use super::{Finding, Verdict, finding};
-use crate::source::cgroup_table::CgroupTable;
+use crate::cgroups::names::CgroupNames;
 use crate::source::probe::Probe;
 
 /// Where names and limits of cgroups come from.
@@ -27,7 +27,7 @@ impl Names {
         if probe.features().names {
             return Self::FromKernel;
         }
-        match CgroupTable::start() {
+        match CgroupNames::start() {
             Ok(table) => Self::FromFiles { cgroups: table.cgroups(), all: table.is_whole() },
             Err(error) => Self::Nowhere(format!("{error:#}")),
         }

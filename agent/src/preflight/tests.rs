@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::source::capabilities::{CAP_BPF, CAP_SYS_ADMIN, CAP_SYS_RESOURCE, NEEDED, Set};
+use crate::privileges::capabilities::{CAP_BPF, CAP_SYS_ADMIN, CAP_SYS_RESOURCE, NEEDED, Set};
 use crate::source::probe::pins::Kept;
 
 fn good() -> Seen {

@@ -14,14 +14,14 @@ use std::time::{Duration, SystemTime};
 use tracing::warn;
 use uuid::Uuid;
 
+use crate::cgroups::counters;
+use crate::cgroups::hierarchy::Hierarchy;
 use crate::kill::{Kill, KubernetesOwner, Missed, MissedKills, Owner};
 use crate::reconcile::{Account, Findings, Observed, ProbeCounts};
 use crate::record::log_record::LogRecord;
 use crate::record::reconstructed::{Window, log_record};
 use crate::record::series::Table;
-use crate::source::counters;
-use crate::source::hierarchy::Hierarchy;
-use crate::source::state::{Loaded, State, Store};
+use crate::state::{Loaded, State, Store};
 use crate::stats::Stats;
 
 /// How often the kernel's counters are compared with what was seen.

@@ -23,23 +23,23 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use crate::cgroups::names::CgroupNames;
+use crate::cgroups::node::{Node, Reason};
 use crate::config::Config;
 use crate::export::instruments::{self, Build, Keys};
 use crate::export::otlp::{self, Otlp};
 use crate::export::prometheus::{self, Bridge, Health};
+use crate::host::lock::{self, Lock};
 use crate::kubernetes;
 use crate::kubernetes::daemonset;
 use crate::kubernetes::pod_logs::PodLogs;
+use crate::privileges::thread::Privileged;
 use crate::record::duplicates::Duplicates;
 use crate::record::ends::Ends;
 use crate::record::incident::Incidents;
 use crate::record::series::Table;
-use crate::source::cgroup_table::CgroupTable;
-use crate::source::lock::{self, Lock};
-use crate::source::node::{Node, Reason};
-use crate::source::privileged::Privileged;
 use crate::source::probe::{self, AttachError, CounterMap, Features, Pinned, Probe, pins};
-use crate::source::state;
+use crate::state;
 use crate::stats::Stats;
 use held::Held;
 pub use pipeline::Pipeline;
@@ -320,8 +320,8 @@ fn tell(probe: &Probe) {
 }
 
 /// What takes the place of names and limits where the kernel refuses to have them read. Says what is missing then.
-fn table_of_cgroups() -> Option<CgroupTable> {
-    match CgroupTable::start() {
+fn table_of_cgroups() -> Option<CgroupNames> {
+    match CgroupNames::start() {
         Ok(table) if table.is_whole() => {
             let cgroups = table.cgroups();
             warn!(

@@ -16,11 +16,14 @@ use super::held::Held;
 use super::waiting::{Waiting, Waits};
 use super::{Failure, lock};
 use crate::attribution;
+use crate::cgroups::names::CgroupNames;
+use crate::cgroups::node::Node;
 use crate::config::Config;
 use crate::diagnostics::HANDLING;
 use crate::export::instruments::Recorder;
 use crate::export::otlp::Otlp;
 use crate::export::prometheus::Health;
+use crate::host::allocator;
 use crate::kill::{Kill, KubernetesOwner, MissedKills, Owner};
 use crate::kubernetes;
 use crate::kubernetes::pod_logs::PodLogs;
@@ -31,11 +34,8 @@ use crate::record::incident::Incidents;
 use crate::record::log_record::log_record;
 use crate::record::series::Table;
 use crate::record::span;
-use crate::source::allocator;
-use crate::source::cgroup_table::CgroupTable;
-use crate::source::node::Node;
 use crate::source::probe::{CounterMap, Counters, Pinned, Probe, Told};
-use crate::source::state::Store;
+use crate::state::Store;
 use crate::stats::Stats;
 
 /// Kills that are handled before others get their turn: the server of `/metrics` and the export share this thread.
@@ -61,7 +61,7 @@ pub struct Pipeline {
     pub(super) stats: Arc<Stats>,
     pub(super) table: Arc<Mutex<Table>>,
     /// Where the kernel refuses to have names read.
-    pub(super) cgroups: Option<CgroupTable>,
+    pub(super) cgroups: Option<CgroupNames>,
     pub(super) duplicates: Duplicates,
     pub(super) incidents: Incidents,
     pub(super) ends: Ends,

@@ -25,8 +25,8 @@ use uuid::Uuid;
 use crate::config::Config;
 use crate::export::otlp::{Received, Receiver};
 use crate::export::settings::{Endpoint, Protocol, Tls};
+use crate::privileges::thread::Privileged;
 use crate::run::{self, Agent};
-use crate::source::privileged::Privileged;
 use crate::stats::{Signal, Stats};
 use scratch::Scratch;
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use tracing::warn;
 
-use crate::source::hierarchy::{Hierarchy, Version};
+use crate::cgroups::hierarchy::{Hierarchy, Version};
 
 /// How often the removal of a cgroup that still has processes is tried, `REMOVE_PAUSE` apart. v1 has no event for
 /// "empty".

@@ -129,9 +129,11 @@ impl Numbers {
 
     /// The numbers now.
     pub fn iter(&self) -> impl Iterator<Item = u64> {
-        // SAFETY: `index` is below the count, whose bytes are mapped, and a mapping is aligned.
-        (0..self.count).map(|index| {
-            unsafe { AtomicU64::from_ptr(self.mapping.start.as_ptr().cast::<u64>().add(index)) }.load(Ordering::Relaxed)
+        let first = self.mapping.start.as_ptr().cast::<u64>();
+        (0..self.count).map(move |index| {
+            // SAFETY: `index` is below the count, whose bytes are mapped, and a mapping is aligned.
+            let number = unsafe { AtomicU64::from_ptr(first.add(index)) };
+            number.load(Ordering::Relaxed)
         })
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use oom_watcher::source::hierarchy::{Hierarchy, Version};
+use oom_watcher::cgroups::hierarchy::{Hierarchy, Version};
 
 use crate::support::agent::NODE;
 use crate::support::exposition::Sample;

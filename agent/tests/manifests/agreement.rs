@@ -98,7 +98,7 @@ fn check(render: &str, objects: &Objects, name: &str, namespace: &str) {
     assert_eq!(text(&own["value"]), format!("$(POD_NAMESPACE)/{name}"), "{render}");
     // The state outlives the pod where it is looked for.
     assert!(
-        items(&container["volumeMounts"]).iter().any(|mount| mount["mountPath"] == oom_watcher::source::state::DEFAULT),
+        items(&container["volumeMounts"]).iter().any(|mount| mount["mountPath"] == oom_watcher::state::DEFAULT),
         "{render}"
     );
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::net::SocketAddr;
 
 use oom_watcher::attribution::proc_cgroup;
-use oom_watcher::source::hierarchy::Hierarchy;
+use oom_watcher::cgroups::hierarchy::Hierarchy;
 
 use crate::cluster::Cluster;
 use crate::support::collector::Collector;

@@ -46,7 +46,7 @@ pub(crate) fn field(cluster: &Cluster, name: &str, path: &str) -> String {
 /// The directory of a pod's memory cgroup.
 pub(crate) fn cgroup(cluster: &Cluster, name: &str) -> PathBuf {
     let uid = field(cluster, name, ".metadata.uid");
-    let pods = oom_watcher::source::hierarchy::Hierarchy::find().unwrap().mount.join("kubepods");
+    let pods = oom_watcher::cgroups::hierarchy::Hierarchy::find().unwrap().mount.join("kubepods");
     let mut places =
         ["", "burstable", "besteffort"].map(|class| pods.join(class).join(format!("pod{uid}"))).into_iter();
     places.find(|place| place.exists()).unwrap_or_else(|| panic!("no cgroup of pod {name}"))

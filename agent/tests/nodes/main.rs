@@ -12,8 +12,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use oom_watcher::cgroups::hierarchy::Hierarchy;
 use oom_watcher::selftest::scratch::Scratch;
-use oom_watcher::source::hierarchy::Hierarchy;
 
 use support::agent::{Agent, NODE, program};
 use support::collector::Collector;

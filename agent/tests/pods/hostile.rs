@@ -6,8 +6,8 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::process::Command;
 
+use oom_watcher::cgroups::hierarchy::Hierarchy;
 use oom_watcher::selftest::scratch::Scratch;
-use oom_watcher::source::hierarchy::Hierarchy;
 use serde_json::{Value, json};
 
 use crate::support::api_server::ApiServer;

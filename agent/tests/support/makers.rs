@@ -11,7 +11,7 @@ use crate::support::told::{Cgroup, Done, Line, Process, Role};
 /// What oom-maker is made of.
 const SOURCES: [&str; 11] = [
     "src/selftest/scratch.rs",
-    "src/source/hierarchy.rs",
+    "src/cgroups/hierarchy.rs",
     "tests/support/modes/cgroups.rs",
     "tests/support/modes/machine.rs",
     "tests/support/modes/mod.rs",

@@ -19,7 +19,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use oom_watcher::source::hierarchy::Hierarchy;
+use oom_watcher::cgroups::hierarchy::Hierarchy;
 
 /// What a test waits for comes within this, or never. A guest is slow, and on a busy machine its clock runs ahead of
 /// what it does.

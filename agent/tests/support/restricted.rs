@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use oom_watcher::source::capabilities::{Capabilities, NEEDED, Set};
+use oom_watcher::privileges::capabilities::{Capabilities, NEEDED, Set};
 use tempfile::TempDir;
 
 /// Names a user as whom all agents are started: the tests of real kills then show that it suffices.

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use oom_watcher::attribution::pods::Selection;
 use oom_watcher::kubernetes::Store;
-use oom_watcher::kubernetes::watch::{self, Settings};
+use oom_watcher::kubernetes::settings::Settings;
+use oom_watcher::kubernetes::watch;
 use tokio::task::JoinSet;
 
 use super::Background;

@@ -1,4 +1,4 @@
-//! One destination: the connection to it, and the question whether it can be reached at all.
+//! One destination: the connection to it, its headers, and how its errors read.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -7,14 +7,11 @@ use anyhow::{Context, anyhow};
 use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
-use opentelemetry_http::Bytes;
 use opentelemetry_http::hyper::HyperClient;
 use tonic::transport::Channel;
 
-use super::client::Client;
 use super::tls;
 use crate::export::settings::{Endpoint, Protocol};
-use crate::stats::Signal;
 
 /// The longest wait for a connection; a shorter limit of the request applies too.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -25,33 +22,6 @@ const PING_INTERVAL: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Who we say we are.
 pub(super) const AGENT: &str = concat!("oom-watcher/", env!("CARGO_PKG_VERSION"));
-
-/// Says whether a collector takes requests of `signal` there, by sending one with nothing in it. Must be called inside
-/// a Tokio runtime.
-///
-/// # Errors
-/// What is wrong, with all its causes.
-pub async fn reach(signal: Signal, endpoint: &Endpoint) -> Result<(), String> {
-    let transport = Transport::new(endpoint).map_err(|error| format!("{error:#}"))?;
-    let client = Client::new(signal, endpoint, &transport).map_err(|error| format!("{error:#}"))?;
-    let result = client.send(Bytes::new()).await;
-    result.map(drop).map_err(|failure| format!("{}{}", failure.cause, hint(endpoint, &failure.cause)))
-}
-
-/// What to look at when the peer took the connection and closed it without a word: that is all that a client hears from
-/// a server of another protocol, and often from one that missed its certificate.
-fn hint(endpoint: &Endpoint, cause: &str) -> &'static str {
-    let closed = ["connection closed", "broken pipe", "connection reset", "http2 error", "unexpected end of file"];
-    if !closed.iter().any(|text| cause.to_lowercase().contains(text)) {
-        ""
-    } else if endpoint.url.starts_with("https://") && endpoint.tls.identity.is_none() {
-        " (perhaps it wants a client certificate, or is no server of this protocol)"
-    } else if endpoint.protocol == Protocol::Grpc {
-        " (perhaps it is no gRPC server)"
-    } else {
-        " (perhaps it is no HTTP server)"
-    }
-}
 
 /// A connection, made when it is first needed and again when it broke. Signals with the same destination share one.
 #[derive(Clone)]

@@ -14,8 +14,8 @@ use aya::{Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
 use oom_watcher_shared::Counter;
 
 use super::{AttachError, Config, Features};
+use crate::privileges::denial::{Denial, Standing};
 use crate::source::btf::Btf;
-use crate::source::denial::{Denial, Standing};
 use crate::source::layout::{self, Switches};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/probe.o"));

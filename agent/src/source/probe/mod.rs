@@ -22,14 +22,13 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use uuid::Uuid;
 
-use super::allocator;
 use super::btf::{self, Btf};
-use super::denial::Denial;
 use super::event::{self, Malformed, Scale};
 use super::layout::Missing;
-use super::machine::machine;
 use super::ring::{Numbers, Position, Ring};
-use crate::kill::Kill;
+use crate::host::{allocator, meminfo};
+use crate::kill::{Kill, Machine};
+use crate::privileges::denial::Denial;
 use load::Attached;
 pub use load::Loaded;
 use pins::{Denied, Folder, Set, Sets};
@@ -454,7 +453,8 @@ impl Probe {
                 let Some((bytes, end)) = source.ring.read() else { break };
                 let kill = event::kill(bytes, &scale).map(|mut kill| {
                     if kill.decision.is_none() && kill.cgroups.iter().any(|cgroup| cgroup.oom_lock.is_none()) {
-                        kill.machine = machine();
+                        let left = meminfo::read();
+                        kill.machine = left.map(|left| Machine { total: left.total, available: left.available });
                     }
                     Box::new(kill)
                 });

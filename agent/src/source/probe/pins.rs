@@ -16,7 +16,7 @@ use aya::programs::links::PinnedLink;
 
 use super::load::{self, Attached};
 use super::{BUILD, Config, Features};
-use crate::source::lock::{self, Lock};
+use crate::host::lock::{self, Lock};
 
 /// Where pins are kept if nothing else is set.
 pub const DEFAULT: &str = "/sys/fs/bpf/oom-watcher";

@@ -6,7 +6,7 @@ use std::ptr;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use oom_watcher::source::hierarchy::Version;
+use oom_watcher::cgroups::hierarchy::Version;
 
 use super::{await_ready, fill, idle, ready};
 use crate::stage::{SAFETY_LIMIT, Stage, share_memory, vmstat_kills};

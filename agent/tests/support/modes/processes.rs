@@ -8,8 +8,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use oom_watcher::cgroups::hierarchy::Version;
 use oom_watcher::selftest::scratch::Scratch;
-use oom_watcher::source::hierarchy::Version;
 
 use super::{await_ready, exceed, idle, ready};
 use crate::stage::{Stage, share_memory, signal};

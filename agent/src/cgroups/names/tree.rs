@@ -14,7 +14,7 @@ use tracing::warn;
 use super::directory;
 use super::index::{Index, Met};
 use super::inotify::{self, Inotify, Notice};
-use crate::source::hierarchy::{Hierarchy, Version};
+use crate::cgroups::hierarchy::{Hierarchy, Version};
 
 /// Bytes of notices that are read at once: some hundred of them.
 const NOTICES: usize = 16 << 10;

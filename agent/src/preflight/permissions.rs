@@ -2,9 +2,9 @@
 //! memory.
 
 use super::{Finding, Seen, Verdict, finding};
-use crate::source::capabilities::{CAP_BPF, CAP_PERFMON};
-use crate::source::denial::Denial;
-use crate::source::locked_memory;
+use crate::privileges::capabilities::{CAP_BPF, CAP_PERFMON};
+use crate::privileges::denial::Denial;
+use crate::privileges::locked_memory;
 
 /// Whether the kernel lets it load the probe, as far as can be known beforehand.
 pub(super) fn capabilities(seen: &Seen) -> Finding {

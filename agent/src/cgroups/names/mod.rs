@@ -25,7 +25,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::task::AbortHandle;
 
-use super::hierarchy::Hierarchy;
+use crate::cgroups::hierarchy::Hierarchy;
 use crate::kill::{Cgroup, Kill};
 use index::MAX_DEPTH;
 use tree::Tree;
@@ -38,12 +38,12 @@ const MAX_CGROUPS: usize = 16_384;
 const READS_AT_MOST: usize = 1024;
 
 /// The cgroups of this node. What happens to them is read by a task of the Tokio runtime, until this is dropped.
-pub struct CgroupTable {
+pub struct CgroupNames {
     tree: Arc<Mutex<Tree>>,
     task: AbortHandle,
 }
 
-impl CgroupTable {
+impl CgroupNames {
     /// Reads all cgroups and keeps them up to date. Must be called inside a Tokio runtime.
     ///
     /// # Errors
@@ -93,15 +93,15 @@ impl CgroupTable {
     }
 }
 
-impl Drop for CgroupTable {
+impl Drop for CgroupNames {
     fn drop(&mut self) {
         self.task.abort();
     }
 }
 
-impl fmt::Debug for CgroupTable {
+impl fmt::Debug for CgroupNames {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CgroupTable").field("cgroups", &self.cgroups()).finish_non_exhaustive()
+        f.debug_struct("CgroupNames").field("cgroups", &self.cgroups()).finish_non_exhaustive()
     }
 }
 

@@ -8,8 +8,8 @@ use std::io::{ErrorKind, Read, Result};
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use crate::cgroups::hierarchy::{Hierarchy, Version};
 use crate::reconcile::{CgroupCounts, Cgroups, Counted};
-use crate::source::hierarchy::{Hierarchy, Version};
 
 /// Directories that are looked at in one walk. With v2 only those with kills somewhere below, and their children, take
 /// part in it.

@@ -11,12 +11,12 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread::{self, JoinHandle};
 
+use oom_watcher::cgroups::hierarchy::Hierarchy;
+use oom_watcher::cgroups::names::CgroupNames;
 use oom_watcher::config::{self, Flags};
+use oom_watcher::privileges::thread::Privileged;
 use oom_watcher::run::{self, Agent};
 use oom_watcher::selftest::scratch::Scratch;
-use oom_watcher::source::cgroup_table::CgroupTable;
-use oom_watcher::source::hierarchy::Hierarchy;
-use oom_watcher::source::privileged::Privileged;
 use support::collector::{Collector, Record};
 use support::makers::{Made, make_and_hold};
 use support::told::Role;
@@ -184,7 +184,7 @@ fn a_cgroup_that_was_there_before_the_agent_is_known() {
     needs_kernel!();
     let scratch = Scratch::create(&format!("oom-watcher-test-before-{}/inner", std::process::id()), 16 << 20).unwrap();
     block_on(async {
-        let table = CgroupTable::start().unwrap();
+        let table = CgroupNames::start().unwrap();
         assert!(table.is_whole());
         assert_eq!(table.path(scratch.id().unwrap()), Some(scratch.path()));
         assert_eq!(table.path(1).as_deref(), Some("/"));
@@ -198,7 +198,7 @@ fn cgroups_of_the_kernel_are_followed_through_making_renaming_and_removal() {
 }
 
 async fn follow() {
-    let table = CgroupTable::start().unwrap();
+    let table = CgroupNames::start().unwrap();
     let hierarchy = Hierarchy::widest().unwrap();
     let changed = async |id: u64, expected: Option<String>| {
         let looking = async {

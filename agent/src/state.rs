@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 use uuid::Uuid;
 
-use super::lock;
+use crate::host::lock;
 use crate::reconcile::Account;
 use crate::record::series::Snapshot;
 use crate::stats::Kept;

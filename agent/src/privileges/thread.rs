@@ -12,7 +12,7 @@ use std::thread;
 use tracing::{info, warn};
 
 use super::capabilities::{self, Capabilities, Set};
-use super::{allocator, locked_memory};
+use crate::host::allocator;
 
 /// What the thread is to do. It runs with the capabilities in effect that the probe has a use for.
 type Job = Box<dyn FnOnce(Set) + Send>;
@@ -50,14 +50,7 @@ impl Privileged {
         let (job, waiting) = mpsc::channel::<Job>();
         let wait = move || {
             if let Ok(job) = waiting.recv() {
-                // Refused only by a filter of system calls; then what is missing is told by who is refused for it.
-                let is_charged = locked_memory::is_charged(locked_memory::running());
-                let used = capabilities::raise(is_charged).unwrap_or_default();
-                if is_charged {
-                    // Refused where the limit is what it may be already.
-                    let _ = locked_memory::raise();
-                }
-                job(used);
+                job(super::raise());
             }
         };
         allocator::configure();

@@ -9,7 +9,8 @@ use std::io;
 use std::ptr;
 
 use super::capabilities::{CAP_BPF, CAP_PERFMON, CAP_SYS_RESOURCE, NEEDED, Set};
-use super::locked_memory::{self, Version};
+use super::locked_memory;
+use crate::host::kernel::{self, Version};
 
 /// What the kernel goes by.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,7 +53,7 @@ impl Standing {
             filtered: standing.filtered && is_refused(),
             label: read("/proc/thread-self/attr/current").and_then(|label| confinement(&label)),
             memlock: locked_memory::limit(),
-            kernel: locked_memory::running(),
+            kernel: kernel::running(),
             ..standing
         })
     }
@@ -286,7 +287,7 @@ fn confinement(label: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::capabilities::CAP_SYS_ADMIN;
+    use crate::privileges::capabilities::CAP_SYS_ADMIN;
 
     const RING: u32 = 1 << 20;
 

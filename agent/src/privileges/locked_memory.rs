@@ -3,25 +3,13 @@
 
 use std::io;
 
-/// Major and minor version of a kernel.
-pub type Version = (u32, u32);
+use crate::host::kernel::Version;
 
 /// The first kernel that does not charge maps to this limit.
 const CHARGES_NO_MORE: Version = (5, 11);
 /// What the probe's maps take besides the ring buffer: the places of pending kills, one for each CPU, are the most of
 /// it.
 const BESIDES_THE_RING: u64 = 3 << 20;
-
-/// `5.10.0-32-cloud` → (5, 10)
-pub fn version(release: &str) -> Option<Version> {
-    let mut parts = release.split(|c: char| !c.is_ascii_digit());
-    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
-}
-
-/// The version of the running kernel. Absent if /proc is not there.
-pub fn running() -> Option<Version> {
-    version(&std::fs::read_to_string("/proc/sys/kernel/osrelease").ok()?)
-}
 
 /// Whether the maps are charged to the limit. A kernel of unknown version is taken for a newer one.
 pub fn is_charged(kernel: Option<Version>) -> bool {
@@ -66,10 +54,12 @@ fn set(limit: libc::rlimit) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::kernel;
 
     #[test]
     fn only_kernels_before_5_11_charge_maps_to_the_limit() {
-        let check = |release: &str, expected: bool| assert_eq!(is_charged(version(release)), expected, "{release}");
+        let check =
+            |release: &str, expected: bool| assert_eq!(is_charged(kernel::parse(release)), expected, "{release}");
         check("5.10.0-32-cloud-amd64", true);
         check("4.19.0", true);
         check("5.11.0", false);

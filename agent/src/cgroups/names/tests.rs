@@ -1,5 +1,5 @@
 //! Kills without names, completed from a temporary folder that stands for the hierarchy. The real one is in
-//! `tests/cgroup_table.rs`.
+//! `tests/cgroup_names.rs`.
 
 #![expect(clippy::unwrap_used, reason = "a failed test panics")]
 
@@ -10,8 +10,8 @@ use std::path::Path;
 use tempfile::TempDir;
 
 use super::*;
+use crate::cgroups::hierarchy::Version;
 use crate::record::sample;
-use crate::source::hierarchy::Version;
 
 const POD: &str = "kubepods/pod8d6e2c1a-3f4b-4c5d-9e6f-7a8b9c0d1e2f";
 const CONTAINER: &str = "5c1b9a3b1f0d5c1b9a3b1f0d5c1b9a3b1f0d5c1b9a3b1f0d5c1b9a3b1f0d5c1b";
@@ -165,7 +165,7 @@ fn where_only_a_part_is_mounted_the_path_lacks_its_beginning() {
 #[tokio::test]
 async fn notices_are_applied_without_a_kill() {
     let (folder, tree) = node();
-    let table = CgroupTable::of(tree).unwrap();
+    let table = CgroupNames::of(tree).unwrap();
     let before = table.cgroups();
     fs::create_dir(folder.path().join("made")).unwrap();
     while table.cgroups() == before {

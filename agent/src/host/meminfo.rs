@@ -1,19 +1,26 @@
-//! How much memory the machine has left, for kernels that do not say what a decision was about.
+//! How much memory the machine has, and has left: `/proc/meminfo`.
 
-use crate::kill::Machine;
+/// Bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Meminfo {
+    /// `MemTotal`.
+    pub total: u64,
+    /// `MemAvailable`: what could be had without swapping.
+    pub available: u64,
+}
 
-/// `/proc/meminfo` now. Absent if it cannot be read.
-pub(super) fn machine() -> Option<Machine> {
+/// The figures of now. Absent if /proc is not mounted, or lacks one of the two.
+pub fn read() -> Option<Meminfo> {
     parse(&std::fs::read_to_string("/proc/meminfo").ok()?)
 }
 
 /// proc_meminfo(5): `MemTotal:       24582608 kB`
-fn parse(meminfo: &str) -> Option<Machine> {
+fn parse(meminfo: &str) -> Option<Meminfo> {
     let bytes = |name: &str| {
         let line = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
         line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
     };
-    Some(Machine { total: bytes("MemTotal")?, available: bytes("MemAvailable")? })
+    Some(Meminfo { total: bytes("MemTotal")?, available: bytes("MemAvailable")? })
 }
 
 #[cfg(test)]
@@ -23,7 +30,7 @@ mod tests {
     #[test]
     fn both_figures_are_needed() {
         let check = |text: &str, expected: Option<(u64, u64)>| {
-            assert_eq!(parse(text).map(|machine| (machine.total, machine.available)), expected, "{text}")
+            assert_eq!(parse(text).map(|found| (found.total, found.available)), expected, "{text}")
         };
         check(
             "MemTotal:       24582608 kB\nMemFree:        20000000 kB\nMemAvailable:   22000000 kB\n",

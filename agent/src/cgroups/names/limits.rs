@@ -4,8 +4,8 @@
 use std::fs::File;
 
 use super::directory;
+use crate::cgroups::hierarchy::Version;
 use crate::kill::Cgroup;
-use crate::source::hierarchy::Version;
 
 /// A limit of this many bytes or more is none: version 1 writes "no limit" as the greatest multiple of the page size
 /// below 2^63.
