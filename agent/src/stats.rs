@@ -250,11 +250,11 @@ impl Stats {
         self.earlier_kills.get() + self.kills.get() + lost
     }
 
-    /// What the next agent goes on with. Not while kills wait: they are counted, and it would count them again.
-    pub fn keep(&self) -> Kept {
+    /// What the next agent goes on with. So many kills are counted and wait: it reads them again, and counts them then.
+    pub fn keep(&self, waiting: u64) -> Kept {
         let missed =
             Missed::ALL.map(|why| (self.missed(why).reconstructed.get(), self.missed(why).without_owner.get()));
-        Kept { node_kills: self.node_kills(), missed }
+        Kept { node_kills: self.node_kills().saturating_sub(waiting), missed }
     }
 
     /// Goes on with what another agent kept, before anything else is counted but [`ring_full`](Self::ring_full), which
@@ -285,7 +285,7 @@ mod tests {
         for ring_full in [0, 2] {
             let after = Stats::default();
             after.ring_full.set(ring_full);
-            after.restore(&before.keep());
+            after.restore(&before.keep(0));
             assert_eq!(
                 (after.node_kills(), after.missed(Missed::Away).reconstructed.get()),
                 (11, 3),
@@ -294,7 +294,7 @@ mod tests {
             after.kills.add(1);
             after.missed(Missed::Away).without_owner.add(1);
             assert_eq!(after.node_kills(), 13);
-            assert_eq!(after.keep().missed, [(3, 1), (2, 0), (0, 1)]);
+            assert_eq!(after.keep(0).missed, [(3, 1), (2, 0), (0, 1)]);
         }
     }
 

@@ -21,6 +21,14 @@ pub fn attribute(kill: &Kill, pods: Option<&Pods>) -> Owner {
     }
 }
 
+/// The uid of the pod that it was in, by its cgroup. Absent outside of Kubernetes.
+pub fn pod_uid(kill: &Kill, pods: &Pods) -> Option<String> {
+    match by_cgroup(kill, Some(pods)) {
+        Owner::Kubernetes(in_pod) => Some(in_pod.pod_uid),
+        Owner::Container { .. } | Owner::Unit { .. } | Owner::Unknown { .. } => None,
+    }
+}
+
 /// Whether nothing more will be known of its owner. If not, its pod, or the container's id, is not known to the
 /// Kubernetes API, and may be a little later.
 pub fn is_whole(kill: &Kill, pods: &Pods) -> bool {

@@ -54,26 +54,39 @@ impl Recorder {
     }
 }
 
-/// Registers all instruments. `owners` is the bound of `table`. The provider's view has to be [`limit`].
-pub fn register(
-    provider: &SdkMeterProvider,
-    keys: Keys,
-    node: &str,
-    table: &Arc<Mutex<Table>>,
-    owners: usize,
-    stats: &Arc<Stats>,
-    build: &Build,
-) -> Recorder {
-    let meter = provider.meter_with_scope(span::scope());
-    let attributes = Attributes { keys, node: Arc::<str>::from(node).into() };
-    register_owners(&meter, &attributes, table);
-    register_kills(&meter, &attributes, stats);
-    register_exports(&meter, &attributes, stats);
-    register_agent(&meter, &attributes, table, owners, stats, build);
-    let metric = schema::RECLAIM;
-    let reclaim =
-        meter.f64_histogram(metric.name).with_unit(metric.unit.unwrap_or_default()).with_description(metric.help);
-    Recorder { reclaim: reclaim.with_boundaries(schema::RECLAIM_BUCKETS.to_vec()).build(), node: attributes.node(&[]) }
+/// What the instruments observe.
+#[derive(Clone, Copy, Debug)]
+pub struct Observed<'a> {
+    /// The node's name.
+    pub node: &'a str,
+    /// The counts of all owners.
+    pub table: &'a Arc<Mutex<Table>>,
+    /// The bound of that.
+    pub owners: usize,
+    /// What the agent counts about itself.
+    pub stats: &'a Arc<Stats>,
+    /// Which agent it is.
+    pub build: &'a Build,
+}
+
+impl Observed<'_> {
+    /// Registers all instruments. The provider's view has to be [`limit`].
+    pub fn register(self, provider: &SdkMeterProvider, keys: Keys) -> Recorder {
+        let Self { node, table, owners, stats, build } = self;
+        let meter = provider.meter_with_scope(span::scope());
+        let attributes = Attributes { keys, node: Arc::<str>::from(node).into() };
+        register_owners(&meter, &attributes, table);
+        register_kills(&meter, &attributes, stats);
+        register_exports(&meter, &attributes, stats);
+        register_agent(&meter, &attributes, table, owners, stats, build);
+        let metric = schema::RECLAIM;
+        let reclaim =
+            meter.f64_histogram(metric.name).with_unit(metric.unit.unwrap_or_default()).with_description(metric.help);
+        Recorder {
+            reclaim: reclaim.with_boundaries(schema::RECLAIM_BUCKETS.to_vec()).build(),
+            node: attributes.node(&[]),
+        }
+    }
 }
 
 /// A view that has room for all data points of a table with `owners` rows, twice: a gauge's of the previous collection

@@ -11,9 +11,10 @@
 //! node: a cgroup's counter alone may be ahead for reasons of its own.
 //!
 //! The caller reads, in this order: the kernel's counters, then the probe's; then it takes from the ring buffer what is
-//! there; then it asks [`Account::check`]. It saves the account before it tells the findings: what was told is never
-//! told again, unless the saved state is lost.
+//! there; then it asks [`Account::check`]. It saves the account ([`Account::keep`]) before it reports the findings: what
+//! was reported is never reported again, unless the saved state is lost.
 
+mod keep;
 mod places;
 #[cfg(test)]
 mod simulation;
@@ -27,6 +28,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::kill::{Kill, Missed, MissedKills};
+use keep::Unsaved;
+pub use keep::{Change, Kept};
 use places::{Known, Place, places};
 
 /// Cgroups whose kills are remembered. A further one's are forgotten, and what is missing then has no owner until all
@@ -184,6 +187,9 @@ pub struct Account {
     last: Option<Last>,
     #[serde(skip)]
     waited: u32,
+    /// What is to be saved again.
+    #[serde(skip)]
+    unsaved: Unsaved,
 }
 
 /// What the check before saw.
@@ -213,6 +219,7 @@ impl Account {
             look: true,
             last: None,
             waited: 0,
+            unsaved: Unsaved::All,
         };
         if let Some(cgroups) = &observed.cgroups {
             account.settle(cgroups, false);
@@ -264,6 +271,7 @@ impl Account {
             look: false,
             last: None,
             waited: 0,
+            unsaved: Unsaved::All,
         };
     }
 
@@ -289,6 +297,12 @@ impl Account {
         }
     }
 
+    /// Notes that so many kills which were seen will not be seen again, though they were not handled before the account was
+    /// saved: their probe is gone with its events. They are missing from now on.
+    pub fn lost(&mut self, kills: u64) {
+        self.node = self.node.map(|node| node.saturating_sub(kills));
+    }
+
     /// Notes that a kill which another probe has counted is among those that this one counts: it explains no more of
     /// the kernel's count.
     pub fn seen_by_both(&mut self) {
@@ -300,6 +314,7 @@ impl Account {
         self.look |= self.cgroups.len() > self.look_at;
         if self.cgroups.len() < KNOWN_CGROUPS || self.cgroups.contains_key(&id) {
             count(self.cgroups.entry(id).or_default());
+            self.unsaved.add(id);
         } else {
             (self.complete, self.look) = (false, true);
         }
@@ -416,6 +431,7 @@ impl Account {
 
     /// What the cgroups' counters say is explained from now on.
     fn settle(&mut self, cgroups: &Cgroups, quiet: bool) {
+        self.unsaved = Unsaved::All;
         let all = cgroups.left_out == 0;
         if quiet && all {
             // The others are gone, or never had a kill.

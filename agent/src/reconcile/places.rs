@@ -37,12 +37,25 @@ impl Known {
     }
 }
 
+impl Known {
+    /// As if so many kills in it, and in it or below it, had not been seen.
+    pub(super) fn without(self, own: u64, subtree: u64) -> Self {
+        Self { own: self.own.without(own), subtree: self.subtree.without(subtree) }
+    }
+}
+
 impl Tally {
     fn settle(&mut self, counted: Counted) {
         // What was seen after the kernel's counter was read stays.
         self.seen = self.settled.saturating_add(self.seen).saturating_sub(counted.kills);
         self.settled = counted.kills;
         self.groups = counted.group_kills.unwrap_or_default();
+    }
+
+    /// As if so many of the kills in it had not been seen: whoever sees them again adds them.
+    fn without(self, kills: u64) -> Self {
+        let settled = self.settled.saturating_sub(kills.saturating_sub(self.seen));
+        Self { seen: self.seen.saturating_sub(kills), settled, ..self }
     }
 
     fn since(&self, counted: Counted) -> Change {

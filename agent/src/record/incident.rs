@@ -33,6 +33,24 @@ pub fn limit_hit(kill: &Kill, owner: &Owner) -> (Scope, Option<LimitHit>, Option
     }
 }
 
+/// What kills of one decision have in common: its number, or where the kernel does not number its decisions the process
+/// and thread that triggered it. Kills that have it in common need not be of one decision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Decided {
+    /// The kernel's own number.
+    Number(u64),
+    /// The trigger.
+    By(u32, u32),
+}
+
+/// See [`Decided`]. Known before the owner is.
+pub fn decided(kill: &Kill) -> Decided {
+    match &kill.decision {
+        Some(decision) => Decided::Number(decision.number),
+        None => Decided::By(kill.trigger.pid, kill.trigger.tid),
+    }
+}
+
 /// The decisions of the last moments, to find the one that a kill is part of.
 #[derive(Debug, Default)]
 pub struct Incidents {

@@ -2,7 +2,7 @@
 //!
 //! A kill is counted exactly once and never moves. At the bound, new owners share one row: the overflow.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -11,8 +11,10 @@ use serde::{Deserialize, Serialize};
 use super::attributes::container_survived;
 use crate::kill::{Incident, Kill, Owner, Scope};
 pub use counts::Counts;
+pub use saved::{Rows, Snapshot};
 
 mod counts;
+mod saved;
 
 /// Characters of a container's id that stand for its name.
 const SHORT_ID: usize = 12;
@@ -99,25 +101,20 @@ pub(super) fn short_id(id: &str) -> &str {
     id.get(..SHORT_ID).unwrap_or(id)
 }
 
-/// All that a [`Table`] counted, to be kept over a restart of the agent.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Snapshot {
-    owners: Vec<(Labels, Counts)>,
-    overflow: Option<Counts>,
-}
-
 /// The counts of all owners.
 #[derive(Debug)]
 pub struct Table {
     limits: Limits,
     owners: BTreeMap<Labels, Counts>,
     overflow: Option<Counts>,
+    /// Owners whose kills differ from what was saved last, gone ones among them. The overflow is always saved.
+    unsaved: BTreeSet<Labels>,
 }
 
 impl Table {
     /// An empty one.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, owners: BTreeMap::new(), overflow: None }
+        Self { limits, owners: BTreeMap::new(), overflow: None, unsaved: BTreeSet::new() }
     }
 
     /// Counts a kill for its owner, or on the overflow if the owner has no series yet and there is no room even without
@@ -144,6 +141,7 @@ impl Table {
             }
         }
         if self.owners.len() < self.limits.owners || self.owners.contains_key(&labels) {
+            self.unsaved.insert(labels.clone());
             self.owners.entry(labels).or_insert_with(|| Counts::new(now))
         } else {
             self.overflow.get_or_insert_with(|| Counts::new(now))
@@ -194,32 +192,14 @@ impl Table {
         let expiry = self.limits.expiry;
         let keeps = |counts: &Counts| if counts.kills == 0 { GONE.min(expiry) } else { expiry };
         // A kill in the future, after the clock was set back, is no reason to remove anything.
-        self.owners.retain(|_, counts| now.duration_since(counts.last_told).map_or(true, |age| age <= keeps(counts)));
-    }
-
-    /// All that was counted so far.
-    pub fn snapshot(&self) -> Snapshot {
-        // Those without kills come again when their containers are known again.
-        let killed = self.owners.iter().filter(|(_, counts)| counts.kills > 0);
-        let owners = killed.map(|(labels, counts)| (labels.clone(), counts.clone())).collect();
-        Snapshot { owners, overflow: self.overflow.clone() }
-    }
-
-    /// Goes on with what another table counted, before anything is counted here. Expired owners are left out. Of those
-    /// that do not fit in, the ones that were killed last get their series, the others' counts are added to the
-    /// overflow.
-    pub fn restore(&mut self, snapshot: Snapshot, now: SystemTime) {
-        let mut owners = snapshot.owners;
-        owners.sort_by_key(|(_, counts)| std::cmp::Reverse(counts.last_told));
-        let rest = owners.split_off(owners.len().min(self.limits.owners));
-        self.owners = owners.into_iter().collect();
-        self.overflow = snapshot.overflow;
-        self.expire(now);
-        let mut left_out = Self { limits: self.limits, owners: rest.into_iter().collect(), overflow: None };
-        left_out.expire(now);
-        for counts in left_out.owners.values() {
-            self.overflow.get_or_insert_with(|| Counts::new(counts.last_told)).merge(counts);
-        }
+        let unsaved = &mut self.unsaved;
+        self.owners.retain(|labels, counts| {
+            let stays = now.duration_since(counts.last_told).map_or(true, |age| age <= keeps(counts));
+            if !stays && counts.kills > 0 {
+                unsaved.insert(labels.clone());
+            }
+            stays
+        });
     }
 
     /// Every owner's counts in the order of their labels, then the overflow's if there is any.

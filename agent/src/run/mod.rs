@@ -1,100 +1,103 @@
 //! THE DATA PATH: builds the stages, carries each kill through them ([`Pipeline`]), drains them at the end.
 //!
-//! The order of building matters: the port is bound before the probe is attached, because a port that is taken must not
-//! cost a kill; the capabilities go to a thread of their own before there is another one, so that no thread which
-//! listens or sends ever has any; and kills are read before anything is exported, because the pipeline never waits for
-//! the network.
+//! The order matters: the port is bound before the probe is attached, because a port that is taken must not cost a kill;
+//! the capabilities go to a thread of their own before there is another one, so that no thread which listens or sends ever
+//! has any; exports are set up before the probe is attached, and nothing that handles a kill waits for the network.
+//!
+//! One kill: [`admit`] decides whether it counts, [`backlog`] has it wait for its container and stay in the kernel until it
+//! is safe, [`handle`] makes series, record and span of it, [`books`] saves what is counted and compares it with the
+//! kernel's counters. [`pipeline`] is the loop around them.
 
-mod account;
-mod held;
+mod admit;
+mod backlog;
+mod books;
+mod failure;
+mod handle;
 mod pipeline;
-mod waiting;
+mod start;
 
-use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::SystemTime;
 
 use anyhow::Context as _;
 use opentelemetry_sdk::trace::SdkTracerProvider;
-use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
+use uuid::Uuid;
 
 use crate::cgroups::names::CgroupNames;
-use crate::cgroups::node::{Node, Reason};
+use crate::cgroups::node::Node;
 use crate::config::Config;
-use crate::export::instruments::{self, Build, Keys};
+use crate::export::instruments::{self, Build, Keys, Recorder};
 use crate::export::otlp::{self, Otlp};
 use crate::export::prometheus::{self, Bridge, Health};
-use crate::host::lock::{self, Lock};
 use crate::kubernetes;
 use crate::kubernetes::daemonset;
 use crate::kubernetes::pod_logs::PodLogs;
 use crate::privileges::thread::Privileged;
-use crate::record::duplicates::Duplicates;
 use crate::record::ends::Ends;
 use crate::record::incident::Incidents;
 use crate::record::series::Table;
-use crate::source::probe::{self, AttachError, CounterMap, Features, Pinned, Probe, pins};
+use crate::source::probe::{self, CounterMap, Counters, Features, Pinned, Probe, pins};
 use crate::state;
 use crate::stats::Stats;
-use held::Held;
+use admit::Door;
+use backlog::Backlog;
+use books::Books;
+pub use failure::Failure;
+use handle::Handler;
 pub use pipeline::Pipeline;
-use pipeline::copy_counters;
-use waiting::Waiting;
 
-/// Why the agent cannot do its job.
-#[derive(Debug)]
-pub enum Failure {
-    /// `/metrics` cannot be served.
-    Listen(SocketAddr, io::Error),
-    /// OTLP is configured in a way that cannot work.
-    Export(anyhow::Error),
-    /// Which cgroups are this node's cannot be told as the configuration says.
-    Node(anyhow::Error),
-    /// The probe is not attached.
-    Attach(AttachError),
-    /// Reading its events failed.
-    Read(io::Error),
-    /// A second signal came while the stages were drained.
-    Interrupted,
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Listen(address, error) if error.kind() == io::ErrorKind::AddrInUse => {
-                write!(
-                    f,
-                    "serving /metrics on {address}: {error}: stop what listens there (another oom-watcher?), or set \
-                     METRICS_PORT or --listen"
-                )
-            }
-            Self::Listen(address, error) => {
-                write!(f, "serving /metrics on {address}: {error}: set --listen to an address of this machine")
-            }
-            Self::Export(error) | Self::Node(error) => write!(f, "{error:#}"),
-            Self::Attach(error) => write!(f, "attaching the probe: {error}"),
-            Self::Read(error) => write!(f, "reading the probe's ring buffer: {error}"),
-            Self::Interrupted => f.write_str("a second signal ended the agent before everything was delivered"),
-        }
-    }
-}
-
-impl std::error::Error for Failure {}
-
-/// The agent, built but not yet watching.
+/// The agent with its exports: nothing is attached yet.
 #[derive(Debug)]
 pub struct Agent {
-    config: Config,
-    pipeline: Pipeline,
-    listener: TcpListener,
+    outlets: Outlets,
+    web: Web,
     address: SocketAddr,
+}
+
+/// Where the data path leads to.
+#[derive(Debug)]
+struct Outlets {
+    config: Config,
+    stats: Arc<Stats>,
+    table: Arc<Mutex<Table>>,
+    recorders: Vec<Recorder>,
+    otlp: Otlp,
+    /// This node's pods. Absent if they are not watched.
+    pods: Option<kubernetes::Store>,
+}
+
+/// What answers on the port.
+#[derive(Debug)]
+struct Web {
+    listener: TcpListener,
     bridge: Arc<Bridge>,
     health: Health,
+    stats: Arc<Stats>,
+}
+
+/// Where kills come from, as far as the data path has to know it.
+#[derive(Debug)]
+pub struct Origin {
+    /// The boot in which they happen.
+    pub boot_id: Uuid,
+    /// The ring buffer that they go to now.
+    pub ring: u32,
+    /// What the probe has counted so far.
+    pub counted: Counters,
+    /// Whether this agent has attached the probe: no other one has handled any of that.
+    pub is_new: bool,
+    /// Other ring buffers with events, and what their probes had counted when they were detached.
+    pub detached: Vec<(u32, Counters)>,
+    /// Which kills are this node's.
+    pub node: Node,
+    /// Names and limits of cgroups. Absent where kills come with them.
+    pub names: Option<CgroupNames>,
 }
 
 /// Binds the port of `/metrics`: before the capabilities are given up, since a port below 1024 needs one.
@@ -107,6 +110,9 @@ pub fn bind(config: &Config) -> Result<TcpListener, Failure> {
 
 impl Agent {
     /// Starts the exports; `listener` is that of [`bind`]. Must be called inside a Tokio runtime.
+    ///
+    /// # Errors
+    /// OTLP is configured in a way that cannot work.
     pub fn build(config: Config, listener: TcpListener) -> Result<Self, Failure> {
         let address = listener.local_addr().map_err(|error| Failure::Listen(config.listen, error))?;
         let stats = Arc::new(Stats::default());
@@ -115,48 +121,17 @@ impl Agent {
         let owners = config.series.owners;
 
         let bridge = Arc::new(Bridge::new(owners).map_err(Failure::Export)?);
-        let mut recorders = vec![instruments::register(
-            bridge.provider(),
-            Keys::Prometheus,
-            &config.node,
-            &table,
-            owners,
-            &stats,
-            &build,
-        )];
+        let instruments =
+            instruments::Observed { node: &config.node, table: &table, owners, stats: &stats, build: &build };
+        let mut recorders = vec![instruments.register(bridge.provider(), Keys::Prometheus)];
         let otlp = Otlp::start(&config.otlp, &stats, owners, |provider| {
-            recorders.push(instruments::register(
-                provider,
-                Keys::Semantic,
-                &config.node,
-                &table,
-                owners,
-                &stats,
-                &build,
-            ));
+            recorders.push(instruments.register(provider, Keys::Semantic));
         })
         .map_err(Failure::Export)?;
-
-        let pipeline = Pipeline {
-            node: config.node.clone(),
-            cgroups_of_node: Node::All(Reason::Configured),
-            stats,
-            table,
-            cgroups: None,
-            duplicates: Duplicates::default(),
-            incidents: Incidents::default(),
-            ends: Ends::default(),
-            recorders,
-            held: Held::default(),
-            pods: config.kubernetes.is_some().then(kubernetes::Store::default),
-            pod_logs: config.pod_logs.clone().map(PodLogs::new),
-            patience: config.container_wait,
-            waiting: Waiting::default(),
-            ledger: None,
-            otlp,
-        };
         let health = Health::not_ready("the probe is not attached yet");
-        Ok(Self { config, pipeline, listener, address, bridge, health })
+        let web = Web { listener, bridge, health, stats: Arc::clone(&stats) };
+        let pods = config.kubernetes.is_some().then(kubernetes::Store::default);
+        Ok(Self { outlets: Outlets { config, stats, table, recorders, otlp, pods }, web, address })
     }
 
     /// Where `/metrics` is served: the port is a real one, even if 0 was asked for.
@@ -166,27 +141,25 @@ impl Agent {
 
     /// What the agent counts about itself.
     pub fn stats(&self) -> Arc<Stats> {
-        Arc::clone(&self.pipeline.stats)
+        Arc::clone(&self.outlets.stats)
     }
 
     /// Makes the spans of handling a kill. Absent if no spans are exported.
     pub fn tracer_provider(&self) -> Option<SdkTracerProvider> {
-        self.pipeline.otlp.tracer_provider()
+        self.outlets.otlp.tracer_provider()
     }
 
-    /// Where kills go, and what answers on the port while it is awaited. `before_scrape` brings the counts up to date.
-    pub fn into_parts(
-        self,
-        before_scrape: impl Fn() + Send + Sync + 'static,
-    ) -> (Pipeline, impl Future<Output = io::Result<()>> + Send) {
-        let server =
-            prometheus::serve(self.listener, self.bridge, self.health, Arc::clone(&self.pipeline.stats), before_scrape);
-        (self.pipeline, server)
+    /// The data path for kills from `origin`, and what answers on the port while it is awaited.
+    pub fn into_parts(self, origin: Origin) -> (Pipeline, impl Future<Output = io::Result<()>> + Send) {
+        (self.outlets.open(origin), self.web.serve(Arc::default()))
     }
 
-    /// Attaches the probe on the thread that has the capabilities for it, and watches until `stop` gives way; then
-    /// drains, for as long as the configuration allows or until `stop_now` gives way. `ready` is called when kills are
-    /// seen from now on, with what the probe can tell. Names of cgroups are told too where they are found by their ids.
+    /// Attaches the probe on the thread that has the capabilities for it, and watches until `stop` gives way; then drains,
+    /// for as long as the configuration allows or until `stop_now` gives way. `ready` is called when kills are seen from
+    /// now on, with what the probe can report. Names of cgroups are counted in where they are found by their ids.
+    ///
+    /// # Errors
+    /// The probe cannot be attached or read, or something was lost because `stop_now` gave way.
     pub async fn watch(
         self,
         privileged: Privileged,
@@ -194,72 +167,51 @@ impl Agent {
         stop: impl Future,
         stop_now: impl Future,
     ) -> Result<(), Failure> {
-        let (config, address, health, stats) = (self.config.clone(), self.address, self.health.clone(), self.stats());
-        let seen: Arc<Mutex<Option<CounterMap>>> = Arc::default();
-        let before_scrape = {
-            let (stats, seen) = (Arc::clone(&stats), Arc::clone(&seen));
-            move || {
-                if let Some(counters) = &*lock(&seen) {
-                    copy_counters(counters, &stats);
-                }
-            }
-        };
-        let (mut pipeline, server) = self.into_parts(before_scrape);
-        let server = tokio::spawn(server);
-        let pods = config
-            .kubernetes
-            .clone()
-            .zip(pipeline.pods.clone())
-            .map(|(settings, store)| tokio::spawn(kubernetes::watch::run(settings, store)));
+        let Self { outlets, web, address } = self;
+        let (config, health, stats) = (outlets.config.clone(), web.health.clone(), Arc::clone(&outlets.stats));
+        let attached: Arc<OnceLock<CounterMap>> = Arc::default();
+        let server = tokio::spawn(web.serve(Arc::clone(&attached)));
+        let watched = config.kubernetes.clone().zip(outlets.pods.clone());
+        let pods = watched.map(|(settings, store)| tokio::spawn(kubernetes::watch::run(settings, store)));
         let daemonset = config.kubernetes.as_ref().and_then(daemonset::Own::new);
         let remembered = daemonset.clone().map(|own| tokio::spawn(own.remember()));
 
-        pipeline.cgroups_of_node = Node::find(&config.node_cgroup).map_err(Failure::Node)?;
-        info!(node_cgroup = %pipeline.cgroups_of_node, "which kills are this node's");
-        stats.shares_kernel.store(!pipeline.cgroups_of_node.is_all(), Ordering::Relaxed);
-        let _lock = state_lock(&config)?;
-        let attach = {
-            let (runtime, settings) = (Handle::current(), config.probe.clone());
-            move || {
-                let _inside = runtime.enter();
-                Probe::attach(&settings)
-            }
-        };
-        let attached =
-            privileged.run(attach).unwrap_or_else(|error| Err(AttachError::Refused("attaching", error.into())));
-        let mut probe = attached.map_err(Failure::Attach)?;
-        *lock(&seen) = Some(probe.counters());
-        copy_counters(&probe.counters(), &stats);
-        pipeline.open_ledger(&config, &probe);
+        let node = Node::find(&config.node_cgroup).map_err(Failure::Node)?;
+        info!(node_cgroup = %node, "which kills are this node's");
+        let _lock = start::state_lock(&config)?;
+        let mut probe = start::attach(&config, privileged)?;
+        let counters = attached.get_or_init(|| probe.counters());
+        let names = if probe.features().names { None } else { start::cgroup_names() };
+        let features = Features { names: probe.features().names || names.is_some(), ..probe.features() };
+        let mut pipeline = outlets.open(Origin {
+            boot_id: probe.boot_id(),
+            ring: probe.ring(),
+            counted: counters.read(),
+            is_new: !matches!(probe.pinned(), Pinned::TakenOver),
+            detached: probe.leftovers().to_vec(),
+            node,
+            names,
+        });
         stats.attached.store(true, Ordering::Relaxed);
         stats.pinned.store(matches!(probe.pinned(), Pinned::New | Pinned::TakenOver), Ordering::Relaxed);
         health.set(None);
-        tell(&probe);
-        let mut features = probe.features();
-        if !features.names {
-            pipeline.cgroups = table_of_cgroups();
-            features.names = pipeline.cgroups.is_some();
-        }
+        start::report(&probe);
         info!(metrics_address = %address, probe_attached = true, node = config.node, "ready");
         ready(features);
 
-        let read = pipeline.watch(&mut probe, &health, stop).await;
-        // Nothing new from here on, unless the next agent is to have it: what is there is handled, then everything that
-        // waits is delivered.
+        let watched = pipeline.watch(&mut probe, &health, stop).await;
+        // Nothing new from here on, unless the next agent is to have it: what is there is handled, then everything that is
+        // queued is delivered.
         probe.stop();
-        pipeline.wait_no_longer();
-        pipeline.save(&mut probe);
-        copy_counters(&probe.counters(), &stats);
+        pipeline.finish(&mut probe);
         health.set(Some("the agent is ending".to_owned()));
         stats.attached.store(false, Ordering::Relaxed);
-        info!(grace = ?config.shutdown_grace, "ending: delivering what waits");
-        pipeline.give_up_ends();
+        info!(grace = ?config.shutdown_grace, "ending: delivering queued records");
         remembered.inspect(JoinHandle::abort);
         let gone = daemonset.map(|own| tokio::spawn(own.is_gone()));
-        let (mut held, otlp) = (std::mem::take(&mut pipeline.held), pipeline.otlp);
         let drained = tokio::select! {
-            settled = otlp.shutdown(Instant::now() + config.shutdown_grace) => {
-                held.safe(settled).for_each(|place| probe.release(place));
+            places = pipeline.drain(Instant::now() + config.shutdown_grace) => {
+                places.into_iter().for_each(|place| probe.release(place));
                 if let Some(gone) = gone && gone.await.unwrap_or(false) {
                     leave_nothing(&config, probe);
                 }
@@ -269,17 +221,48 @@ impl Agent {
         };
         server.abort();
         pods.inspect(JoinHandle::abort);
-        read.and(drained)
+        watched.and(drained)
     }
 }
 
-/// One agent at a time has a state.
-fn state_lock(config: &Config) -> Result<Option<Lock>, Failure> {
-    match config.state_directory.as_deref().map(Lock::take) {
-        Some(Ok(lock)) => Ok(Some(lock)),
-        Some(Err(lock::Denied::Taken(holder))) => Err(Failure::Attach(AttachError::Taken(holder))),
-        // That it cannot be saved there is told when it is.
-        Some(Err(lock::Denied::Unusable(_))) | None => Ok(None),
+impl Outlets {
+    /// The data path for kills from there. Counts go on where the last agent ended.
+    fn open(self, origin: Origin) -> Pipeline {
+        let Self { config, stats, table, recorders, otlp, pods } = self;
+        stats.shares_kernel.store(!origin.node.is_all(), Ordering::Relaxed);
+        let books = Books::open(&config, &origin, &stats, &table);
+        let handler = Handler {
+            node: config.node,
+            pods,
+            pod_logs: config.pod_logs.map(PodLogs::new),
+            incidents: Incidents::default(),
+            ends: Ends::default(),
+            recorders,
+            otlp,
+        };
+        Pipeline {
+            door: Door::new(origin.node, origin.names, origin.ring, stats),
+            backlog: Backlog::default(),
+            handler,
+            books,
+            patience: config.container_wait,
+            ends_seen: SystemTime::UNIX_EPOCH,
+            ends_at: Instant::now(),
+        }
+    }
+}
+
+impl Web {
+    /// Serves `/metrics`, with what the probe has counted once it is `attached`.
+    async fn serve(self, attached: Arc<OnceLock<CounterMap>>) -> io::Result<()> {
+        let Self { listener, bridge, health, stats } = self;
+        let counted = Arc::clone(&stats);
+        let before_scrape = move || {
+            if let Some(counters) = attached.get() {
+                books::copy_counters(&counters.read(), &counted);
+            }
+        };
+        prometheus::serve(listener, bridge, health, stats, before_scrape).await
     }
 }
 
@@ -297,58 +280,6 @@ fn leave_nothing(config: &Config, probe: Probe) {
             "state, pins or spool stay on this node: remove them with `oom-watcher detach`, and the directories of \
              state and spool"
         ),
-    }
-}
-
-/// Says once what the probe cannot do here.
-fn tell(probe: &Probe) {
-    for program in probe.programs() {
-        match &program.refused {
-            Some(refused) => {
-                info!(program = program.name, refused, "a program is not attached that the kernel could do without")
-            }
-            None => {
-                debug!(program = program.name, verified_instructions = program.verified_instructions, time = ?program.time, "loaded")
-            }
-        }
-    }
-    match probe.pinned() {
-        Pinned::TakenOver => info!("the probe was attached already: kills that happened while no agent ran follow"),
-        Pinned::Refused(why) => warn!(why, "the probe is not pinned: kills while no agent runs are not seen"),
-        Pinned::New | Pinned::No => {}
-    }
-}
-
-/// What takes the place of names and limits where the kernel refuses to have them read. Says what is missing then.
-fn table_of_cgroups() -> Option<CgroupNames> {
-    match CgroupNames::start() {
-        Ok(table) if table.is_whole() => {
-            let cgroups = table.cgroups();
-            warn!(
-                cgroups,
-                "the kernel refuses reading strings (lockdown=confidentiality): names and limits are read from the \
-                 cgroups' files, usage is absent"
-            );
-            Some(table)
-        }
-        Ok(table) => {
-            let cgroups = table.cgroups();
-            warn!(
-                cgroups,
-                "the kernel refuses reading strings (lockdown=confidentiality), and only a part of the cgroups is \
-                 mounted here: others have ids instead of names"
-            );
-            Some(table)
-        }
-        Err(error) => {
-            let error = format!("{error:#}");
-            warn!(
-                error,
-                "the kernel refuses reading strings (lockdown=confidentiality): kills carry ids instead of names of \
-                 cgroups, and no limits"
-            );
-            None
-        }
     }
 }
 

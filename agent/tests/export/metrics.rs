@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use oom_watcher::export::instruments::{Build, Keys, Recorder, register};
+use oom_watcher::export::instruments::{Build, Keys, Observed, Recorder};
 use oom_watcher::export::otlp::{Answer, Otlp, Received, Receiver};
 use oom_watcher::export::prometheus::Bridge;
 use oom_watcher::export::settings;
@@ -62,7 +62,8 @@ impl Agent {
 
     fn register(&self, provider: &opentelemetry_sdk::metrics::SdkMeterProvider, keys: Keys) -> Recorder {
         let build = Build { version: "1.2.3".to_owned(), probe: "0123abcd".to_owned() };
-        register(provider, keys, "node-a", &self.table, self.owners, &self.stats, &build)
+        let Self { table, owners, stats, .. } = self;
+        Observed { node: "node-a", table, owners: *owners, stats, build: &build }.register(provider, keys)
     }
 }
 

@@ -19,8 +19,8 @@ fn spooling(address: SocketAddr, folder: &Path) -> settings::Otlp {
 
 /// Waits until all up to this record is kept.
 async fn until_kept(otlp: &Otlp, record: Option<u64>) {
-    while otlp.settled() < record.unwrap() {
-        otlp.settling().notified().await;
+    while otlp.acknowledged() < record.unwrap() {
+        otlp.acknowledging().notified().await;
     }
 }
 
@@ -102,7 +102,7 @@ async fn without_a_folder_what_waits_is_in_memory_alone() {
     let (otlp, stats) = start(&spooling(receiver.address(), &taken));
     otlp.log(log_record(1));
     until("it waits", || stats.logs.queued.get() == 1).await;
-    assert_eq!((otlp.settled(), stats.logs.spooled_bytes.get()), (0, 0));
+    assert_eq!((otlp.acknowledged(), stats.logs.spooled_bytes.get()), (0, 0));
     receiver.answer(Answer::Ok);
     otlp.shutdown(deadline()).await;
     assert_eq!(numbers(&receiver.records()), [1]);

@@ -6,20 +6,41 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use oom_watcher::cgroups::node::{Node, Reason};
 use oom_watcher::config::{self, Flags};
 use oom_watcher::export::otlp::{Received, Receiver};
 use oom_watcher::kill::Kill;
-use oom_watcher::run::{self, Agent, Pipeline};
+use oom_watcher::run::{self, Agent, Origin, Pipeline};
+use oom_watcher::source::probe::{Counters, Event, Place};
+use oom_watcher::source::ring::Position;
 use oom_watcher::stats::Stats;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
+use uuid::Uuid;
 
 /// What a test waits for comes within this, or never.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two looks at what has no event.
 const PAUSE: Duration = Duration::from_millis(5);
+
+/// The ring buffer that kills come from.
+const RING: u32 = 1;
+
+/// A probe that this agent has attached, and that has counted nothing.
+fn origin() -> Origin {
+    Origin {
+        boot_id: Uuid::nil(),
+        ring: RING,
+        counted: Counters::default(),
+        is_new: true,
+        detached: Vec::new(),
+        node: Node::All(Reason::Configured),
+        names: None,
+    }
+}
 
 /// A running agent on the node `node-a`.
 pub(crate) struct Stage {
@@ -34,6 +55,8 @@ impl Stage {
     pub(crate) fn start(collector: Option<SocketAddr>, variables: &[(&str, &str)]) -> Self {
         let mut set: BTreeMap<String, String> =
             variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        // The state of an agent that runs on this machine is none of a test's.
+        set.insert("OOM_WATCHER_STATE_DIR".to_owned(), "none".to_owned());
         set.extend(collector.map(|address| ("OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(), format!("http://{address}"))));
         let flags =
             Flags { node_name: Some("node-a".to_owned()), listen: Some("127.0.0.1:0".to_owned()), ..Flags::default() };
@@ -41,23 +64,24 @@ impl Stage {
         let listener = run::bind(&config).unwrap();
         let agent = Agent::build(config, listener).unwrap();
         let (address, tracer_provider, stats) = (agent.address(), agent.tracer_provider(), agent.stats());
-        let (pipeline, server) = agent.into_parts(|| {});
+        let (pipeline, server) = agent.into_parts(origin());
         // It ends with the test's runtime.
         tokio::spawn(server);
         Self { pipeline, tracer_provider, address, stats }
     }
 
-    /// Hands over kills, as the probe would.
+    /// Hands over the events of kills, as the probe would.
     pub(crate) fn kill(&mut self, kills: impl IntoIterator<Item = Kill>) {
         for kill in kills {
-            self.pipeline.handle(&kill);
+            let place = Place { ring: RING, end: Position(kill.sequence * 1024) };
+            self.pipeline.admit(Event::Kill(Ok(Box::new(kill)), place));
         }
     }
 
     /// Ends it as SIGTERM does. Gives what was lost then: log records and spans.
     pub(crate) async fn end(self, grace: Duration) -> (u64, u64) {
         let stats = Arc::clone(&self.stats);
-        self.pipeline.deliver(grace).await;
+        self.pipeline.drain(Instant::now() + grace).await;
         (stats.logs.lost_shutdown.get(), stats.traces.lost_shutdown.get())
     }
 

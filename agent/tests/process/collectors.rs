@@ -144,7 +144,7 @@ fn a_second_signal_ends_the_agent_at_once() {
     for second in [libc::SIGTERM, libc::SIGINT] {
         let (mut agent, _) = Agent::ready(&[&DATA_POINTS[..], &variables].concat(), &[]);
         agent.signal(libc::SIGTERM);
-        agent.wait_for("ending: delivering what waits");
+        agent.wait_for("ending: delivering queued records");
         agent.signal(second);
         assert_eq!(agent.end(), Some(1));
         let says = "oom-watcher: a second signal ended the agent before everything was delivered";

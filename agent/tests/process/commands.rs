@@ -245,10 +245,8 @@ fn kills_without_room_in_the_ring_buffer_are_counted_and_told() {
     agent.signal(libc::SIGSTOP);
     make("burst 200");
     agent.signal(libc::SIGCONT);
-    let told = agent.wait_for(
-        "kills found no room in the ring buffer: they are counted for the node, and their owners are \
-            looked for in the cgroups",
-    );
+    let told = agent
+        .wait_for("ring buffer full: kills counted without details, looking up their containers in cgroup counters");
     let (_, text) = get(address, "/metrics");
     let number = |name: &str| {
         text.lines().find_map(|line| line.strip_prefix(name)?.split(' ').next_back()?.parse::<f64>().ok()).unwrap()

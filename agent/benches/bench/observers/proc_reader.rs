@@ -7,7 +7,7 @@
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
-use oom_watcher::source::probe::{self, Probe, Told};
+use oom_watcher::source::probe::{self, Event, Probe};
 
 use tokio::sync::oneshot;
 
@@ -51,7 +51,7 @@ async fn follow(probe: &mut Probe, told: &Sightings) {
     loop {
         let mut done = None;
         let take = |event| {
-            if let Told::Kill(kill, place) = event {
+            if let Event::Kill(kill, place) = event {
                 let pid = kill.unwrap().victim.pid;
                 told.add(Sighting { pid, cgroup: cgroup_of(pid) });
                 done = Some(place);

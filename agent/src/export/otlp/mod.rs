@@ -108,7 +108,7 @@ impl Otlp {
         Ok(Self { logs, spans, metrics, envelope })
     }
 
-    /// Queues the log record of a kill. Never waits. Gives its number, by which [`settled`](Self::settled) tells that
+    /// Queues the log record of a kill. Never waits. Gives its number, by which [`acknowledged`](Self::acknowledged) tells that
     /// it is safe; `None` if it goes nowhere or was lost at once.
     pub fn log(&self, record: LogRecord) -> Option<u64> {
         let logs = self.logs.as_ref()?;
@@ -135,13 +135,13 @@ impl Otlp {
 
     /// The number of the last log record that needs no more care: the collector has it, or its loss is counted. 0 if
     /// none has.
-    pub fn settled(&self) -> u64 {
-        self.logs.as_ref().map_or(0, |logs| logs.working.queue().settled())
+    pub fn acknowledged(&self) -> u64 {
+        self.logs.as_ref().map_or(0, |logs| logs.working.queue().acknowledged())
     }
 
-    /// Tells that [`settled`](Self::settled) has grown.
-    pub fn settling(&self) -> Arc<Notify> {
-        self.logs.as_ref().map_or_else(Arc::default, |logs| logs.working.queue().settling())
+    /// Tells that [`acknowledged`](Self::acknowledged) has grown.
+    pub fn acknowledging(&self) -> Arc<Notify> {
+        self.logs.as_ref().map_or_else(Arc::default, |logs| logs.working.queue().acknowledging())
     }
 
     /// Queues a finished span. Never waits.

@@ -39,7 +39,7 @@ pub struct Queue {
     waiting: Mutex<Waiting>,
     arrived: Notify,
     unsaved: Notify,
-    settling: Arc<Notify>,
+    acknowledging: Arc<Notify>,
     /// When the agent ends: the moment after which nothing is tried any more.
     closing: watch::Sender<Option<Instant>>,
     /// When nothing will be sent any more.
@@ -104,7 +104,7 @@ impl Working {
             waiting: Mutex::new(Waiting { items: VecDeque::new(), bytes: 0, last: 0, saved: 0, ended: false }),
             arrived: Notify::new(),
             unsaved: Notify::new(),
-            settling: Arc::new(Notify::new()),
+            acknowledging: Arc::new(Notify::new()),
             closing: watch::Sender::new(None),
             closed: watch::Sender::new(false),
         });
@@ -169,14 +169,14 @@ impl Queue {
 
     /// The number of the last item that needs no more care, the collector's, on disk, or a counted loss: those before
     /// it do not either.
-    pub fn settled(&self) -> u64 {
+    pub fn acknowledged(&self) -> u64 {
         let waiting = self.lock();
         waiting.done().max(waiting.saved)
     }
 
-    /// Tells that [`settled`](Self::settled) has grown.
-    pub fn settling(&self) -> Arc<Notify> {
-        self.settling.clone()
+    /// Tells that [`acknowledged`](Self::acknowledged) has grown.
+    pub fn acknowledging(&self) -> Arc<Notify> {
+        self.acknowledging.clone()
     }
 
     fn is_full(&self, waiting: &Waiting, more: usize) -> bool {
@@ -227,7 +227,7 @@ impl Queue {
         waiting.bytes = waiting.bytes.saturating_sub(bytes);
         self.tell(&waiting);
         drop(waiting);
-        self.settling.notify_one();
+        self.acknowledging.notify_one();
         self.unsaved.notify_one();
     }
 
@@ -248,13 +248,13 @@ impl Queue {
         let mut waiting = self.lock();
         waiting.saved = waiting.saved.max(last);
         drop(waiting);
-        self.settling.notify_one();
+        self.acknowledging.notify_one();
     }
 
     fn end(&self) -> u64 {
         let mut waiting = self.lock();
-        let settled = waiting.done().max(waiting.saved);
-        let lost = waiting.items.iter().filter(|item| item.number > settled).count() as u64;
+        let acknowledged = waiting.done().max(waiting.saved);
+        let lost = waiting.items.iter().filter(|item| item.number > acknowledged).count() as u64;
         let kept = waiting.items.len() as u64 - lost;
         waiting.ended = true;
         waiting.items.clear();
@@ -271,7 +271,7 @@ impl Queue {
                 kept, "what the collector did not take is in the spool, for the next agent"
             );
         }
-        settled
+        acknowledged
     }
 
     fn export(&self) -> &Export {

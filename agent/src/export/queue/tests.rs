@@ -61,9 +61,9 @@ fn push(working: &Working, items: impl IntoIterator<Item = u8>) {
 }
 
 /// Waits until all up to that item need no more care.
-async fn until_settled(working: &Working, number: u64) {
-    while working.queue().settled() < number {
-        working.queue().settling().notified().await;
+async fn until_acknowledged(working: &Working, number: u64) {
+    while working.queue().acknowledged() < number {
+        working.queue().acknowledging().notified().await;
     }
 }
 
@@ -91,12 +91,12 @@ async fn what_comes_while_a_request_is_under_way_goes_together() {
     push(&working, 2..=6);
     assert_eq!((stats.logs.queued.get(), stats.logs.queued_bytes.get()), (6, 6), "what is under way still waits");
     reply.send(taken()).unwrap();
-    assert_eq!((working.queue().accepted(), working.queue().settled()), (6, 0), "and is not settled");
+    assert_eq!((working.queue().accepted(), working.queue().acknowledged()), (6, 0), "and is not acknowledged");
     assert_eq!(
         (first, collector.answer(taken()).await, collector.answer(taken()).await),
         (vec![1], vec![2, 3, 4, 5], vec![6])
     );
-    until_settled(&working, 6).await;
+    until_acknowledged(&working, 6).await;
     assert_eq!(working.shutdown(soon()).await, 6);
     assert_eq!((stats.logs.sent.get(), stats.logs.queued.get(), stats.logs.lost_shutdown.get()), (6, 0, 0));
 }
@@ -107,7 +107,7 @@ async fn a_full_queue_loses_the_newest_and_counts_it() {
     push(&working, 1..=11);
     assert_eq!((stats.logs.lost_queue_full.get(), stats.logs.queued.get()), (3, 8));
     assert_eq!([collector.answer(taken()).await, collector.answer(taken()).await], [[1, 2, 3, 4], [5, 6, 7, 8]]);
-    until_settled(&working, 8).await;
+    until_acknowledged(&working, 8).await;
     push(&working, [12]);
     assert_eq!(working.queue().accepted(), 9, "what found no room has no number");
     assert_eq!(collector.answer(taken()).await, [12]);
@@ -219,8 +219,8 @@ async fn the_end_cuts_the_pause_short_and_then_tries_until_all_is_sent() {
         assert_eq!(collector.answer(taken()).await, [2, 3]);
         assert_eq!(collector.answer(taken()).await, [4, 5]);
     };
-    let (settled, ()) = tokio::join!(working.shutdown(deadline), collect);
-    assert_eq!(settled, 5);
+    let (acknowledged, ()) = tokio::join!(working.shutdown(deadline), collect);
+    assert_eq!(acknowledged, 5);
     queue.push(vec![6].into());
     assert_eq!((stats.logs.sent.get(), stats.logs.lost_shutdown.get(), stats.logs.queued.get()), (5, 1, 0));
 }
@@ -230,8 +230,8 @@ async fn the_end_gives_up_at_its_deadline() {
     let (working, mut collector, stats) = start(LIMITS);
     push(&working, 1..=5);
     let begin = Instant::now();
-    let (settled, ()) = tokio::join!(working.shutdown(begin + Duration::from_secs(10)), collector.is_away());
-    assert_eq!(settled, 0);
+    let (acknowledged, ()) = tokio::join!(working.shutdown(begin + Duration::from_secs(10)), collector.is_away());
+    assert_eq!(acknowledged, 0);
     assert_eq!(begin.elapsed(), Duration::from_secs(10));
     assert!(stats.logs.failures.get() > 3, "{stats:?}");
     assert_eq!((stats.logs.sent.get(), stats.logs.lost_shutdown.get()), (0, 5));
@@ -254,14 +254,14 @@ async fn what_is_on_disk_needs_no_more_care_and_goes_before_what_is_new() {
     push(&working, 1..=3);
     // The collector says nothing, and has all of them.
     let under_way = collector.requests.recv().await.unwrap();
-    until_settled(&working, 3).await;
+    until_acknowledged(&working, 3).await;
     assert!(stats.logs.spooled_bytes.get() > 3);
-    let settled = working.shutdown(Instant::now() + Duration::from_millis(50)).await;
-    assert_eq!((settled, stats.logs.lost_shutdown.get(), stats.logs.sent.get()), (3, 0, 0));
+    let acknowledged = working.shutdown(Instant::now() + Duration::from_millis(50)).await;
+    assert_eq!((acknowledged, stats.logs.lost_shutdown.get(), stats.logs.sent.get()), (3, 0, 0));
     drop(under_way);
 
     let (working, mut collector, stats) = start_with(LIMITS, spool(folder.path()));
-    assert_eq!((working.queue().accepted(), working.queue().settled(), stats.logs.queued.get()), (3, 3, 3));
+    assert_eq!((working.queue().accepted(), working.queue().acknowledged(), stats.logs.queued.get()), (3, 3, 3));
     push(&working, [4]);
     assert_eq!(collector.answer(taken()).await, [1, 2, 3, 4]);
     assert_eq!(working.shutdown(soon()).await, 4);
@@ -277,7 +277,7 @@ async fn what_an_agent_that_was_killed_had_is_sent_by_the_next_but_for_what_is_d
     assert_eq!(collector.answer(taken()).await, [1]);
     assert_eq!(collector.answer(taken()).await, [2]);
     let under_way = collector.requests.recv().await.unwrap();
-    until_settled(&working, 4).await;
+    until_acknowledged(&working, 4).await;
     // As the files are now: no end that could tidy up.
     let left = tempfile::tempdir().unwrap();
     loop {
@@ -310,9 +310,9 @@ async fn a_disk_that_takes_nothing_is_tried_again_and_holds_up_nobody() {
     while stats.logs.spool_failures.get() < 3 {
         tokio::time::sleep(SAVE_RETRY).await;
     }
-    assert_eq!((items, working.queue().settled()), (vec![1, 2], 0), "they are in memory alone");
+    assert_eq!((items, working.queue().acknowledged()), (vec![1, 2], 0), "they are in memory alone");
     std::fs::remove_file(&place).unwrap();
-    until_settled(&working, 2).await;
+    until_acknowledged(&working, 2).await;
     reply.send(taken()).unwrap();
     assert_eq!(working.shutdown(soon()).await, 2);
 }
@@ -333,7 +333,7 @@ async fn a_spool_with_more_than_there_is_room_for_gives_the_oldest() {
     let (working, mut collector, stats) = start_with(LIMITS, spool(folder.path()));
     assert_eq!((stats.logs.queued.get(), stats.logs.lost_queue_full.get()), (8, 2));
     assert_eq!([collector.answer(taken()).await, collector.answer(taken()).await], [[1, 2, 3, 4], [5, 6, 7, 8]]);
-    until_settled(&working, 10).await;
+    until_acknowledged(&working, 10).await;
     push(&working, [11]);
     assert_eq!(collector.answer(taken()).await, [11]);
     assert_eq!(working.shutdown(soon()).await, 11);

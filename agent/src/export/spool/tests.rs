@@ -175,3 +175,17 @@ fn what_is_no_file_of_the_spool_is_left_alone_or_set_aside() {
     assert_eq!(numbers(folder.path()), [1]);
     assert_eq!(fs::read_to_string(folder.path().join("notes.txt")).unwrap(), "mine");
 }
+
+/// What an agent of version 0.1 left: `tests/data/README.md` says how it was made.
+#[test]
+fn what_an_earlier_version_wrote_is_taken_over() {
+    for (name, file, items) in [
+        ("logs", &include_bytes!("../../../tests/data/spool-v1/logs/00000000000000000001.spool")[..], 3),
+        ("traces", &include_bytes!("../../../tests/data/spool-v1/traces/00000000000000000001.spool")[..], 15),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("00000000000000000001.spool"), file).unwrap();
+        let (_, left) = Spool::open(folder.path()).unwrap();
+        assert_eq!((left.items.len(), left.damaged), (items, Vec::new()), "{name}");
+    }
+}

@@ -11,6 +11,10 @@ use crate::kill::{Incident, Kill, KillId, Memory, Scope};
 /// The counts of one owner.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Counts {
+    /// When the first of them was counted, or the owner was known: its series are at 0 since then. Absent if an agent
+    /// before version 2 of the state counted it.
+    #[serde(default)]
+    pub since: Option<SystemTime>,
     /// Processes killed.
     pub kills: u64,
     /// Of these, the ones that their container survived, as far as it can be told.
@@ -34,6 +38,7 @@ impl Counts {
     /// Without kills so far, born at `time`.
     pub(super) fn new(time: SystemTime) -> Self {
         Self {
+            since: Some(time),
             kills: 0,
             survived: 0,
             incidents: BTreeMap::new(),
@@ -88,6 +93,7 @@ impl Counts {
 
     /// Adds the counts of another owner, as the overflow does.
     pub(super) fn merge(&mut self, other: &Self) {
+        self.since = self.since.zip(other.since).map(|(own, other)| own.min(other));
         self.kills = self.kills.saturating_add(other.kills);
         self.survived = self.survived.saturating_add(other.survived);
         for (scope, more) in &other.incidents {

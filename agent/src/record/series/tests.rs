@@ -290,6 +290,45 @@ fn a_restored_table_obeys_its_own_bounds() {
     assert_eq!(restored(0, &snapshot, 0).rows().next().unwrap().1.last_kill, Some(sample::time(300)));
 }
 
+/// The rows of a table that begins with it.
+fn shown(snapshot: &Snapshot) -> Vec<(Labels, Counts)> {
+    let mut table = table(9);
+    table.restore(snapshot.clone(), sample::time(0));
+    table.rows().map(|(labels, counts)| (labels, counts.clone())).collect()
+}
+
+#[test]
+fn changes_make_of_a_snapshot_the_next_one() {
+    let mut table = table(3);
+    let mut saved = table.snapshot();
+    let mut check = |table: &mut Table, rows: usize| {
+        let changes = serde_json::to_string(&table.changes()).unwrap();
+        let changes: Rows = serde_json::from_str(&changes).unwrap();
+        assert_eq!(changes.owners.len(), rows, "{changes:?}");
+        for _ in 0..2 {
+            saved.apply(changes.clone());
+            let rows = table.rows().filter(|(_, counts)| counts.kills > 0);
+            assert_eq!(shown(&saved), rows.map(|(labels, counts)| (labels, counts.clone())).collect::<Vec<_>>());
+        }
+        assert_eq!(table.changes().owners, []);
+    };
+    table.ensure([("shop", "web-1", "idle")].into_iter(), sample::time(0));
+    check(&mut table, 0);
+    for (pid, name) in ["a", "b", "a", "c", "d"].iter().enumerate() {
+        record(&mut table, &sample::kill_of(pid as u32, pid as u64), &sample::container(name));
+    }
+    check(&mut table, 3);
+    table.record_reconstructed(2, &sample::container("b"), sample::time(9));
+    check(&mut table, 1);
+    table.expire(sample::time(3609));
+    assert_eq!(kills(&table), [("b".to_owned(), 3), (OVERFLOW.to_owned(), 1)]);
+    check(&mut table, 2);
+    // Gone and born again before it was saved.
+    table.expire(sample::time(3610));
+    record(&mut table, &sample::kill_of(9, 3611), &sample::container("b"));
+    check(&mut table, 1);
+}
+
 #[test]
 fn of_a_reconstructed_kill_nothing_is_known_but_its_owner() {
     let (mut table, app) = (table(9), sample::container("app"));

@@ -183,9 +183,9 @@ pub struct Place {
     pub end: Position,
 }
 
-/// What the probe tells.
+/// What the probe reports.
 #[derive(Debug)]
-pub enum Told {
+pub enum Event {
     /// A kill. It stays in the kernel until its place is [released](Probe::release).
     Kill(Result<Box<Kill>, Malformed>, Place),
     /// The memory of a victim is free.
@@ -422,9 +422,8 @@ impl Probe {
         self.sources.last().map_or(0, |source| source.id)
     }
 
-    /// Waits until there is something to tell, and hands over at most `most` of it. Nothing is lost if it is no longer
-    /// awaited.
-    pub async fn read(&mut self, most: usize, take: impl FnMut(Told)) -> io::Result<()> {
+    /// Waits until there are events, and hands over at most `most` of them. Nothing is lost if it is no longer awaited.
+    pub async fn read(&mut self, most: usize, admit: impl FnMut(Event)) -> io::Result<()> {
         if !self.unread && self.freed.is_empty() {
             let mut ready = self.notes.readable_mut().await?;
             let room = MAX_FREED.saturating_sub(self.freed.len());
@@ -440,16 +439,16 @@ impl Probe {
             ready.clear_ready();
             self.unread = true;
         }
-        self.read_what_is_there(most, take);
+        self.read_available(most, admit);
         Ok(())
     }
 
-    /// Hands over at most `most` of what is there, without waiting. Whether there was less.
-    pub fn read_what_is_there(&mut self, most: usize, mut take: impl FnMut(Told)) -> bool {
+    /// Hands over at most `most` of the events that are there, without waiting. Whether there were fewer.
+    pub fn read_available(&mut self, most: usize, mut admit: impl FnMut(Event)) -> bool {
         let scale = self.scale();
-        let mut told = 0;
+        let mut read = 0;
         for source in &mut self.sources {
-            while told < most {
+            while read < most {
                 let Some((bytes, end)) = source.ring.read() else { break };
                 let kill = event::kill(bytes, &scale).map(|mut kill| {
                     if kill.decision.is_none() && kill.cgroups.iter().any(|cgroup| cgroup.oom_lock.is_none()) {
@@ -458,17 +457,17 @@ impl Probe {
                     }
                     Box::new(kill)
                 });
-                take(Told::Kill(kill, Place { ring: source.id, end }));
-                told += 1;
+                admit(Event::Kill(kill, Place { ring: source.id, end }));
+                read += 1;
             }
         }
-        if told >= most {
+        if read >= most {
             return false;
         }
         self.unread = false;
         // After the kills: nobody's memory is free before it was killed.
         for note in self.freed.drain(..) {
-            take(Told::Freed { sequence: note.seq, time: scale.wall(note.freed_boot_ns) });
+            admit(Event::Freed { sequence: note.seq, time: scale.wall(note.freed_boot_ns) });
         }
         self.remove_leftovers();
         true
