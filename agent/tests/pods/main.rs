@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use support::agent::Agent;
 use support::api_server::ApiServer;
-use support::collector::Collector;
+use support::collector::{Collector, Record};
 use support::eventually;
 use support::exposition::total;
 use support::makers::{Held, Made, make, make_and_hold};
@@ -106,7 +106,8 @@ fn a_kill_has_the_names_of_its_pod_and_its_series_was_at_0_before() {
 }
 
 #[test]
-fn a_kill_waits_for_the_id_of_its_container_and_what_comes_behind_it_waits_too() {
+fn a_kill_waits_for_the_id_of_its_container_and_delays_no_other_pod() {
+    const OTHERS: usize = 100;
     needs_kernel!();
     let (api, collector) = (ApiServer::start(), Collector::start());
     let (late, known) = (container(72), container(73));
@@ -115,24 +116,24 @@ fn a_kill_waits_for_the_id_of_its_container_and_what_comes_behind_it_waits_too()
     let agent = start(&api, &collector, "30s", &[]);
     synced(&agent, 1.0);
     let before = total(&agent.metrics(), KILLS_PER_NODE);
-    let (first, second) = (kill(72), kill(73));
+    let first = kill(72);
     // At once for the node, and for nobody else yet.
-    eventually("both kills", || (total(&agent.metrics(), KILLS_PER_NODE) >= before + 2.0).then_some(()));
-    assert!(total(&agent.metrics(), WAITING) >= 2.0);
-    assert_eq!((agent.kills("late", "app"), agent.kills("known", "app")), (Some(0.0), Some(0.0)));
-    assert!(collector.records(within(&first.made)).is_empty() && collector.records(within(&second.made)).is_empty());
+    eventually("a kill that waits", || (total(&agent.metrics(), WAITING) >= 1.0).then_some(()));
+    assert!(total(&agent.metrics(), KILLS_PER_NODE) > before);
+    assert_eq!(agent.kills("late", "app"), Some(0.0));
+    let others = make_and_hold(&format!("burst {OTHERS} --one-cgroup --seed 73"));
+    let records = collector.await_records(OTHERS, within(&others.made));
+    assert!(records.iter().all(|record| record.text("k8s.pod.name") == Some("known")));
+    assert_eq!((agent.kills("late", "app"), agent.kills("known", "app")), (Some(0.0), Some(OTHERS as f64)));
+    assert!(collector.records(within(&first.made)).is_empty());
     api.apply(pod(&late, "late", true));
-    let (first, second) =
-        (collector.await_records(1, within(&first.made)), collector.await_records(1, within(&second.made)));
-    assert_eq!((first[0].text("k8s.container.name"), second[0].text("k8s.pod.name")), (Some("app"), Some("known")));
-    assert!(first[0].number("oom_watcher.kill.sequence") < second[0].number("oom_watcher.kill.sequence"));
-    assert_eq!((agent.kills("late", "app"), agent.kills("known", "app")), (Some(1.0), Some(1.0)));
+    let first = collector.await_records(1, within(&first.made));
+    assert_eq!(first[0].text("k8s.container.name"), Some("app"));
+    let sequence = |record: &Record| record.number("oom_watcher.kill.sequence");
+    assert!(records.iter().all(|record| sequence(&first[0]) < sequence(record)), "it came before all of them");
     let samples = agent.metrics();
-    assert_eq!(
-        (total(&samples, WAITING), total(&samples, KILLS_PER_NODE)),
-        (0.0, total(&samples, KILLS)),
-        "each counts once for the node"
-    );
+    assert_eq!((agent.kills("late", "app"), total(&samples, WAITING)), (Some(1.0), 0.0));
+    assert_eq!(total(&samples, KILLS_PER_NODE), total(&samples, KILLS), "each counts once for the node");
 }
 
 #[test]
@@ -246,9 +247,12 @@ fn a_kill_that_waited_when_the_agent_died_is_counted_once() {
     oom_watcher::source::probe::pins::remove_all(std::path::Path::new(&pins)).unwrap();
 }
 
+/// One kill waits, another one goes past it, and then the agent is killed.
 fn dies_with_a_kill_that_waits(seed: u32, pins: &str, reconstructed: bool) {
-    let (api, collector, container) = (ApiServer::start(), Collector::start(), container(seed));
+    let (api, collector, container, known) =
+        (ApiServer::start(), Collector::start(), container(seed), container(seed + 100));
     api.apply(pod(&container, "web", false));
+    api.apply(pod(&known, "known", true));
     let state = tempfile::tempdir().unwrap();
     let state_dir = state.path().join("state").display().to_string();
     let start = || start(&api, &collector, "30s", &["--state-dir", &state_dir, "--pin-dir", pins]);
@@ -256,6 +260,12 @@ fn dies_with_a_kill_that_waits(seed: u32, pins: &str, reconstructed: bool) {
     synced(&agent, 1.0);
     let held = kill(seed);
     eventually("a kill that waits", || (total(&agent.metrics(), WAITING) >= 1.0).then_some(()));
+    let passing = kill(seed + 100);
+    collector.await_records(1, within(&passing.made));
+    eventually("a state with both", || {
+        let changes = std::fs::read_to_string(state.path().join("state/state.changes")).ok()?;
+        changes.lines().last()?.contains(r#""waiting":"#).then_some(())
+    });
     let counted = total(&agent.metrics(), KILLS_PER_NODE);
     agent.signal(libc::SIGKILL);
     eventually("its end", || agent.ended());
@@ -269,11 +279,8 @@ fn dies_with_a_kill_that_waits(seed: u32, pins: &str, reconstructed: bool) {
         (records.len(), records[0].text("k8s.container.name"), is_reconstructed),
         (1, Some("app"), reconstructed)
     );
-    assert_eq!(
-        (agent.kills("web", "app"), total(&agent.metrics(), KILLS_PER_NODE)),
-        (Some(1.0), counted),
-        "pins: {pins}"
-    );
+    assert_eq!((agent.kills("web", "app"), agent.kills("known", "app")), (Some(1.0), Some(1.0)), "pins: {pins}");
+    assert_eq!(total(&agent.metrics(), KILLS_PER_NODE), counted, "pins: {pins}");
 }
 
 #[test]
