@@ -10,6 +10,8 @@ ifneq ($(and $(measures),$(filter-out 0,$(shell id -u))),)
 $(error make $(measures) makes real kills, which only root can)
 endif
 export PATH := $(PATH):$(HOME)/.cargo/bin
+# By one command: with two, what both are made of would be compiled twice, with other features of it.
+build_bench = cargo build --locked --profile tested --package oom-watcher-bench --bin oom-watcher-bench --package oom-watcher --example oom-maker
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,23 +34,23 @@ test: probe ## all tests that this machine can run; says which it cannot
 
 test-stack: build ## tests with Prometheus, Loki, Jaeger and Alertmanager behind the Collector (as root; builds them first)
 	@.ci/setup stack
-	cargo build --locked --example oom-maker
+	cargo build --locked --package oom-watcher --example oom-maker
 	cargo test --locked --package oom-watcher --test stack
 
 bench: build ## measures it beside what people use today, with real kills (as root); parts of it: ONLY=burst,latency,cost,memory,cluster,growth,loss
 	@.ci/setup bench
-	cargo build --locked --profile tested --package oom-watcher --example oom-maker
-	cargo bench --locked --profile tested --package oom-watcher --bench bench -- measure --json $(CURDIR)/target/bench.json $(if $(ONLY),--only $(ONLY)) $(if $(REPEAT),--repeat $(REPEAT))
+	$(build_bench)
+	target/tested/oom-watcher-bench measure --json $(CURDIR)/target/bench.json $(if $(ONLY),--only $(ONLY)) $(if $(REPEAT),--repeat $(REPEAT))
 
 soak: build ## watches an agent under churn, and draws its memory (as root): MINUTES=30, PICTURE=target/soak.svg
 	@.ci/setup bench
-	cargo build --locked --profile tested --package oom-watcher --example oom-maker
-	cargo bench --locked --profile tested --package oom-watcher --bench bench -- soak --minutes $(or $(MINUTES),30) --json $(CURDIR)/target/soak.json --picture $(abspath $(or $(PICTURE),target/soak.svg))
+	$(build_bench)
+	target/tested/oom-watcher-bench soak --minutes $(or $(MINUTES),30) --json $(CURDIR)/target/soak.json --picture $(abspath $(or $(PICTURE),target/soak.svg))
 
 fleet: build ## what the agents of many nodes are for a real Collector, Prometheus, Loki and API server (as root): NODES=5000, WATCHED=1000, GATEWAY_MIB=512; parts: ONLY=otlp,scrapes,watches
 	@.ci/setup stack
-	cargo build --locked --profile tested --package oom-watcher --example oom-maker
-	cargo bench --locked --profile tested --package oom-watcher --bench bench -- fleet --nodes $(or $(NODES),5000) --watched $(or $(WATCHED),1000) --gateway-mib $(or $(GATEWAY_MIB),512) --json $(CURDIR)/target/fleet.json $(if $(ONLY),--only $(ONLY))
+	$(build_bench)
+	target/tested/oom-watcher-bench fleet --nodes $(or $(NODES),5000) --watched $(or $(WATCHED),1000) --gateway-mib $(or $(GATEWAY_MIB),512) --json $(CURDIR)/target/fleet.json $(if $(ONLY),--only $(ONLY))
 
 stack: build ## oom-watcher, the Collector, Prometheus, Loki, Jaeger and Alertmanager on this machine (as root); says where to look
 	@.ci/setup stack
@@ -60,7 +62,7 @@ stack-down: ## end them
 lint: ## formatting and lints of the Rust code and of the scripts
 	@.ci/setup lint
 	cargo fmt --all --check
-	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --workspace --exclude oom-watcher-probe --all-targets -- -D warnings
 	probe/build.sh clippy
 	git grep -lE '^#!.*\bbash$$|^# shellcheck shell=' | xargs shellcheck -x
 

@@ -1,7 +1,7 @@
 //! oom-watcher: says which container the kernel's OOM killer killed, why, and that nothing was missed.
 //!
 //! The modules in reading order. A module imports only from the groups above its own; modules of one group never import
-//! each other, and no two files import each other (`tests/architecture.rs` checks it). [`run`] is the data path: read
+//! each other, and no two files import each other (`tests/architecture/` checks it). [`run`] is the data path: read
 //! it first.
 //!
 //! | module | what it is |

@@ -5,9 +5,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
 
-#[allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::thread::{self, JoinHandle};
 
@@ -17,10 +14,11 @@ use oom_watcher::config::{self, Flags};
 use oom_watcher::privileges::thread::Privileged;
 use oom_watcher::run::{self, Agent};
 use oom_watcher::selftest::scratch::Scratch;
-use support::collector::{Collector, Record};
-use support::makers::{Made, make_and_hold};
-use support::told::Role;
-use support::{cgroups, one_at_a_time, patience, skip};
+use oom_watcher_testkit::collector::{Collector, Record};
+use oom_watcher_testkit::kills::report::Role;
+use oom_watcher_testkit::kills::{Made, make_and_hold};
+use oom_watcher_testkit::needs::{cgroups, one_at_a_time, skip};
+use oom_watcher_testkit::wait::patience;
 use tokio::sync::oneshot;
 
 macro_rules! needs_kernel {

@@ -2,9 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
 
-#[allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
-mod support;
-
 use std::collections::BTreeSet;
 use std::fs;
 
@@ -12,10 +9,10 @@ use oom_watcher::cgroups::counters::{cgroup_kills, node_kills};
 use oom_watcher::cgroups::hierarchy::{Hierarchy, Version};
 use oom_watcher::reconcile::{Account, Observed, ProbeCounts};
 use oom_watcher::selftest::scratch::Scratch;
-use support::machine::{Protected, guest, kernel};
-use support::makers::{Made, make, make_and_hold, make_if_possible};
-use support::told::{End, Role};
-use support::{cgroups, one_at_a_time, skip};
+use oom_watcher_testkit::kills::report::{End, Role};
+use oom_watcher_testkit::kills::{Made, make, make_and_hold, make_if_possible};
+use oom_watcher_testkit::machine::{Protected, guest, kernel};
+use oom_watcher_testkit::needs::{cgroups, one_at_a_time, skip};
 
 const KILLED: Option<End> = Some(End::Signal(libc::SIGKILL));
 

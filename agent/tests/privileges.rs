@@ -3,9 +3,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
 
-#[allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
-mod support;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Read};
@@ -15,11 +12,12 @@ use std::process::{Child, Command, Stdio};
 
 use oom_watcher::privileges::capabilities::{CAP_BPF, CAP_PERFMON, CAP_SYS_RESOURCE, Capabilities, NEEDED, Set};
 use oom_watcher::privileges::locked_memory;
-use support::agent::{Agent, NODE, program};
-use support::collector::Collector;
-use support::makers::{Made, make};
-use support::restricted::{Restricted, USER};
-use support::{cgroups, eventually, one_at_a_time, skip, tell_skip};
+use oom_watcher_testkit::agent::{Agent, NODE, program};
+use oom_watcher_testkit::collector::Collector;
+use oom_watcher_testkit::kills::{Made, make};
+use oom_watcher_testkit::needs::{cgroups, one_at_a_time, skip, tell_skip};
+use oom_watcher_testkit::restricted::{Restricted, USER};
+use oom_watcher_testkit::wait::eventually;
 
 const NO_CAPABILITY: &str = "0000000000000000";
 const WATCH: &[&str] = &["--listen", "127.0.0.1:0"];

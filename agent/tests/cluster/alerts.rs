@@ -7,13 +7,13 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::kubelet::{id, running};
-use crate::servers::Cluster;
-use crate::support::agent::Agent;
-use crate::support::collector::Collector;
-use crate::support::eventually;
-use crate::support::exposition::{Sample, parse_exposition};
 use crate::{KILLS, needs_cluster, record, start};
+use oom_watcher_testkit::agent::Agent;
+use oom_watcher_testkit::cluster::Cluster;
+use oom_watcher_testkit::cluster::kubelet::{id, running};
+use oom_watcher_testkit::collector::Collector;
+use oom_watcher_testkit::exposition::{Sample, parse_exposition};
+use oom_watcher_testkit::wait::eventually;
 
 /// Scrapes before the kill, and after it: one a minute.
 const BEFORE: usize = 5;

@@ -1,14 +1,14 @@
 //! Pods that come and go: what the agent remembers of them is bounded, it gives the memory back, and it is told of its
 //! own node's alone.
 
-use crate::client::{delete, merge, post};
-use crate::kubelet::{PODS as PATH, id, pair, running, running_pair};
-use crate::servers::Cluster;
-use crate::support::agent::NODE;
-use crate::support::collector::Collector;
-use crate::support::eventually;
-use crate::support::exposition::total;
 use crate::{await_pods, needs_cluster, record, start};
+use oom_watcher_testkit::agent::NODE;
+use oom_watcher_testkit::cluster::Cluster;
+use oom_watcher_testkit::cluster::client::{delete, merge, post};
+use oom_watcher_testkit::cluster::kubelet::{PODS as PATH, id, pair, running, running_pair};
+use oom_watcher_testkit::collector::Collector;
+use oom_watcher_testkit::exposition::total;
+use oom_watcher_testkit::wait::eventually;
 
 /// Those that stay.
 const STAY: usize = 500;

@@ -4,14 +4,14 @@
 use opentelemetry_proto::tonic::common::v1::any_value::Value as Attribute;
 use serde_json::json;
 
-use crate::kubelet::{id, running};
 use crate::needs_cluster;
-use crate::servers::Cluster;
 use crate::start_with;
-use crate::support::collector::Collector;
-use crate::support::eventually;
-use crate::support::otelcol::Otelcol;
-use crate::support::programs::Programs;
+use oom_watcher_testkit::cluster::Cluster;
+use oom_watcher_testkit::cluster::kubelet::{id, running};
+use oom_watcher_testkit::collector::Collector;
+use oom_watcher_testkit::otelcol::Otelcol;
+use oom_watcher_testkit::programs::Programs;
+use oom_watcher_testkit::wait::eventually;
 
 #[test]
 fn a_gateway_that_may_ask_the_api_adds_what_it_knows_of_the_pod() {

@@ -6,39 +6,33 @@
 
 mod alerts;
 mod churn;
-mod client;
 mod enriched;
-mod kubelet;
 mod manifests;
 mod outage;
 mod removal;
-mod servers;
-#[allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
-#[path = "../support/mod.rs"]
-mod support;
 
 use std::time::Duration;
 
 use serde_json::json;
 
-use kubelet::{Pod, container, id, restarted, running, template};
-use servers::Cluster;
-use support::agent::Agent;
-use support::collector::{Collector, Record};
-use support::exposition::total;
-use support::makers::Held;
-use support::{eventually, eventually_within};
+use oom_watcher_testkit::agent::Agent;
+use oom_watcher_testkit::cluster::Cluster;
+use oom_watcher_testkit::cluster::kubelet::{Pod, container, id, restarted, running, template};
+use oom_watcher_testkit::collector::{Collector, Record};
+use oom_watcher_testkit::exposition::total;
+use oom_watcher_testkit::kills::Held;
+use oom_watcher_testkit::wait::{eventually, eventually_within};
 
 /// The programs of the cluster, or the test is skipped.
 macro_rules! needs_cluster {
     ($programs:ident) => {
-        let _one = $crate::support::one_at_a_time();
-        if let Err(why) = $crate::support::cgroups() {
-            $crate::support::skip!("{why}");
+        let _one = oom_watcher_testkit::needs::one_at_a_time();
+        if let Err(why) = oom_watcher_testkit::needs::cgroups() {
+            oom_watcher_testkit::needs::skip!("{why}");
         }
-        let $programs = match $crate::support::programs::Programs::find() {
+        let $programs = match oom_watcher_testkit::programs::Programs::find() {
             Ok(programs) => programs,
-            Err(why) => $crate::support::skip!("{why}"),
+            Err(why) => oom_watcher_testkit::needs::skip!("{why}"),
         };
     };
 }

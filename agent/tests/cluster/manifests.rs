@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 use serde_json::json;
 
 use crate::needs_cluster;
-use crate::servers::Cluster;
-use crate::support::programs::Programs;
+use oom_watcher_testkit::cluster::Cluster;
+use oom_watcher_testkit::programs::Programs;
 
 /// The folders that kustomize renders. Not that of OpenShift: the server knows no SecurityContextConstraints.
 const FOLDERS: [&str; 6] =

@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::kubelet::{id, running};
-use crate::servers::Cluster;
-use crate::support::agent::Agent;
-use crate::support::collector::Collector;
-use crate::support::exposition::total;
-use crate::support::{eventually, eventually_within};
 use crate::{SYNCED, needs_cluster, record, start};
+use oom_watcher_testkit::agent::Agent;
+use oom_watcher_testkit::cluster::Cluster;
+use oom_watcher_testkit::cluster::kubelet::{id, running};
+use oom_watcher_testkit::collector::Collector;
+use oom_watcher_testkit::exposition::total;
+use oom_watcher_testkit::wait::{eventually, eventually_within};
 
 /// Attempts are 30 s apart at most, with jitter.
 const BACK: Duration = Duration::from_secs(90);

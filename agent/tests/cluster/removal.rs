@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use crate::needs_cluster;
-use crate::servers::Cluster;
 use crate::start_with;
-use crate::support::agent::Agent;
-use crate::support::collector::Collector;
-use crate::support::eventually;
+use oom_watcher_testkit::agent::Agent;
+use oom_watcher_testkit::cluster::Cluster;
+use oom_watcher_testkit::collector::Collector;
+use oom_watcher_testkit::wait::eventually;
 
 const PATH: &str = "/apis/apps/v1/namespaces/kube-system/daemonsets/oom-watcher";
 

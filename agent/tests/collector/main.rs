@@ -6,21 +6,18 @@
 
 mod outages;
 mod parts;
-#[allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
-#[path = "../support/mod.rs"]
-mod support;
 mod way;
 
 /// The programs, or the test is skipped; real kills are made by one test at a time.
 macro_rules! needs_collector {
     ($programs:ident) => {
-        let _one = $crate::support::one_at_a_time();
-        if let Err(why) = $crate::support::cgroups() {
-            $crate::support::skip!("{why}");
+        let _one = oom_watcher_testkit::needs::one_at_a_time();
+        if let Err(why) = oom_watcher_testkit::needs::cgroups() {
+            oom_watcher_testkit::needs::skip!("{why}");
         }
-        let $programs = match $crate::support::programs::Programs::find() {
+        let $programs = match oom_watcher_testkit::programs::Programs::find() {
             Ok(programs) => programs,
-            Err(why) => $crate::support::skip!("{why}"),
+            Err(why) => oom_watcher_testkit::needs::skip!("{why}"),
         };
     };
 }

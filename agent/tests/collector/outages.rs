@@ -4,13 +4,14 @@
 use std::collections::BTreeSet;
 
 use crate::needs_collector;
-use crate::support::agent::Agent;
-use crate::support::collector::Collector;
-use crate::support::exposition::total;
-use crate::support::makers::{Held, make_and_hold};
-use crate::support::otelcol::Otelcol;
-use crate::support::{eventually, spooled};
 use crate::way::within;
+use oom_watcher_testkit::agent::Agent;
+use oom_watcher_testkit::collector::Collector;
+use oom_watcher_testkit::exposition::total;
+use oom_watcher_testkit::kills::{Held, make_and_hold};
+use oom_watcher_testkit::otelcol::Otelcol;
+use oom_watcher_testkit::spooled;
+use oom_watcher_testkit::wait::eventually;
 
 const FAILURES: &str = "oom_watcher_export_failures_total";
 const LOST: &str = "oom_watcher_export_lost_total";

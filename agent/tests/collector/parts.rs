@@ -6,9 +6,9 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::support::otelcol::configuration;
-use crate::support::programs::Programs;
-use crate::support::skip;
+use oom_watcher_testkit::needs::skip;
+use oom_watcher_testkit::otelcol::configuration;
+use oom_watcher_testkit::programs::Programs;
 
 /// Combinations of files that are meant to be used.
 const COMBINATIONS: [&[&str]; 5] = [

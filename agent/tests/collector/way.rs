@@ -10,12 +10,12 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::metrics::v1::number_data_point;
 
 use crate::needs_collector;
-use crate::support::agent::{Agent, NODE};
-use crate::support::collector::Collector;
-use crate::support::exposition::total;
-use crate::support::makers::{Made, make_and_hold};
-use crate::support::otelcol::Otelcol;
-use crate::support::{eventually, patience, try_within};
+use oom_watcher_testkit::agent::{Agent, NODE};
+use oom_watcher_testkit::collector::Collector;
+use oom_watcher_testkit::exposition::total;
+use oom_watcher_testkit::kills::{Made, make_and_hold};
+use oom_watcher_testkit::otelcol::Otelcol;
+use oom_watcher_testkit::wait::{eventually, patience, try_within};
 
 /// Whether a path is below the root of that run of oom-maker.
 pub(crate) fn within(made: &Made) -> impl Fn(&str) -> bool + use<> {

@@ -2,13 +2,13 @@
 
 use std::process::Command;
 
-use crate::support::agent::{Agent, settings};
-use crate::support::collector::Collector;
-use crate::support::eventually;
-use crate::support::exposition::total;
-use crate::support::machine::kernel_kills;
-use crate::support::makers::{make, make_and_hold};
 use crate::watch::{KILLS_PER_NODE, grace, start_alone, within};
+use oom_watcher_testkit::agent::{Agent, settings};
+use oom_watcher_testkit::collector::Collector;
+use oom_watcher_testkit::exposition::total;
+use oom_watcher_testkit::kills::{make, make_and_hold};
+use oom_watcher_testkit::machine::kernel_kills;
+use oom_watcher_testkit::wait::eventually;
 
 #[test]
 fn the_first_scrape_of_a_node_says_0_and_an_ordinary_sigkill_leaves_it_there() {

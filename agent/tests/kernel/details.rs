@@ -2,11 +2,11 @@
 
 use oom_watcher::record::ends::WAIT;
 
-use crate::support::agent::{Agent, settings};
-use crate::support::collector::Collector;
-use crate::support::machine::{guest, kernel, reads_strings};
-use crate::support::makers::make_and_hold;
 use crate::watch::{Watch, within};
+use oom_watcher_testkit::agent::{Agent, settings};
+use oom_watcher_testkit::collector::Collector;
+use oom_watcher_testkit::kills::make_and_hold;
+use oom_watcher_testkit::machine::{guest, kernel, reads_strings};
 
 #[test]
 fn resident_sizes_are_exact_where_the_kernel_counts_them_for_each_cpu() {

@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use oom_watcher::cgroups::hierarchy::{Hierarchy, Version};
 
-use crate::support::agent::NODE;
-use crate::support::exposition::Sample;
-use crate::support::machine::{guest, kernel, reads_strings, tells_current_task};
-use crate::support::told::Role;
 use crate::watch::{KILLS, Watch};
+use oom_watcher_testkit::agent::NODE;
+use oom_watcher_testkit::exposition::Sample;
+use oom_watcher_testkit::kills::report::Role;
+use oom_watcher_testkit::machine::{guest, kernel, reads_strings, tells_current_task};
 
 #[test]
 fn one_process_is_one_kill() {

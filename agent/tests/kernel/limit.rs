@@ -1,11 +1,11 @@
 //! Whose limit was hit: of a cgroup above the victim's, or nobody's, because the machine ran out. And how that was
 //! found.
 
-use crate::support::collector::Record;
-use crate::support::machine::{Protected, guest, reads_strings};
-use crate::support::tell_skip;
-use crate::support::told::Role;
 use crate::watch::Watch;
+use oom_watcher_testkit::collector::Record;
+use oom_watcher_testkit::kills::report::Role;
+use oom_watcher_testkit::machine::{Protected, guest, reads_strings};
+use oom_watcher_testkit::needs::tell_skip;
 
 const SCOPE: &str = "oom_watcher.scope.type";
 const METHOD: &str = "oom_watcher.scope.method";

@@ -8,9 +8,9 @@
 /// Ends the test as skipped where no real kills can be made, and keeps the others waiting meanwhile.
 macro_rules! needs_kernel {
     () => {
-        let _one = crate::support::one_at_a_time();
-        if let Err(why) = crate::support::cgroups() {
-            crate::support::skip!("{why}");
+        let _one = oom_watcher_testkit::needs::one_at_a_time();
+        if let Err(why) = oom_watcher_testkit::needs::cgroups() {
+            oom_watcher_testkit::needs::skip!("{why}");
         }
     };
 }
@@ -19,8 +19,8 @@ macro_rules! needs_kernel {
 /// and ends, what pins and counters keep.
 macro_rules! once_in_a_guest {
     () => {
-        if crate::support::machine::guest() && !crate::support::machine::reads_strings() {
-            return crate::support::tell_skip("the same with lockdown off");
+        if oom_watcher_testkit::machine::guest() && !oom_watcher_testkit::machine::reads_strings() {
+            return oom_watcher_testkit::needs::tell_skip("the same with lockdown off");
         }
     };
 }
@@ -31,7 +31,4 @@ mod exactly_once;
 mod limit;
 mod owner;
 mod restarts;
-#[allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
-#[path = "../support/mod.rs"]
-mod support;
 mod watch;

@@ -1,9 +1,9 @@
 //! The victim's cgroup is named as it is, and the trigger's apart from it.
 
 use crate::limit::is_nowhere_told;
-use crate::support::machine::{reads_strings, tells_current_task};
-use crate::support::told::Role;
 use crate::watch::Watch;
+use oom_watcher_testkit::kills::report::Role;
+use oom_watcher_testkit::machine::{reads_strings, tells_current_task};
 
 #[test]
 fn a_kill_belongs_to_the_victims_cgroup_and_names_its_trigger_apart() {

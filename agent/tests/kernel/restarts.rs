@@ -11,13 +11,14 @@ use std::time::Duration;
 use oom_watcher::record::ends::WAIT;
 use oom_watcher::source::probe::{self, pins};
 
-use crate::support::agent::{Agent, Unready, settings};
-use crate::support::collector::{Collector, Record};
-use crate::support::exposition::total;
-use crate::support::machine::{guest, kernel};
-use crate::support::makers::{Made, make_and_hold};
-use crate::support::{eventually, skip};
 use crate::watch::grace;
+use oom_watcher_testkit::agent::{Agent, Unready, settings};
+use oom_watcher_testkit::collector::{Collector, Record};
+use oom_watcher_testkit::exposition::total;
+use oom_watcher_testkit::kills::{Made, make_and_hold};
+use oom_watcher_testkit::machine::{guest, kernel};
+use oom_watcher_testkit::needs::skip;
+use oom_watcher_testkit::wait::eventually;
 
 const KILLS: &str = "oom_kills_total";
 const DROPPED: &str = "oom_watcher_kills_dropped_total";
@@ -272,7 +273,7 @@ fn an_agent_of_another_build_takes_over_what_the_one_before_has_left() {
 /// A copy of the agent that takes itself for another build: its fingerprint, 16 hexadecimal digits, is changed wherever
 /// it stands.
 fn another_build(place: &Place) -> PathBuf {
-    let mut program = fs::read(crate::support::agent::program()).unwrap();
+    let mut program = fs::read(oom_watcher_testkit::agent::program()).unwrap();
     let (build, other) = (probe::BUILD.as_bytes(), format!("{:0>16}", "b").into_bytes());
     let places: Vec<usize> =
         program.windows(build.len()).enumerate().filter(|(_, window)| *window == build).map(|(at, _)| at).collect();
@@ -356,7 +357,7 @@ fn detach_removes_everything_unless_an_agent_runs() {
     let place = place!("detach");
     let collector = Collector::start();
     let detach = || {
-        let mut command = std::process::Command::new(crate::support::agent::program());
+        let mut command = std::process::Command::new(oom_watcher_testkit::agent::program());
         let output =
             command.env("NODE_NAME", "test-node").args(["detach", "--pin-dir"]).arg(&place.pins).output().unwrap();
         let text = [output.stdout, output.stderr].concat();

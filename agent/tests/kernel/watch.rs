@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use crate::support::agent::Agent;
-use crate::support::collector::{Collector, Record};
-use crate::support::exposition::{Sample, total};
-use crate::support::machine::{guest, reads_strings};
-use crate::support::makers::{Held, Made, hold_if_possible, make_and_hold};
-use crate::support::told::Role;
+use oom_watcher_testkit::agent::Agent;
+use oom_watcher_testkit::collector::{Collector, Record};
+use oom_watcher_testkit::exposition::{Sample, total};
+use oom_watcher_testkit::kills::report::Role;
+use oom_watcher_testkit::kills::{Held, Made, hold_if_possible, make_and_hold};
+use oom_watcher_testkit::machine::{guest, reads_strings};
 
 pub(crate) const KILLS: &str = "oom_kills_total";
 pub(crate) const KILLS_PER_NODE: &str = "oom_kills_per_node_total";

@@ -5,8 +5,8 @@
 
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/oom-watcher/kernels
 apt=$cache/apt
-# shellcheck source=agent/tests/support/debian.sh
-. "${BASH_SOURCE[0]%/*}/../support/debian.sh"
+# shellcheck source=agent/testkit/debian.sh
+. "${BASH_SOURCE[0]%/*}/../../testkit/debian.sh"
 
 # kernel NAME MACHINE ARCHIVE SUITE REGEX: a kernel image. What it was taken from stands beside it, in NAME.package.
 kernel() {

@@ -38,7 +38,7 @@ fn used_by_agent(folder: &Path) -> Result<String, String> {
 fn the_state_is_handed_over_by_root_without_capabilities() {
     // SAFETY: no memory is involved.
     if unsafe { libc::geteuid() } != 0 {
-        crate::support::skip!("it needs root");
+        oom_watcher_testkit::needs::skip!("it needs root");
     }
     needs_programs!(renders);
     let overlay = renders.overlay("non-root");

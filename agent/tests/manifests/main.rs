@@ -21,9 +21,6 @@ mod renders;
 mod rules;
 mod scanners;
 mod schemas;
-#[allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
-#[path = "../support/mod.rs"]
-mod support;
 
 /// The overlays: folders of `k8s/overlays`.
 const OVERLAYS: [&str; 7] = ["collector", "non-root", "old-kernel", "openshift", "pinned", "privileged", "spool"];
@@ -33,7 +30,7 @@ macro_rules! needs_programs {
     ($renders:ident) => {
         let $renders = match $crate::renders::Renders::find() {
             Ok(renders) => renders,
-            Err(why) => $crate::support::skip!("{why}"),
+            Err(why) => oom_watcher_testkit::needs::skip!("{why}"),
         };
     };
 }

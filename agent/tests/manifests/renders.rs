@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::OVERLAYS;
-use crate::support::programs::Programs;
+use oom_watcher_testkit::programs::Programs;
 
 /// What Helm is told to be installed on. Its own default is that of the library it was built with.
 const KUBERNETES: &str = "1.35";

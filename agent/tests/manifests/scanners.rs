@@ -93,7 +93,7 @@ fn what_checkov_finds_in_the_manifests_is_on_purpose() {
 fn nothing_is_found_in_the_dockerfile() {
     let dockerfile = root().join("Dockerfile.production");
     if !dockerfile.exists() {
-        crate::support::skip!("there is no Dockerfile.production");
+        oom_watcher_testkit::needs::skip!("there is no Dockerfile.production");
     }
     needs_programs!(renders);
     // What is on purpose says so there, to both.

@@ -7,9 +7,9 @@ use oom_watcher::attribution::proc_cgroup;
 use oom_watcher::cgroups::hierarchy::Hierarchy;
 
 use crate::cluster::Cluster;
-use crate::support::collector::Collector;
-use crate::support::exposition::{Sample, parse_exposition};
-use crate::support::programs::Server;
+use oom_watcher_testkit::collector::Collector;
+use oom_watcher_testkit::exposition::{Sample, parse_exposition};
+use oom_watcher_testkit::programs::Server;
 
 /// The state of the agent of a node.
 pub(crate) const STATE: &str = "/run/oom-watcher";
@@ -90,7 +90,7 @@ impl<'a> Scraper<'a> {
 pub(crate) fn kills_of(metrics: &[Sample], pod: &str, container: &str) -> Option<f64> {
     let is = |sample: &&Sample| {
         let labels =
-            [("namespace", "shop"), ("pod", pod), ("container", container), ("node", crate::support::agent::NODE)];
+            [("namespace", "shop"), ("pod", pod), ("container", container), ("node", oom_watcher_testkit::agent::NODE)];
         sample.name == "oom_kills_total" && labels.iter().all(|(name, value)| sample.label(name) == *value)
     };
     metrics.iter().find(is).map(|sample| sample.value)

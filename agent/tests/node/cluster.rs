@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::machine::{ADDRESS, Machine};
-use crate::support::agent::NODE;
-use crate::support::programs::{Programs, Server};
-use crate::support::{eventually, eventually_within, pki, try_within};
+use oom_watcher_testkit::agent::NODE;
+use oom_watcher_testkit::pki;
+use oom_watcher_testkit::programs::{Programs, Server};
+use oom_watcher_testkit::wait::{eventually, eventually_within, try_within};
 
 /// What a cold start of the slowest of them may take.
 const PATIENCE: Duration = Duration::from_secs(120);

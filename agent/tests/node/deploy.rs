@@ -10,9 +10,9 @@ use crate::agents::{
 use crate::cluster::Cluster;
 use crate::needs_node;
 use crate::pods::{self, HOG, IDLE, container, pod};
-use crate::support::collector::{Collector, Record};
-use crate::support::exposition::total;
-use crate::support::makers::make;
+use oom_watcher_testkit::collector::{Collector, Record};
+use oom_watcher_testkit::exposition::total;
+use oom_watcher_testkit::kills::make;
 
 /// The commands that README.md and docs/install.md give, word for word, and a part of what each prints.
 const DOCUMENTED: [(&str, &str); 5] = [
@@ -111,7 +111,7 @@ fn every_kind_of_kill_is_told(cluster: &Cluster, collector: &Collector, scraper:
         cluster.eventually(&format!("kill of {name}"), || scraper.kills(name, container).filter(|kills| *kills == 1.0));
         let record = record(collector, name, Some(container));
         assert_eq!(record.text("k8s.namespace.name"), Some("shop"), "{name}");
-        assert_eq!(record.text("k8s.node.name"), Some(crate::support::agent::NODE), "{name}");
+        assert_eq!(record.text("k8s.node.name"), Some(oom_watcher_testkit::agent::NODE), "{name}");
         assert_eq!(record.text("oom_watcher.pod.qos_class"), Some(class), "{name}");
     }
     assert_eq!(

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::thread;
 
-use crate::support::eventually;
-use crate::support::programs::{Programs, Server};
+use oom_watcher_testkit::programs::{Programs, Server};
+use oom_watcher_testkit::wait::eventually;
 
 /// The address of the node, `status.hostIP` of its pods.
 pub(crate) const ADDRESS: &str = "10.99.0.1";

@@ -10,20 +10,17 @@ mod machine;
 mod others;
 mod pods;
 mod rollout;
-#[allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
-#[path = "../support/mod.rs"]
-mod support;
 
 /// The cluster, or the test is skipped.
 macro_rules! needs_node {
     ($cluster:ident) => {
-        let _one = $crate::support::one_at_a_time();
-        if let Err(why) = $crate::support::cgroups() {
-            $crate::support::skip!("{why}");
+        let _one = oom_watcher_testkit::needs::one_at_a_time();
+        if let Err(why) = oom_watcher_testkit::needs::cgroups() {
+            oom_watcher_testkit::needs::skip!("{why}");
         }
-        let $cluster = match $crate::support::programs::Programs::find().and_then($crate::cluster::Cluster::start) {
+        let $cluster = match oom_watcher_testkit::programs::Programs::find().and_then($crate::cluster::Cluster::start) {
             Ok(cluster) => cluster,
-            Err(why) => $crate::support::skip!("{why}"),
+            Err(why) => oom_watcher_testkit::needs::skip!("{why}"),
         };
     };
 }

@@ -14,9 +14,9 @@ use crate::agents::{MANIFEST, Scraper, collector, deploy, kills_of};
 use crate::cluster::Cluster;
 use crate::needs_node;
 use crate::pods::{self, HOG, IDLE, container, pod};
-use crate::support::agent::NODE;
-use crate::support::exposition::parse_exposition;
-use crate::support::machine::kernel_kills;
+use oom_watcher_testkit::agent::NODE;
+use oom_watcher_testkit::exposition::parse_exposition;
+use oom_watcher_testkit::machine::kernel_kills;
 
 /// Containers in which something is killed at the same time.
 const CROWD: usize = 20;

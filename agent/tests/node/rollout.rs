@@ -9,8 +9,8 @@ use crate::agents::{MANIFEST, PINNED, Scraper, await_rollout, collector, deploy}
 use crate::cluster::Cluster;
 use crate::needs_node;
 use crate::pods::{self, HOG, IDLE, container, pod};
-use crate::support::collector::Collector;
-use crate::support::exposition::total;
+use oom_watcher_testkit::collector::Collector;
+use oom_watcher_testkit::exposition::total;
 
 /// How a rolling update went.
 struct Update {

@@ -3,10 +3,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
 
-#[allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
-#[path = "../support/mod.rs"]
-mod support;
-
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -15,11 +11,12 @@ use std::process::Command;
 use oom_watcher::cgroups::hierarchy::Hierarchy;
 use oom_watcher::selftest::scratch::Scratch;
 
-use support::agent::{Agent, NODE, program};
-use support::collector::Collector;
-use support::exposition::{Sample, total};
-use support::makers::make;
-use support::{cgroups, eventually, one_at_a_time, skip};
+use oom_watcher_testkit::agent::{Agent, NODE, program};
+use oom_watcher_testkit::collector::Collector;
+use oom_watcher_testkit::exposition::{Sample, total};
+use oom_watcher_testkit::kills::make;
+use oom_watcher_testkit::needs::{cgroups, one_at_a_time, skip};
+use oom_watcher_testkit::wait::eventually;
 
 macro_rules! needs_kernel {
     () => {

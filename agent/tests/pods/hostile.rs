@@ -10,11 +10,11 @@ use oom_watcher::cgroups::hierarchy::Hierarchy;
 use oom_watcher::selftest::scratch::Scratch;
 use serde_json::{Value, json};
 
-use crate::support::api_server::ApiServer;
-use crate::support::collector::Collector;
-use crate::support::eventually;
-use crate::support::exposition::total;
 use crate::{container, kill, needs_kernel, pod, start, within};
+use oom_watcher_testkit::api_server::ApiServer;
+use oom_watcher_testkit::collector::Collector;
+use oom_watcher_testkit::exposition::total;
+use oom_watcher_testkit::wait::eventually;
 
 /// Much more than the API server takes; the objects are as large as it takes them, 1.5 MB.
 const MANY: usize = 10_000;

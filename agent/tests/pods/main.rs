@@ -4,25 +4,22 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
 
 mod hostile;
-#[allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
-#[path = "../support/mod.rs"]
-mod support;
 
 use serde_json::{Value, json};
 
-use support::agent::Agent;
-use support::api_server::ApiServer;
-use support::collector::{Collector, Record};
-use support::eventually;
-use support::exposition::total;
-use support::makers::{Held, Made, make, make_and_hold};
-use support::told::Container;
+use oom_watcher_testkit::agent::Agent;
+use oom_watcher_testkit::api_server::ApiServer;
+use oom_watcher_testkit::collector::{Collector, Record};
+use oom_watcher_testkit::exposition::total;
+use oom_watcher_testkit::kills::report::Container;
+use oom_watcher_testkit::kills::{Held, Made, make, make_and_hold};
+use oom_watcher_testkit::wait::eventually;
 
 macro_rules! needs_kernel {
     () => {
-        let _one = crate::support::one_at_a_time();
-        if let Err(why) = crate::support::cgroups() {
-            crate::support::skip!("{why}");
+        let _one = oom_watcher_testkit::needs::one_at_a_time();
+        if let Err(why) = oom_watcher_testkit::needs::cgroups() {
+            oom_watcher_testkit::needs::skip!("{why}");
         }
     };
 }
@@ -192,8 +189,8 @@ fn check_asks_the_api_and_says_what_is_wrong() {
     let api = ApiServer::start();
     let settings = api.settings("5s");
     let finding = || {
-        let mut check = std::process::Command::new(support::agent::program());
-        check.env_clear().env("NODE_NAME", support::agent::NODE).args([
+        let mut check = std::process::Command::new(oom_watcher_testkit::agent::program());
+        check.env_clear().env("NODE_NAME", oom_watcher_testkit::agent::NODE).args([
             "check",
             "--listen",
             "127.0.0.1:0",
@@ -239,7 +236,7 @@ fn a_kill_that_waited_when_the_agent_died_is_counted_once() {
     // The kernel's counter tells of it: its cgroup is still there.
     dies_with_a_kill_that_waits(81, "none", true);
     if !std::fs::read_to_string("/proc/self/mounts").unwrap().lines().any(|mount| mount.contains(" /sys/fs/bpf bpf ")) {
-        support::skip!("no BPF file system is mounted at /sys/fs/bpf");
+        oom_watcher_testkit::needs::skip!("no BPF file system is mounted at /sys/fs/bpf");
     }
     // The ring buffer has it still.
     let pins = format!("/sys/fs/bpf/oom-watcher-test-waits-{}", std::process::id());

@@ -11,9 +11,10 @@ use tonic::transport::{Identity, Server, ServerTlsConfig};
 
 use crate::nodes::needs;
 use crate::program::{Agent, get, lacks_for_probe};
-use crate::support::exposition::parse_exposition;
-use crate::support::makers::make;
-use crate::support::{cgroups, eventually, one_at_a_time, skip};
+use oom_watcher_testkit::exposition::parse_exposition;
+use oom_watcher_testkit::kills::make;
+use oom_watcher_testkit::needs::{cgroups, one_at_a_time, skip};
+use oom_watcher_testkit::wait::eventually;
 
 /// Data points only: others may kill on this machine, and what came of that could not be delivered.
 const DATA_POINTS: [(&str, &str); 3] =

@@ -8,8 +8,9 @@ use serde_json::Value;
 
 use crate::nodes::needs;
 use crate::program::{Agent, Guarded, command, end_of, get, lacks_for_probe, run};
-use crate::support::makers::make;
-use crate::support::{cgroups, eventually, one_at_a_time, skip};
+use oom_watcher_testkit::kills::make;
+use oom_watcher_testkit::needs::{cgroups, one_at_a_time, skip};
+use oom_watcher_testkit::wait::eventually;
 
 const PATHS: &str = include_str!("../data/cgroup-paths.tsv");
 

@@ -8,6 +8,3 @@ mod commands;
 mod nodes;
 mod program;
 mod refusals;
-#[allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
-#[path = "../support/mod.rs"]
-mod support;

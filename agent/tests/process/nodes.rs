@@ -11,7 +11,7 @@ use std::process::Command;
 use std::ptr;
 
 use crate::program::{Agent, Ended, command, end_of, get, lacks_for_probe, lacks_probe, run, without_privilege};
-use crate::support::skip;
+use oom_watcher_testkit::needs::skip;
 
 /// Skips the test where `lack` says that something is missing.
 macro_rules! needs {

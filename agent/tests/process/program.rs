@@ -9,7 +9,7 @@ use std::thread;
 
 use serde_json::Value;
 
-use crate::support::{eventually, patience};
+use oom_watcher_testkit::wait::{eventually, patience};
 
 /// The binary that was built with these tests.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_oom-watcher");

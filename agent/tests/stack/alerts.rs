@@ -2,10 +2,11 @@
 
 use serde_json::{Value, json};
 
-use crate::servers::Stack;
-use crate::support::api_server::ApiServer;
-use crate::support::{eventually, makers};
 use crate::{POD, SEED, container, kill, needs_stack, pod};
+use oom_watcher_testkit::api_server::ApiServer;
+use oom_watcher_testkit::kills;
+use oom_watcher_testkit::stack::Stack;
+use oom_watcher_testkit::wait::eventually;
 
 /// The alert of the project's first README, as it stood there.
 const FIRST_RULES: &str = "groups:

@@ -9,27 +9,23 @@
 mod alerts;
 mod outages;
 mod queries;
-mod servers;
-#[allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
-#[path = "../support/mod.rs"]
-mod support;
 mod way;
 
 use serde_json::{Value, json};
 
-use support::makers::{Held, make, make_and_hold};
-use support::told::Container;
+use oom_watcher_testkit::kills::report::Container;
+use oom_watcher_testkit::kills::{Held, make, make_and_hold};
 
 /// The programs, or the test is skipped; real kills are made by one test at a time.
 macro_rules! needs_stack {
     ($programs:ident) => {
-        let _one = $crate::support::one_at_a_time();
-        if let Err(why) = $crate::support::cgroups() {
-            $crate::support::skip!("{why}");
+        let _one = oom_watcher_testkit::needs::one_at_a_time();
+        if let Err(why) = oom_watcher_testkit::needs::cgroups() {
+            oom_watcher_testkit::needs::skip!("{why}");
         }
-        let $programs = match $crate::support::programs::Programs::find_stack() {
+        let $programs = match oom_watcher_testkit::programs::Programs::find_stack() {
             Ok(programs) => programs,
-            Err(why) => $crate::support::skip!("{why}"),
+            Err(why) => oom_watcher_testkit::needs::skip!("{why}"),
         };
     };
 }

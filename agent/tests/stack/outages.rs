@@ -4,12 +4,13 @@ use std::thread;
 use std::time::Duration;
 
 use crate::needs_stack;
-use crate::servers::Stack;
-use crate::support::agent::Agent;
-use crate::support::api_server::ApiServer;
-use crate::support::exposition::total;
-use crate::support::makers::{Held, make_and_hold};
-use crate::support::{eventually, eventually_within, spooled};
+use oom_watcher_testkit::agent::Agent;
+use oom_watcher_testkit::api_server::ApiServer;
+use oom_watcher_testkit::exposition::total;
+use oom_watcher_testkit::kills::{Held, make_and_hold};
+use oom_watcher_testkit::spooled;
+use oom_watcher_testkit::stack::Stack;
+use oom_watcher_testkit::wait::{eventually, eventually_within};
 
 /// Kills of one burst.
 const KILLS: u64 = 100;

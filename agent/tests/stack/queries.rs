@@ -3,10 +3,10 @@
 
 use serde_json::Value;
 
-use crate::servers::{Stack, encoded, source};
-use crate::support::api_server::ApiServer;
-use crate::support::eventually;
 use crate::{POD, container, kill, needs_stack, pod};
+use oom_watcher_testkit::api_server::ApiServer;
+use oom_watcher_testkit::stack::{Stack, encoded, source};
+use oom_watcher_testkit::wait::eventually;
 
 const DASHBOARDS: [&str; 2] = ["overview", "workload"];
 

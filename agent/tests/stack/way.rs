@@ -2,10 +2,10 @@
 
 use serde_json::Value;
 
-use crate::servers::Stack;
-use crate::support::api_server::ApiServer;
-use crate::support::eventually;
 use crate::{POD, container, kill, needs_stack, pod};
+use oom_watcher_testkit::api_server::ApiServer;
+use oom_watcher_testkit::stack::Stack;
+use oom_watcher_testkit::wait::eventually;
 
 /// The series of the pod's container, without what tells how it came: by a scrape, then by the Collector.
 fn both(stack: &Stack, value: &str) -> Option<[Value; 2]> {
