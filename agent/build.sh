@@ -6,8 +6,8 @@
 # with, and what resolves names by files and DNS is within its static library since 2.34.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-# shellcheck source=agent/tests/kernels/debian.sh
-. agent/tests/kernels/debian.sh
+# shellcheck source=agent/tests/guests/debian.sh
+. agent/tests/guests/debian.sh
 native=$(dpkg --print-architecture)
 machine=${1:-$native}
 case $machine in

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tonic::Code;
 use tonic::transport::{Identity, Server, ServerTlsConfig};
 
-use crate::nodes::needs;
+use crate::preflight::needs;
 use crate::program::{Agent, get, lacks_for_probe};
 use oom_watcher_testkit::exposition::parse_exposition;
 use oom_watcher_testkit::kills::make;

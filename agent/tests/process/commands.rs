@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::nodes::needs;
+use crate::preflight::needs;
 use crate::program::{Agent, Guarded, command, end_of, get, lacks_for_probe, run};
 use oom_watcher_testkit::kills::make;
 use oom_watcher_testkit::needs::{cgroups, one_at_a_time, skip};

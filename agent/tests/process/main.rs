@@ -5,6 +5,6 @@
 
 mod collectors;
 mod commands;
-mod nodes;
+mod preflight;
 mod program;
 mod refusals;

@@ -116,7 +116,7 @@ function skip(row, lockdown, name, why) {
 }
 
 function title(row, lockdown, name) {
-    return "kernels::" row (name == "" ? "" : "::" name) (lockdown == "confidentiality" ? " (lockdown)" : "")
+    return "guests::" row (name == "" ? "" : "::" name) (lockdown == "confidentiality" ? " (lockdown)" : "")
 }
 
 function cell(row, lockdown, name, verdict) {

@@ -1,5 +1,5 @@
-//! Several nodes on one kernel, as with kind: each agent counts the kills of its own node, and of nobody else's. Real
-//! kills, on this kernel.
+//! Ring "shared kernel": several nodes on one kernel, as with kind. Each agent counts the kills of its own node, and of
+//! nobody else's. Real kills, on this kernel.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
 
