@@ -32,7 +32,7 @@ test: probe ## all tests that this machine can run; says which it cannot
 	@.ci/setup test
 	@.ci/test
 
-test-stack: build ## tests with Prometheus, Loki, Jaeger and Alertmanager behind the Collector (as root; builds them first)
+test-stack: build ## tests with Prometheus, VictoriaLogs, Jaeger and Alertmanager behind the Collector (as root; builds them first)
 	@.ci/setup stack
 	cargo build --locked --package oom-watcher --example oom-maker
 	cargo test --locked --package oom-watcher --test stack
@@ -47,12 +47,12 @@ soak: build ## watches an agent under churn, and draws its memory (as root): MIN
 	$(build_bench)
 	target/tested/oom-watcher-bench soak --minutes $(or $(MINUTES),30) --json $(CURDIR)/target/soak.json --picture $(abspath $(or $(PICTURE),target/soak.svg))
 
-fleet: build ## what the agents of many nodes are for a real Collector, Prometheus, Loki and API server (as root): NODES=5000, WATCHED=1000, GATEWAY_MIB=512; parts: ONLY=otlp,scrapes,watches
+fleet: build ## what the agents of many nodes are for a real Collector, Prometheus, VictoriaLogs and API server (as root): NODES=5000, WATCHED=1000, GATEWAY_MIB=512; parts: ONLY=otlp,scrapes,watches
 	@.ci/setup stack
 	$(build_bench)
 	target/tested/oom-watcher-bench fleet --nodes $(or $(NODES),5000) --watched $(or $(WATCHED),1000) --gateway-mib $(or $(GATEWAY_MIB),512) --json $(CURDIR)/target/fleet.json $(if $(ONLY),--only $(ONLY))
 
-stack: build ## oom-watcher, the Collector, Prometheus, Loki, Jaeger and Alertmanager on this machine (as root); says where to look
+stack: build ## oom-watcher, the Collector, Prometheus, VictoriaLogs, Jaeger and Alertmanager on this machine (as root); says where to look
 	@.ci/setup stack
 	@otel-collector/stack/run up
 

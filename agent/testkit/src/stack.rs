@@ -19,7 +19,7 @@ use crate::wait::eventually;
 pub struct Stack {
     folder: TempDir,
     prometheus: u16,
-    loki: u16,
+    logs: u16,
     jaeger: u16,
     alertmanager: u16,
     /// In front.
@@ -37,7 +37,7 @@ impl Stack {
     /// gateway.
     pub fn start_every(programs: &Programs, rules: &str, interval: &str, of_gateway: &[(&'static str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let [prometheus, loki, loki_grpc, alertmanager] = free_ports();
+        let [prometheus, logs, alertmanager] = free_ports();
         let [jaeger, jaeger_grpc, jaeger_otlp, jaeger_health] = free_ports();
         let file = |name: &str| folder.path().join(name).display().to_string();
         let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
@@ -52,7 +52,6 @@ impl Stack {
         write("targets.yaml", "[]");
         write("alertmanagers.yaml", &format!("[{{targets: [\"{}\"]}}]", local(alertmanager)));
         write("alertmanager.yaml", &source("otel-collector/stack/alertmanager.yaml"));
-        write("loki.yaml", &source("otel-collector/stack/loki.yaml"));
         write("jaeger.yaml", &source("otel-collector/stack/jaeger.yaml"));
         let start = |program: &'static str, arguments: &[String], environment: &[(&str, String)]| {
             (
@@ -88,13 +87,9 @@ impl Stack {
                 &[],
             ),
             start(
-                "loki",
-                &[format!("-config.file={}", file("loki.yaml")), "-config.expand-env=true".to_owned()],
-                &[
-                    ("LOKI_PORT", loki.to_string()),
-                    ("LOKI_GRPC_PORT", loki_grpc.to_string()),
-                    ("LOKI_DIRECTORY", file("loki")),
-                ],
+                "victoria-logs",
+                &[format!("-storageDataPath={}", file("victoria-logs")), format!("-httpListenAddr={}", local(logs))],
+                &[],
             ),
             start(
                 "jaeger",
@@ -107,7 +102,7 @@ impl Stack {
                 ],
             ),
         ];
-        for (port, path) in [(prometheus, "/-/ready"), (alertmanager, "/-/ready"), (loki, "/ready"), (jaeger, "/")] {
+        for (port, path) in [(prometheus, "/-/ready"), (alertmanager, "/-/ready"), (logs, "/health"), (jaeger, "/")] {
             eventually(path, || try_get(port, path).ok());
         }
         let gateway = Otelcol::of(
@@ -115,7 +110,7 @@ impl Stack {
             &["gateway", "remote-write"],
             [
                 ("LOGS_EXPORTERS", "[otlp_http/logs]".to_owned()),
-                ("LOGS_ENDPOINT", format!("http://{}/otlp", local(loki))),
+                ("LOGS_ENDPOINT", format!("http://{}/insert/opentelemetry", local(logs))),
                 ("TRACES_EXPORTERS", "[otlp_grpc/traces]".to_owned()),
                 ("TRACES_ENDPOINT", local(jaeger_otlp)),
                 ("METRICS_EXPORTERS", "[prometheus_remote_write/metrics]".to_owned()),
@@ -124,7 +119,7 @@ impl Stack {
             .into_iter()
             .chain(of_gateway.iter().map(|(name, value)| (*name, (*value).to_owned()))),
         );
-        Self { folder, prometheus, loki, jaeger, alertmanager, gateway, servers }
+        Self { folder, prometheus, logs, jaeger, alertmanager, gateway, servers }
     }
 
     /// An agent in front of them, which knows the pods of that API server, and which Prometheus scrapes.
@@ -154,9 +149,9 @@ impl Stack {
         parse_exposition(&try_get(self.prometheus, "/metrics").unwrap())
     }
 
-    /// What Loki says of itself.
-    pub fn loki_own(&self) -> Vec<Sample> {
-        parse_exposition(&try_get(self.loki, "/metrics").unwrap())
+    /// The metrics of VictoriaLogs itself.
+    pub fn log_store_own(&self) -> Vec<Sample> {
+        parse_exposition(&try_get(self.logs, "/metrics").unwrap())
     }
 
     /// What Prometheus answers to a query now: its series.
@@ -171,11 +166,11 @@ impl Stack {
         json(self.prometheus, path)["data"].clone()
     }
 
-    /// The log records that Loki finds within the last hour: those of a stream have its labels.
-    pub fn loki(&self, query: &str) -> Vec<Value> {
-        let answer = json(self.loki, &format!("/loki/api/v1/query_range?limit=5000&since=1h&query={}", encoded(query)));
-        assert_eq!(answer["status"], "success", "{query}: {answer}");
-        answer["data"]["result"].as_array().unwrap().clone()
+    /// The log records that VictoriaLogs finds, each with all its fields. Attributes keep their names.
+    pub fn records(&self, query: &str) -> Vec<Value> {
+        let path = format!("/select/logsql/query?query={}", encoded(query));
+        let text = try_get(self.logs, &path).unwrap_or_else(|error| panic!("{query}: {error}"));
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     /// The number that Prometheus answers to a query now; absent if it found nothing.
@@ -186,12 +181,12 @@ impl Stack {
         number(self.prometheus, &format!("/api/v1/query?query={}", encoded(query)))
     }
 
-    /// The same of Loki.
+    /// The same from VictoriaLogs, for a query that ends in `stats`.
     ///
     /// # Errors
     /// It does not answer, or not well.
-    pub fn loki_number(&self, query: &str) -> Result<Option<f64>, String> {
-        number(self.loki, &format!("/loki/api/v1/query?query={}", encoded(query)))
+    pub fn records_number(&self, query: &str) -> Result<Option<f64>, String> {
+        number(self.logs, &format!("/select/logsql/stats_query?query={}", encoded(query)))
     }
 
     /// The spans of a trace; none if it is not known.
@@ -222,7 +217,7 @@ impl Stack {
 impl Drop for Stack {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            for program in ["prometheus", "loki", "jaeger", "alertmanager"] {
+            for program in ["prometheus", "victoria-logs", "jaeger", "alertmanager"] {
                 let log = fs::read_to_string(self.folder.path().join(format!("{program}.log"))).unwrap_or_default();
                 let lines: Vec<_> = log.lines().collect();
                 eprintln!("the end of the log of {program}:\n{}", lines[lines.len().saturating_sub(20)..].join("\n"));
@@ -254,7 +249,7 @@ fn try_json(port: u16, path: &str) -> Result<Value, String> {
     serde_json::from_str(&text).map_err(|error| format!("{error}: {text}"))
 }
 
-/// The first number of an answer as Prometheus and Loki give it.
+/// The first number of an answer as Prometheus and VictoriaLogs give it.
 fn number(port: u16, path: &str) -> Result<Option<f64>, String> {
     let answer = try_json(port, path)?;
     Ok(answer["data"]["result"][0]["value"][1].as_str().and_then(|number| number.parse().ok()))

@@ -5,7 +5,6 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
 
-mod pages;
 mod rust_text;
 
 use std::collections::BTreeSet;
@@ -15,7 +14,8 @@ use clap::Args;
 use oom_watcher::config::{self, Flags, VARIABLES};
 use oom_watcher::kill::{Scope, Why};
 use oom_watcher::record::schema::{ATTRIBUTES, EVENT_NAME, Kind, LABELS, METRICS, SPAN_NAME, Type, memory_types};
-use pages::{anchors, code, files, links, page, root, rows, words};
+use oom_watcher_testkit::pages::{anchors, code, files, links, page, rows, words};
+use oom_watcher_testkit::root;
 use rust_text::{constant, constant_part, literals, number};
 
 const TELEMETRY: &str = "docs/telemetry.md";

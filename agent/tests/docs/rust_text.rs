@@ -6,7 +6,7 @@
 use std::iter::Peekable;
 use std::str::Chars;
 
-use crate::pages::page;
+use oom_watcher_testkit::pages::page;
 
 /// The expression of `const NAME: type = expression;`
 pub(crate) fn constant(file: &str, name: &str) -> Option<String> {

@@ -15,6 +15,7 @@ mod copies;
 mod dashboards;
 mod differences;
 mod hand_over;
+mod logql;
 mod overlays;
 mod pod;
 mod renders;

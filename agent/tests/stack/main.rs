@@ -1,8 +1,8 @@
-//! Ring "stack": Prometheus, Loki, Jaeger and Alertmanager behind the real Collector, with the configurations of
-//! `otel-collector/`, and real kills. For `make test-stack` alone: these servers take long to build.
+//! Ring "stack": Prometheus, VictoriaLogs, Jaeger and Alertmanager behind the real Collector, with the configurations
+//! of `otel-collector/`, and real kills. For `make test-stack` alone: these servers take long to build.
 //!
-//! Jaeger stands for Tempo, which is not to be had where the tests run; both take OTLP and give a trace by its id. The
-//! Kubernetes API is a stand-in.
+//! Loki and Tempo are under the AGPL and no test runs them. VictoriaLogs and Jaeger stand for them: they take the same
+//! OTLP and find a record by its attributes and a trace by its id. The Kubernetes API is a stand-in.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
 

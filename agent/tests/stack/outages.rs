@@ -1,4 +1,5 @@
-//! Kills while the Collector is killed, away and restarted, and the agent is killed meanwhile: each is in Loki.
+//! Kills while the Collector is killed, away and restarted, and the agent is killed meanwhile: each is in the log
+//! store.
 
 use std::thread;
 use std::time::Duration;
@@ -28,14 +29,12 @@ fn root(burst: &Held) -> String {
     format!("/{}/", burst.made.cgroups[0].path.split('/').nth(1).unwrap())
 }
 
-/// How many kills of these bursts Loki has: by their uids, so that what came twice counts once.
-fn in_loki(stack: &Stack, bursts: &[Held]) -> u64 {
+/// The number of kills of these bursts in VictoriaLogs. It counts uids, so that a record that came twice counts once.
+fn stored(stack: &Stack, bursts: &[Held]) -> u64 {
     let roots: Vec<_> = bursts.iter().map(root).collect();
-    let of_bursts = format!(r#"{{service_name="oom-watcher"}} | process_linux_cgroup=~"({}).*""#, roots.join("|"));
-    stack
-        .loki_number(&format!("count(sum by (log_record_uid) (count_over_time({of_bursts} [1h])))"))
-        .unwrap()
-        .unwrap_or(0.0) as u64
+    let of_bursts = format!(r#"{{service.name="oom-watcher"}} process.linux.cgroup:~"^({})""#, roots.join("|"));
+    stack.records_number(&format!("{of_bursts} | stats count_uniq(log.record.uid) kills")).unwrap().unwrap_or(0.0)
+        as u64
 }
 
 fn size_of_spool(agent: &Agent) -> f64 {
@@ -43,7 +42,7 @@ fn size_of_spool(agent: &Agent) -> f64 {
 }
 
 #[test]
-fn three_hundred_kills_while_the_collector_is_killed_and_away_are_all_in_loki() {
+fn three_hundred_kills_while_the_collector_is_killed_and_away_are_all_stored() {
     needs_stack!(programs);
     let (mut stack, api) = (Stack::start(&programs, "groups: []"), ApiServer::start());
     let agent = stack.agent(&api, &[]);
@@ -54,8 +53,8 @@ fn three_hundred_kills_while_the_collector_is_killed_and_away_are_all_in_loki() 
     thread::sleep(AWAY);
     bursts.push(burst());
     stack.gateway.start();
-    eventually_within(CATCHING_UP, "300 kills", || (in_loki(&stack, &bursts) >= 300).then_some(()));
-    assert_eq!(in_loki(&stack, &bursts), 300);
+    eventually_within(CATCHING_UP, "300 kills", || (stored(&stack, &bursts) >= 300).then_some(()));
+    assert_eq!(stored(&stack, &bursts), 300);
     assert_eq!(total(&agent.metrics(), "oom_watcher_export_lost_total"), 0.0);
     // What Prometheus has is right at once.
     eventually("the node's count", || stack.prometheus("max by (node) (oom_kills_per_node_total) >= 300").pop());
@@ -77,7 +76,7 @@ fn so_are_those_of_an_agent_that_was_killed_if_it_had_a_spool() {
     let agent = stack.agent(&api, &variables);
     bursts.push(burst());
     stack.gateway.start();
-    eventually_within(CATCHING_UP, "300 kills", || (in_loki(&stack, &bursts) >= 300).then_some(()));
-    assert_eq!(in_loki(&stack, &bursts), 300);
+    eventually_within(CATCHING_UP, "300 kills", || (stored(&stack, &bursts) >= 300).then_some(()));
+    assert_eq!(stored(&stack, &bursts), 300);
     eventually("spool that is empty", || (size_of_spool(&agent) == 0.0).then_some(()));
 }

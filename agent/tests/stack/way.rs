@@ -35,24 +35,24 @@ fn one_kill_is_in_every_back_end_and_leads_from_one_to_the_other() {
     let _held = kill();
     eventually("count of the kill", || both(&stack, "1"));
 
-    // Loki: by namespace and pod.
-    let found = eventually("log record", || {
-        stack.loki(&format!(r#"{{service_name="oom-watcher", k8s_namespace_name="shop", k8s_pod_name="{POD}"}}"#)).pop()
+    // VictoriaLogs: in the stream of the victim's container. The gateway has moved its names to the resource.
+    let record = eventually("log record", || {
+        stack
+            .records(&format!(r#"{{service.name="oom-watcher", k8s.namespace.name="shop", k8s.pod.name="{POD}"}}"#))
+            .pop()
     });
-    let labels = &found["stream"];
-    assert_eq!((&labels["k8s_container_name"], &labels["severity_text"]), (&"app".into(), &"ERROR".into()), "{found}");
-    assert_eq!(labels["k8s_node_name"], scraped["node"], "{found}");
-    assert!(labels.get("k8s_pod_name_extracted").is_none(), "the victim and the agent are not mixed up: {found}");
-    let line = found["values"][0][1].as_str().unwrap();
+    assert_eq!((&record["k8s.container.name"], &record["severity_text"]), (&"app".into(), &"ERROR".into()), "{record}");
+    assert_eq!(record["k8s.node.name"], scraped["node"], "{record}");
+    let line = record["_msg"].as_str().unwrap();
     assert!(line.starts_with("The OOM killer killed ") && line.contains(POD), "{line}");
     // By the trace's id, which leads to the trace, which leads back.
-    let trace = labels["trace_id"].as_str().unwrap();
-    assert_eq!(stack.loki(&format!(r#"{{service_name="oom-watcher"}} | trace_id="{trace}""#)).len(), 1);
+    let trace = record["trace_id"].as_str().unwrap();
+    assert_eq!(stack.records(&format!(r#"{{service.name="oom-watcher"}} trace_id:="{trace}""#)).len(), 1);
     let spans = eventually("the trace", || {
         Some(stack.spans(trace)).filter(|spans| spans.iter().any(|span| span["name"] == "oom_kill"))
     });
     let kill = spans.iter().find(|span| span["name"] == "oom_kill").unwrap();
-    assert_eq!(kill["spanId"], labels["span_id"], "{kill}");
+    assert_eq!(kill["spanId"], record["span_id"], "{kill}");
     let attributes = kill["attributes"].as_array().unwrap();
     assert!(attributes.iter().any(|attribute| attribute["key"] == "process.pid"), "{kill}");
     eventually("the agent's own spans", || {

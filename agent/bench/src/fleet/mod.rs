@@ -64,7 +64,7 @@ pub(crate) fn measure(report: &mut Report, only: &[Part], size: Size) -> Result<
     report.add(of_one_node(&recorded));
     for part in parts {
         let servers: &[&str] = match part {
-            Part::Otlp => &["otelcol", "prometheus", "loki", "jaeger"],
+            Part::Otlp => &["otelcol", "prometheus", "victoria-logs", "jaeger"],
             Part::Scrapes => &["prometheus"],
             Part::Watches => &["kube-apiserver", "etcd"],
         };

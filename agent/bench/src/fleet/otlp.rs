@@ -1,5 +1,5 @@
 //! OTLP of a fleet: one connection of each node at one real gateway with the limits of its Deployment, and Prometheus,
-//! Loki and Jaeger behind it.
+//! VictoriaLogs and Jaeger behind it.
 //!
 //! In a cluster the Collector of each node has that connection. It hands on what its agent sends, so here the agents'
 //! requests go to the gateway as they are, the way that Collector sends them.
@@ -61,7 +61,7 @@ pub(crate) fn measure(report: &mut Report, programs: &Programs, recorded: &Recor
             ("its peak so far", Unit::Bytes),
             ("CPU of Prometheus", Unit::Seconds),
             ("its resident memory", Unit::Bytes),
-            ("CPU of Loki", Unit::Seconds),
+            ("CPU of VictoriaLogs", Unit::Seconds),
             ("its resident memory", Unit::Bytes),
             ("CPU of Jaeger", Unit::Seconds),
             ("its resident memory", Unit::Bytes),
@@ -96,7 +96,7 @@ pub(crate) fn measure(report: &mut Report, programs: &Programs, recorded: &Recor
     });
     row(&format!("{kills} kills in a minute: records and spans"), kills, messages, &|stack| {
         let records =
-            stack.loki_number(r#"sum(count_over_time({service_name="oom-watcher"}[1h]))"#).ok()?.unwrap_or(0.0);
+            stack.records_number(r#"{service.name="oom-watcher"} | stats count() records"#).ok()?.unwrap_or(0.0);
         Some((records as usize).min(spans(stack) / SPANS))
     });
     report.add(answers);
@@ -106,16 +106,16 @@ pub(crate) fn measure(report: &mut Report, programs: &Programs, recorded: &Recor
         &command,
         &[
             ("series in Prometheus", Unit::Count),
-            ("streams in Loki", Unit::Count),
-            ("log records that Loki refused", Unit::Count),
+            ("streams in VictoriaLogs", Unit::Count),
+            ("log records that VictoriaLogs dropped", Unit::Count),
             ("spans that Jaeger took, twice what came twice", Unit::Count),
         ],
     );
-    let loki = stack.loki_own();
+    let log_store = stack.log_store_own();
     let counts = [
         total(&stack.prometheus_own(), "prometheus_tsdb_head_series"),
-        total(&loki, "loki_ingester_memory_streams"),
-        total(&loki, "loki_discarded_samples_total"),
+        total(&log_store, "vl_streams_created_total"),
+        total(&log_store, "vl_rows_dropped_total"),
         spans(&stack) as f64,
     ];
     table.row("all", counts.map(Cell::one).into());
@@ -163,14 +163,15 @@ fn told(answered: &[Answered], there: &Result<Duration, usize>, all: usize) -> V
 struct Servers {
     gateway: Usage,
     prometheus: Usage,
-    loki: Usage,
+    log_store: Usage,
     jaeger: Usage,
 }
 
 impl Servers {
     fn of(stack: &Stack) -> Self {
-        let [prometheus, loki, jaeger] = ["prometheus", "loki", "jaeger"].map(|program| Usage::of(stack.pid(program)));
-        Self { gateway: Usage::of(stack.gateway.pid()), prometheus, loki, jaeger }
+        let [prometheus, log_store, jaeger] =
+            ["prometheus", "victoria-logs", "jaeger"].map(|program| Usage::of(stack.pid(program)));
+        Self { gateway: Usage::of(stack.gateway.pid()), prometheus, log_store, jaeger }
     }
 
     /// What they took since, and have now.
@@ -183,8 +184,8 @@ impl Servers {
             Cell::one(self.gateway.peak as f64),
             cpu(|servers| &servers.prometheus),
             resident(|servers| &servers.prometheus),
-            cpu(|servers| &servers.loki),
-            resident(|servers| &servers.loki),
+            cpu(|servers| &servers.log_store),
+            resident(|servers| &servers.log_store),
             cpu(|servers| &servers.jaeger),
             resident(|servers| &servers.jaeger),
         ]

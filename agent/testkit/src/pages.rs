@@ -1,20 +1,16 @@
 //! Reads the project's pages: tables, links, headings, words.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 
-/// The workspace.
-pub(crate) fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
+use crate::root;
 
 /// The text of a file, by its path from the root.
-pub(crate) fn page(path: &str) -> String {
+pub fn page(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
 /// All files with this ending below `folder`, as paths from the root. Not what was built, nor what is hidden.
-pub(crate) fn files(folder: &str, ending: &str) -> Vec<String> {
+pub fn files(folder: &str, ending: &str) -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir(root().join(folder)).unwrap() {
         let entry = entry.unwrap();
@@ -33,7 +29,7 @@ pub(crate) fn files(folder: &str, ending: &str) -> Vec<String> {
 }
 
 /// The cells of the tables below a heading, up to the next one. Without the line of titles.
-pub(crate) fn rows(path: &str, heading: &str) -> Vec<Vec<String>> {
+pub fn rows(path: &str, heading: &str) -> Vec<Vec<String>> {
     let text = page(path);
     let mut lines = text.lines().skip_while(|line| *line != heading).skip(1).take_while(|line| !line.starts_with('#'));
     let mut rows = Vec::new();
@@ -50,12 +46,12 @@ pub(crate) fn rows(path: &str, heading: &str) -> Vec<Vec<String>> {
 }
 
 /// What stands in the brackets of `[text](target)`.
-pub(crate) fn links(text: &str) -> Vec<&str> {
+pub fn links(text: &str) -> Vec<&str> {
     text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target).collect()
 }
 
 /// What links to the headings of a page end in, as GitHub makes them.
-pub(crate) fn anchors(text: &str) -> Vec<String> {
+pub fn anchors(text: &str) -> Vec<String> {
     let headings = text.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
     let of = |heading: &str| {
         heading.to_lowercase().replace(' ', "-").chars().filter(|c| c.is_alphanumeric() || "-_".contains(*c)).collect()
@@ -64,11 +60,11 @@ pub(crate) fn anchors(text: &str) -> Vec<String> {
 }
 
 /// Runs of the characters that names are made of.
-pub(crate) fn words(text: &str) -> impl Iterator<Item = &str> {
+pub fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| !c.is_ascii_alphanumeric() && !"_.:".contains(c)).map(|word| word.trim_end_matches(['.', ':']))
 }
 
 /// As pages write what is code.
-pub(crate) fn code(text: &str) -> String {
+pub fn code(text: &str) -> String {
     format!("`{text}`")
 }
