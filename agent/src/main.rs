@@ -162,7 +162,10 @@ fn main() -> ExitCode {
         {
             return ExitCode::SUCCESS;
         }
-        let _ = writeln!(io::stderr(), "oom-watcher: {error}");
+        // Each configuration problem is a line of its own, and in a log others may come between two of them.
+        for line in error.to_string().lines() {
+            let _ = writeln!(io::stderr(), "oom-watcher: {line}");
+        }
         error.code()
     })
 }

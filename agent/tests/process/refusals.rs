@@ -132,8 +132,9 @@ fn a_configuration_that_cannot_be_used_is_refused_with_all_its_mistakes() {
             flags.extend(["--config", path.as_str()]);
         }
         let ended = run(row.variables, &flags);
-        let says = row.says.join("\n").replace("{file}", &path).replace("{port}", PORT).replace("{keys}", KEYS);
-        assert_eq!((ended.code, ended.out.as_str(), ended.err), (Some(2), "", format!("oom-watcher: {says}\n")));
+        let says: String = row.says.iter().map(|line| format!("oom-watcher: {line}\n")).collect();
+        let says = says.replace("{file}", &path).replace("{port}", PORT).replace("{keys}", KEYS);
+        assert_eq!((ended.code, ended.out.as_str(), ended.err), (Some(2), "", says));
     }
 }
 
