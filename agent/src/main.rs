@@ -5,7 +5,7 @@ use std::io::{self, BufRead, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use oom_watcher::attribution::proc_cgroup;
 use oom_watcher::attribution::report::{self, Report, Subject};
 use oom_watcher::config::{self, Flags, Loaded, Problems};
@@ -28,40 +28,31 @@ use tracing::warn;
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
-    #[command(flatten)]
-    flags: Flags,
 }
 
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (probe ", env!("PROBE_BUILD"), ")");
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 done; 1 failed; 2 wrong command line or configuration; 3 this node does not allow the probe.
-Variables: see `oom-watcher config`, which prints what is in force and where each value came from.";
+`oom-watcher config` prints the effective configuration and the source of each value.";
 
+/// The commands. [`command_line`] adds the flags of the configuration to those that use it.
 #[derive(Subcommand)]
 enum Command {
     /// Watch this node (the default)
-    Run {
-        #[command(flatten)]
-        flags: Flags,
-    },
-    /// Can this node run it? A table of what was found, each with its remedy
-    Check {
-        #[command(flatten)]
-        flags: Flags,
-    },
-    /// A real kill of its own child in a scratch cgroup, followed to the outputs
+    Run,
+    /// Show whether this node can run the agent, with a remedy for each problem
+    Check,
+    /// Kill a child process in a scratch cgroup and follow the kill to the outputs
     Selftest {
-        #[command(flatten)]
-        flags: Flags,
-        /// Print the series, the log record and the span that came of it
+        /// Print the series, the log record and the span of the kill
         #[arg(long)]
         show: bool,
         /// The child: allocates more than its cgroup allows
         #[arg(long, hide = true)]
         victim: bool,
     },
-    /// Whom would a kill there be blamed on, and why
+    /// Show which container or unit a cgroup path or process belongs to, and why
     Owner {
         /// A cgroup's path, a process id, or - for paths on standard input, one a line
         #[arg(value_name = "PATH|PID|-")]
@@ -70,21 +61,22 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Remove what an agent has left in the kernel for the next one
-    Detach {
-        #[command(flatten)]
-        flags: Flags,
-    },
-    /// Print what is in force and where each value came from
-    Config {
-        #[command(flatten)]
-        flags: Flags,
-    },
+    /// Remove the probe that an agent has left in the kernel for the next one
+    Detach,
+    /// Print the effective configuration and the source of each value
+    Config,
     /// Print a completion script for a shell
     Completions {
         /// The shell
         shell: clap_complete::Shell,
     },
+}
+
+/// The whole command line. Each command has the flags of the keys that it uses, and refuses all others.
+fn command_line() -> clap::Command {
+    config::Command::ALL.into_iter().fold(Cli::command().args(Flags::of(config::Command::Run)), |line, command| {
+        line.mut_subcommand(command.name(), |line| line.args(Flags::of(command)))
+    })
 }
 
 /// How a command ended without doing its job. The codes are documented in docs/operations.md.
@@ -139,19 +131,21 @@ impl From<io::Error> for Error {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let done = match cli.command.unwrap_or(Command::Run { flags: cli.flags }) {
-        Command::Run { flags } => run(&flags),
-        Command::Check { flags } => check(&flags),
+    let matches = command_line().get_matches();
+    let flags = Flags::given(matches.subcommand().map_or(&matches, |(_, of_command)| of_command));
+    let command = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()).command;
+    let done = match command.unwrap_or(Command::Run) {
+        Command::Run => run(&flags),
+        Command::Check => check(&flags),
         Command::Selftest { victim: true, .. } => selftest::victim().map_err(Error::from).map(|()| ExitCode::SUCCESS),
-        Command::Selftest { flags, show, .. } => self_test(&flags, show),
+        Command::Selftest { show, .. } => self_test(&flags, show),
         Command::Owner { subject, json } => owner(&subject, json),
-        Command::Detach { flags } => detach(&flags),
-        Command::Config { flags } => show_config(&flags),
+        Command::Detach => detach(&flags),
+        Command::Config => show_config(&flags),
         Command::Completions { shell } => {
             // Not to standard output at once: the generator panics if that is closed.
             let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "oom-watcher", &mut script);
+            clap_complete::generate(shell, &mut command_line(), "oom-watcher", &mut script);
             io::stdout().write_all(&script).map_err(Error::from).map(|()| ExitCode::SUCCESS)
         }
     };

@@ -5,8 +5,9 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
 
+use super::keys::{self, Kind};
+use super::origin::{Candidate, Origin};
 use super::problem::{Problems, quoted};
-use super::resolver::{Candidate, Origin};
 use super::yaml::{self, Tree};
 
 /// What a file may be long: configuration, certificates.
@@ -27,7 +28,7 @@ impl File {
 
 /// What YAML has for a value.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum Form {
     Text,
     Number,
     TextOrNumber,
@@ -37,29 +38,18 @@ enum Kind {
     Texts,
 }
 
-const KEYS: &[(&str, Kind)] = &[
-    ("node_name", Kind::Text),
-    ("node_cgroup", Kind::Text),
-    ("listen", Kind::Text),
-    ("log.filter", Kind::Text),
-    ("log.format", Kind::Text),
-    ("probe.arguments", Kind::Flag),
-    ("probe.pin_directory", Kind::Text),
-    ("probe.ring_bytes", Kind::TextOrNumber),
-    ("series.max_owners", Kind::Number),
-    ("series.expiry", Kind::Text),
-    ("series.from_zero", Kind::Text),
-    ("kubernetes.enabled", Kind::FlagOrText),
-    ("kubernetes.kubeconfig", Kind::Text),
-    ("kubernetes.labels", Kind::Texts),
-    ("kubernetes.annotations", Kind::Texts),
-    ("kubernetes.container_wait", Kind::Text),
-    ("kubernetes.pod_logs", Kind::Text),
-    ("kubernetes.daemonset", Kind::Text),
-    ("state.directory", Kind::Text),
-    ("export.spool_directory", Kind::Text),
-    ("shutdown_grace", Kind::Text),
-];
+impl Form {
+    fn of(kind: Kind) -> Self {
+        match kind {
+            Kind::Number(_) => Self::Number,
+            Kind::Size(_) => Self::TextOrNumber,
+            Kind::Boolean => Self::Flag,
+            Kind::Auto => Self::FlagOrText,
+            Kind::PodKeys => Self::Texts,
+            _ => Self::Text,
+        }
+    }
+}
 
 /// Reads the file at `path`. What is wrong with its form is added to `problems`; its values are still texts.
 pub(super) fn read(path: &Path, problems: &mut Problems) -> File {
@@ -157,29 +147,30 @@ impl Reading<'_> {
     fn entry(&mut self, name: &str, section: &str, value: &Tree, at: &mut Vec<usize>) {
         let key = format!("{section}{name}");
         let prefix = format!("{key}.");
-        if KEYS.iter().any(|(known, _)| known.starts_with(&prefix)) {
+        if keys::in_file().any(|(known, _)| known.starts_with(&prefix)) {
             return self.section(&prefix, value, at);
         }
         let place = self.place(at);
-        let Some((key, kind)) = KEYS.iter().find(|(known, _)| *known == key && !name.contains('.')) else {
+        let Some((key, row)) = keys::in_file().find(|(known, _)| *known == key && !name.contains('.')) else {
             self.problems.push(format!("{place}: {key}"), "an unknown key", format!("one of {}", known(section)));
             return;
         };
+        let form = Form::of(row.kind);
         let text = match value {
-            Tree::Text(text) if matches!(kind, Kind::Text | Kind::TextOrNumber | Kind::FlagOrText) => text.clone(),
-            Tree::Number(number) if matches!(kind, Kind::Number | Kind::TextOrNumber) => number.clone(),
-            Tree::Bool(flag) if matches!(kind, Kind::Flag | Kind::FlagOrText) => flag.to_string(),
-            Tree::List(texts) if *kind == Kind::Texts && texts.iter().all(Option::is_some) => {
+            Tree::Text(text) if matches!(form, Form::Text | Form::TextOrNumber | Form::FlagOrText) => text.clone(),
+            Tree::Number(number) if matches!(form, Form::Number | Form::TextOrNumber) => number.clone(),
+            Tree::Bool(flag) if matches!(form, Form::Flag | Form::FlagOrText) => flag.to_string(),
+            Tree::List(texts) if form == Form::Texts && texts.iter().all(Option::is_some) => {
                 texts.iter().flatten().map(String::as_str).collect::<Vec<_>>().join(",")
             }
             other => {
-                let expected = match kind {
-                    Kind::Text => "a text; write it in quotation marks",
-                    Kind::Number => "a whole number without quotation marks",
-                    Kind::TextOrNumber => "a number of bytes or a text such as 1MiB",
-                    Kind::Flag => "true or false, without quotation marks",
-                    Kind::FlagOrText => "true, false, or a text",
-                    Kind::Texts => "a list of texts, such as [app, team]",
+                let expected = match form {
+                    Form::Text => "a text; write it in quotation marks",
+                    Form::Number => "a whole number without quotation marks",
+                    Form::TextOrNumber => "a number of bytes or a text such as 1MiB",
+                    Form::Flag => "true or false, without quotation marks",
+                    Form::FlagOrText => "true, false, or a text",
+                    Form::Texts => "a list of texts, such as [app, team]",
                 };
                 self.problems.push(format!("{place}: {key}"), other.to_string(), expected);
                 return;
@@ -200,15 +191,9 @@ impl Reading<'_> {
 /// The keys that a section may have.
 fn known(section: &str) -> String {
     let mut names: Vec<&str> =
-        KEYS.iter().filter_map(|(key, _)| key.strip_prefix(section)?.split('.').next()).collect();
+        keys::in_file().filter_map(|(key, _)| key.strip_prefix(section)?.split('.').next()).collect();
     names.dedup();
     names.join(", ")
-}
-
-/// All keys, sections joined with dots.
-#[cfg(test)]
-pub(super) fn keys() -> impl Iterator<Item = &'static str> {
-    KEYS.iter().map(|(key, _)| *key)
 }
 
 #[cfg(test)]
@@ -227,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_malformed_file_is_refused_with_its_place() {
-        let keys = "node_name, node_cgroup, listen, log, probe, series, kubernetes, state, export, shutdown_grace";
+        let keys = known("");
         #[rustfmt::skip]
         let rows: &[(&str, &str)] = &[
             ("", ""),

@@ -1,109 +1,112 @@
-//! The flags that every subcommand that needs a configuration takes. Their values are texts: `load` checks them like
-//! all others.
+//! The flags of the commands that read the configuration. Their values are texts: `load` checks them like all others.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
 
-use super::resolver::{Candidate, Origin};
+use clap::{Arg, ArgMatches};
 
-/// Flags of `run`, `check`, `selftest` and `config`.
-#[derive(clap::Args, Clone, Debug, Default, PartialEq, Eq)]
-#[command(next_help_heading = "Configuration (a flag wins over a variable, a variable over the file)")]
-pub struct Flags {
-    /// A YAML file with settings that have no variable. docs/oom-watcher.example.yaml shows all of them
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// The name of this node, the label `node` of every series [env: NODE_NAME] [default: the host's name]
-    #[arg(long, value_name = "NAME")]
-    pub node_name: Option<String>,
-    /// Where to serve /metrics; port 0 takes any free port [default: 0.0.0.0:8080]
-    #[arg(long, value_name = "ADDR:PORT", conflicts_with = "metrics_port")]
-    pub listen: Option<String>,
-    /// The port of /metrics alone [env: METRICS_PORT] [default: 8080]
-    #[arg(long, value_name = "PORT")]
-    pub metrics_port: Option<String>,
-    /// Where in bpffs the probe outlives the agent, or none [env: OOM_WATCHER_PIN_DIR] [default:
-    /// /sys/fs/bpf/oom-watcher]
-    #[arg(long, value_name = "DIR")]
-    pub pin_dir: Option<String>,
-    /// Where the state is kept that outlives the agent; `none`: nowhere [env: OOM_WATCHER_STATE_DIR] [default:
-    /// /run/oom-watcher]
-    #[arg(long, value_name = "DIR")]
-    pub state_dir: Option<String>,
-    /// How the agent's own messages look: human or json [default: human]
-    #[arg(long, value_name = "FORMAT")]
-    pub log_format: Option<String>,
-    /// Which of the agent's own messages are written, such as `warn` or `info,oom_watcher=debug` [env: RUST_LOG]
-    /// [default: info]
-    #[arg(long, value_name = "FILTER")]
-    pub log_filter: Option<String>,
-}
+use super::keys::{Command, Flag, KEYS};
+use super::origin::{Candidate, Origin};
+
+const HEADING: &str = "Configuration (a flag wins over a variable, a variable over the file)";
+
+/// The flags that were given, with their values.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Flags(BTreeMap<&'static str, String>);
 
 impl Flags {
-    pub(super) fn node_name(&self) -> Option<Candidate> {
-        candidate("--node-name", &self.node_name)
+    /// The flags that a command takes: those of the keys that it uses.
+    pub fn of(command: Command) -> impl Iterator<Item = Arg> {
+        KEYS.iter().filter_map(move |key| {
+            let flag = key.flag.filter(|flag| flag.commands.contains(&command))?;
+            let variable = key.variable.map(|name| format!(" [env: {name}]")).unwrap_or_default();
+            let help = format!("{}{variable} [default: {}]", key.meaning, key.default);
+            let arg = Arg::new(id(flag)).long(id(flag)).value_name(flag.value).help(help).help_heading(HEADING);
+            // The address has a port already.
+            Some(if flag.name == "--listen" { arg.conflicts_with("metrics-port") } else { arg })
+        })
     }
 
-    pub(super) fn listen(&self) -> Option<Candidate> {
-        candidate("--listen", &self.listen)
+    /// Those that a command was given.
+    pub fn given(matches: &ArgMatches) -> Self {
+        let flags = KEYS.iter().filter_map(|key| key.flag);
+        let given = |flag: Flag| {
+            let value = matches.try_get_one::<String>(id(flag)).ok().flatten()?;
+            Some((flag.name, value.clone()))
+        };
+        Self(flags.filter_map(given).collect())
     }
 
-    pub(super) fn metrics_port(&self) -> Option<Candidate> {
-        candidate("--metrics-port", &self.metrics_port)
-    }
-
-    pub(super) fn pin_dir(&self) -> Option<Candidate> {
-        candidate("--pin-dir", &self.pin_dir)
-    }
-
-    pub(super) fn state_dir(&self) -> Option<Candidate> {
-        candidate("--state-dir", &self.state_dir)
-    }
-
-    pub(super) fn log_format(&self) -> Option<Candidate> {
-        candidate("--log-format", &self.log_format)
-    }
-
-    pub(super) fn log_filter(&self) -> Option<Candidate> {
-        candidate("--log-filter", &self.log_filter)
+    pub(super) fn get(&self, name: &'static str) -> Option<Candidate> {
+        Some(Candidate { origin: Origin::Flag(name), text: self.0.get(name)?.clone() })
     }
 }
 
-fn candidate(name: &'static str, text: &Option<String>) -> Option<Candidate> {
-    Some(Candidate { origin: Origin::Flag(name), text: text.clone()? })
+/// Flags with their dashes, as if they were given.
+impl<const N: usize> From<[(&'static str, &str); N]> for Flags {
+    fn from(flags: [(&'static str, &str); N]) -> Self {
+        Self(flags.map(|(name, text)| (name, text.to_owned())).into())
+    }
+}
+
+fn id(flag: Flag) -> &'static str {
+    flag.name.trim_start_matches('-')
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
+    #![expect(clippy::unwrap_used, reason = "a failed test panics")]
+
+    use clap::error::ErrorKind;
 
     use super::*;
 
-    #[derive(Debug, Parser)]
-    struct Program {
-        #[command(flatten)]
-        flags: Flags,
+    fn parse(command: Command, arguments: &str) -> Result<Flags, ErrorKind> {
+        let program = clap::Command::new("p").no_binary_name(true).args(Flags::of(command));
+        let matches = program.try_get_matches_from(arguments.split_whitespace()).map_err(|error| error.kind())?;
+        Ok(Flags::given(&matches))
     }
 
     #[test]
     fn flags_are_texts_and_an_address_excludes_a_port() {
-        let parse = |arguments: &str| Program::try_parse_from(arguments.split(' ')).map(|program| program.flags);
-        let all = parse(
-            "p --config f --node-name n --metrics-port x --pin-dir d --state-dir s --log-format y --log-filter z",
-        )
-        .ok();
-        let text = |text: &str| Some(text.to_owned());
-        let expected = Flags {
-            config: Some("f".into()),
-            node_name: text("n"),
-            listen: None,
-            metrics_port: text("x"),
-            pin_dir: text("d"),
-            state_dir: text("s"),
-            log_format: text("y"),
-            log_filter: text("z"),
-        };
-        assert_eq!(all, Some(expected));
-        let conflict = parse("p --listen a --metrics-port 1").map_err(|error| error.kind());
-        assert_eq!(conflict, Err(clap::error::ErrorKind::ArgumentConflict));
+        let all = "--config f --node-name n --metrics-port x --pin-dir d --state-dir s --log-format y --log-filter z";
+        let expected = Flags::from([
+            ("--config", "f"),
+            ("--node-name", "n"),
+            ("--metrics-port", "x"),
+            ("--pin-dir", "d"),
+            ("--state-dir", "s"),
+            ("--log-format", "y"),
+            ("--log-filter", "z"),
+        ]);
+        assert_eq!(parse(Command::Run, all), Ok(expected));
+        assert_eq!(parse(Command::Run, ""), Ok(Flags::default()));
+        assert_eq!(parse(Command::Run, "--listen a --metrics-port 1"), Err(ErrorKind::ArgumentConflict));
+    }
+
+    #[test]
+    fn a_command_refuses_what_it_does_not_use() {
+        let flags: Vec<Flag> = KEYS.iter().filter_map(|key| key.flag).collect();
+        for command in Command::ALL {
+            for flag in &flags {
+                let parsed =
+                    parse(command, &format!("{} text", flag.name)).map(|given| given.get(flag.name).unwrap().text);
+                let expected = match flag.commands.contains(&command) {
+                    true => Ok("text".to_owned()),
+                    false => Err(ErrorKind::UnknownArgument),
+                };
+                assert_eq!(parsed, expected, "{} {}", command.name(), flag.name);
+            }
+        }
+        let taken = |command| Flags::of(command).count();
+        assert_eq!(Command::ALL.map(taken), [flags.len(), 6, 3, 2, flags.len()]);
+    }
+
+    #[test]
+    fn help_says_what_else_sets_a_key_and_its_default() {
+        let help = clap::Command::new("p").args(Flags::of(Command::Detach)).render_help().to_string();
+        let words = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        let row = KEYS.iter().find(|key| key.variable == Some("OOM_WATCHER_PIN_DIR")).unwrap();
+        let expected = format!("{} [env: OOM_WATCHER_PIN_DIR] [default: /sys/fs/bpf/oom-watcher]", row.meaning);
+        assert!(words.contains(&expected), "{help}");
     }
 }

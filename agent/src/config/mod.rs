@@ -2,15 +2,17 @@
 //! and of that file.
 //!
 //! A flag wins over a variable, a variable over the file, the file over the default. Whatever is set is checked, also
-//! where something else wins, and all that is wrong is told at once. Nothing is logged here: logging is configured by
-//! the result.
+//! where something else wins, and all problems are reported at once. Nothing is logged here: logging is configured by
+//! the result. What each setting is called and means is in [`KEYS`].
 
 mod certificate;
 mod environment;
 mod file;
 mod flags;
 mod host;
+mod keys;
 mod kubernetes;
+mod origin;
 mod otlp;
 mod pairs;
 mod problem;
@@ -24,23 +26,22 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use environment::{VARIABLES, Variable, from_process};
+pub use environment::from_process;
 pub use flags::Flags;
+pub use keys::{Bounds, Command, Flag, KEYS, Key, Kind, MAX_NODE_NAME, MAX_POD_KEYS, SECTIONS, Unset};
+pub use origin::Origin;
 pub use problem::{Problem, Problems, Warning};
-pub use resolver::{Origin, Origins, Setting};
+pub use resolver::{Origins, Setting};
 pub use value::Format;
 
 use crate::cgroups::node::Choice;
 use crate::export::settings::Otlp;
 use crate::kubernetes::settings::Settings;
 use crate::record::series::{FromZero, Limits};
-use crate::source::probe::{self, pins};
-use crate::state;
-use file::File;
+use crate::source::probe;
 use resolver::Resolver;
-use value::{AtZero, NodeCgroup};
 
-/// Everything the agent is told from outside.
+/// Everything that is set from outside.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// The name of the node: the value of the label `node`.
@@ -90,7 +91,7 @@ pub struct Loaded {
     pub origins: Origins,
 }
 
-/// Reads `--config`, asks `env` for each of [`VARIABLES`] and makes a `Config` of all.
+/// Reads the file, asks `env` for each variable of [`KEYS`] and makes a `Config` of all.
 ///
 /// # Errors
 ///
@@ -100,74 +101,43 @@ pub fn load(flags: &Flags, env: &dyn Fn(&str) -> Option<String>) -> Result<Loade
 }
 
 fn load_on(host_name: Option<String>, flags: &Flags, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Problems> {
-    let mut resolver = Resolver::new(env);
-    let file = match &flags.config {
-        Some(path) => file::read(path, &mut resolver.problems),
-        None => File::default(),
-    };
-
-    let r = &mut resolver;
-    let node = host::node(r, flags, &file, host_name);
-    let config = Config {
-        node_cgroup: r
-            .resolve("node_cgroup", [file.get("node_cgroup")], NodeCgroup(Choice::Auto), value::node_cgroup)
-            .0,
-        listen: host::listen(r, flags, &file),
-        log: Log {
-            filter: log_filter(r, flags, &file),
-            format: r.resolve("log.format", [flags.log_format(), file.get("log.format")], Format::Human, value::format),
-        },
-        probe: probe::Config {
-            ring_bytes: r
-                .resolve("probe.ring_bytes", [file.get("probe.ring_bytes")], value::DEFAULT_RING, value::ring_bytes)
-                .0,
-            arguments: r.resolve("probe.arguments", [file.get("probe.arguments")], false, value::boolean),
-            read_names: true,
-            pins: pins(r, flags, &file),
-        },
-        series: Limits {
-            owners: r.resolve("series.max_owners", [file.get("series.max_owners")], 2000, |text| {
-                value::number(text, 1..=100_000)
-            }),
-            expiry: r
-                .resolve("series.expiry", [file.get("series.expiry")], value::HOUR, |text| {
-                    value::duration(text, "2m", "7d")
-                })
-                .0,
-            from_zero: r
-                .resolve("series.from_zero", [file.get("series.from_zero")], AtZero(FromZero::Kills), value::from_zero)
-                .0,
-        },
-        kubernetes: kubernetes::resolve(r, &file, &node),
-        container_wait: kubernetes::container_wait(r, &file),
-        pod_logs: kubernetes::pod_logs(r, &file),
-        state_directory: {
-            let candidates = [flags.state_dir(), r.variable("OOM_WATCHER_STATE_DIR"), file.get("state.directory")];
-            r.resolve("state.directory", candidates, value::Directory(Some(state::DEFAULT.into())), value::directory).0
-        },
-        shutdown_grace: r
-            .resolve("shutdown_grace", [file.get("shutdown_grace")], value::Span(Duration::from_secs(10)), |text| {
-                value::duration(text, "1s", "10m")
-            })
-            .0,
-        otlp: otlp::resolve(r, &file, &node),
-        node,
-    };
-    environment::warn_unsupported(r);
+    let mut resolver = Resolver::new(flags, env);
+    if let Some(path) = resolver.flag("--config") {
+        resolver.file = file::read(path.text.as_ref(), &mut resolver.problems);
+    }
+    let config = resolve(&mut resolver, host_name);
+    environment::warn_unsupported(&mut resolver);
     resolver.finish(config)
 }
 
-fn pins(r: &mut Resolver<'_>, flags: &Flags, file: &File) -> Option<PathBuf> {
-    let candidates = [flags.pin_dir(), r.variable("OOM_WATCHER_PIN_DIR"), file.get("probe.pin_directory")];
-    r.resolve("probe.pin_directory", candidates, value::Directory(Some(pins::DEFAULT.into())), value::directory).0
+/// `None` if something cannot be used. Each bad value is reported all the same, as its default stands in for it.
+fn resolve(r: &mut Resolver<'_>, host_name: Option<String>) -> Option<Config> {
+    let node = host::node(r, host_name);
+    let name = node.clone().unwrap_or_default();
+    let config = Config {
+        node: name.clone(),
+        node_cgroup: r.resolve("node_cgroup", value::node_cgroup)?.0,
+        listen: host::listen(r)?,
+        log: log(r)?,
+        probe: probe::Config {
+            ring_bytes: r.within("probe.ring_bytes", value::size)?.0,
+            arguments: r.resolve("probe.arguments", value::boolean)?,
+            read_names: true,
+            pins: r.resolve("probe.pin_directory", value::directory)?.0,
+        },
+        series: series(r)?,
+        kubernetes: kubernetes::resolve(r, &name)?,
+        container_wait: r.within("kubernetes.container_wait", value::duration)?.0,
+        pod_logs: r.resolve("kubernetes.pod_logs", value::directory)?.0,
+        state_directory: r.resolve("state.directory", value::directory)?.0,
+        shutdown_grace: r.within("shutdown_grace", value::duration)?.0,
+        otlp: otlp::resolve(r, &name)?,
+    };
+    node.map(|_| config)
 }
 
-fn log_filter(r: &mut Resolver<'_>, flags: &Flags, file: &File) -> String {
-    let candidates = [flags.log_filter(), r.variable("RUST_LOG"), file.get("log.filter")];
-    let Some((filter, origin)) = r.choose(candidates, value::log_filter) else {
-        r.record("log.filter", "info", Origin::Default);
-        return "info".to_owned();
-    };
+fn log(r: &mut Resolver<'_>) -> Option<Log> {
+    let (filter, origin) = r.find("log.filter", value::log_filter)?;
     if !value::filter_reaches_agent(&filter) {
         r.warn(
             origin.name(),
@@ -177,8 +147,17 @@ fn log_filter(r: &mut Resolver<'_>, flags: &Flags, file: &File) -> String {
             ),
         );
     }
-    r.record("log.filter", &filter, origin);
-    filter
+    let format = r.one_of("log.format", &[("human", Format::Human), ("json", Format::Json)])?;
+    Some(Log { filter, format })
+}
+
+fn series(r: &mut Resolver<'_>) -> Option<Limits> {
+    let from_zero = [("none", FromZero::Nothing), ("kills", FromZero::Kills), ("incidents", FromZero::Incidents)];
+    Some(Limits {
+        owners: r.within("series.max_owners", value::count)?,
+        expiry: r.within("series.expiry", value::duration)?.0,
+        from_zero: r.one_of("series.from_zero", &from_zero)?,
+    })
 }
 
 #[cfg(test)]

@@ -1,27 +1,21 @@
 //! The variables of the OTLP exporters. A signal's own variable wins over the one for all signals.
 
-use std::time::Duration;
-
 use super::certificate::{self, Pem};
-use super::file::File;
+use super::origin::{Candidate, Origin};
 use super::pairs;
 use super::problem::Refused;
-use super::resolver::{Candidate, Origin, Resolver};
+use super::resolver::Resolver;
 use super::resource;
 use super::url::{self, Url};
-use super::value::{self, Span};
+use super::value;
 use crate::export::settings::{Endpoint, Otlp, Protocol, QueueLimits, Tls};
 use crate::stats::Signal;
 
-const DEFAULT_TIMEOUT: Span = Span(Duration::from_secs(10));
-const DEFAULT_INTERVAL: Span = Span(Duration::from_secs(60));
-const DEFAULT_ITEMS: usize = 2048;
-const DEFAULT_BATCH: usize = 512;
 const MAX_ITEMS: usize = 65_536;
 /// A record of a kill has 2 to 3 KiB: more than the default number of items is rarely as large.
 const MAX_BYTES: usize = 16 << 20;
 
-pub(super) fn resolve(r: &mut Resolver<'_>, file: &File, node: &str) -> Otlp {
+pub(super) fn resolve(r: &mut Resolver<'_>, node: &str) -> Option<Otlp> {
     let disabled = disabled(r);
     let mut missing = Vec::new();
     let mut endpoint = |signal| {
@@ -42,14 +36,14 @@ pub(super) fn resolve(r: &mut Resolver<'_>, file: &File, node: &str) -> Otlp {
             format!("not set: no OTLP export of {signals}. /metrics is served all the same"),
         );
     }
-    let interval = [r.variable("OTEL_METRIC_EXPORT_INTERVAL")];
-    let metric_interval = r
-        .resolve("otlp.metric_interval", interval, DEFAULT_INTERVAL, |text| value::milliseconds(text, 100..=3_600_000))
-        .0;
+    let interval = set_or_default(r, "OTEL_METRIC_EXPORT_INTERVAL");
+    let (interval, origin) = r.choose(interval, |text| value::milliseconds(text, 100..=3_600_000))?;
+    r.record("otlp.metric_interval", interval, origin);
     refuse_delta(r);
-    let candidates = [r.variable("OOM_WATCHER_SPOOL_DIR"), file.get("export.spool_directory")];
-    let spool = r.resolve("export.spool_directory", candidates, value::Directory(None), value::directory).0;
-    Otlp { logs, traces, metrics, metric_interval, queue: queue(r), spool, resource: resource::resolve(r, node) }
+    let spool = r.resolve("export.spool_directory", value::directory)?.0;
+    let queue = queue(r)?;
+    let resource = resource::resolve(r, node);
+    Some(Otlp { logs, traces, metrics, metric_interval: interval.0, queue, spool, resource })
 }
 
 fn disabled(r: &mut Resolver<'_>) -> bool {
@@ -87,15 +81,14 @@ fn is_exported(r: &mut Resolver<'_>, signal: Signal) -> bool {
 /// One signal's destination. All its variables are checked, also without an endpoint.
 fn endpoint(r: &mut Resolver<'_>, signal: Signal) -> Option<Endpoint> {
     let key = |name| format!("otlp.{}.{name}", signal.as_str());
-    let (protocol, protocol_origin) =
-        choose(r, signal, "PROTOCOL", value::protocol).unwrap_or((Protocol::Grpc, Origin::Default));
+    let (protocol, protocol_origin) = choose_or_default(r, signal, "PROTOCOL", value::protocol)?;
     let [specific, general] = r.signal_variables(signal, "ENDPOINT");
     let general = r.choose([general], url::parse_general);
     let url = r.choose([specific], url::parse);
     let headers = choose(r, signal, "HEADERS", pairs::headers);
-    let (gzip, gzip_origin) = choose(r, signal, "COMPRESSION", value::compression).unwrap_or((false, Origin::Default));
-    let (timeout, timeout_origin) = choose(r, signal, "TIMEOUT", |text| value::milliseconds(text, 1..=600_000))
-        .unwrap_or((DEFAULT_TIMEOUT, Origin::Default));
+    let (gzip, gzip_origin) = choose_or_default(r, signal, "COMPRESSION", value::compression)?;
+    let (timeout, timeout_origin) =
+        choose_or_default(r, signal, "TIMEOUT", |text| value::milliseconds(text, 1..=600_000))?;
     let insecure = choose(r, signal, "INSECURE", value::boolean);
     let certificates = Certificates::choose(r, signal);
 
@@ -131,6 +124,21 @@ fn choose<T>(
 ) -> Option<(T, Origin)> {
     let candidates = r.signal_variables(signal, variable);
     r.choose(candidates, parse)
+}
+
+fn choose_or_default<T>(
+    r: &mut Resolver<'_>,
+    signal: Signal,
+    variable: &str,
+    parse: impl Fn(&str) -> Result<T, Refused>,
+) -> Option<(T, Origin)> {
+    let [specific, general] = r.signal_variables(signal, variable);
+    let default = r.default(&format!("OTEL_EXPORTER_OTLP_{variable}"));
+    r.choose([specific, general, default], parse)
+}
+
+fn set_or_default(r: &mut Resolver<'_>, variable: &str) -> [Option<Candidate>; 2] {
+    [r.variable(variable), r.default(variable)]
 }
 
 /// What is wrong or odd with a URL for this protocol.
@@ -245,10 +253,15 @@ fn refuse_delta(r: &mut Resolver<'_>) {
 }
 
 /// Bounds of the queues of log records and of spans.
-fn queue(r: &mut Resolver<'_>) -> QueueLimits {
-    let items = [r.variable("OTEL_BLRP_MAX_QUEUE_SIZE")];
-    let items = r.resolve("otlp.queue.items", items, DEFAULT_ITEMS, |text| value::number(text, 1..=MAX_ITEMS));
-    let batch = [r.variable("OTEL_BLRP_MAX_EXPORT_BATCH_SIZE")];
-    let batch = r.resolve("otlp.queue.batch", batch, DEFAULT_BATCH.min(items), |text| value::number(text, 1..=items));
-    QueueLimits { items, bytes: MAX_BYTES, batch }
+fn queue(r: &mut Resolver<'_>) -> Option<QueueLimits> {
+    let items = set_or_default(r, "OTEL_BLRP_MAX_QUEUE_SIZE");
+    let (items, origin) = r.choose(items, |text| value::number(text, 1..=MAX_ITEMS))?;
+    r.record("otlp.queue.items", items, origin);
+    let [batch, default] = set_or_default(r, "OTEL_BLRP_MAX_EXPORT_BATCH_SIZE");
+    let (default, _) = r.choose([default], |text| value::number(text, 1..=MAX_ITEMS))?;
+    let batch = r.choose([batch], |text| value::number(text, 1..=items));
+    // A small queue has small batches.
+    let (batch, origin) = batch.unwrap_or((default.min(items), Origin::Default));
+    r.record("otlp.queue.batch", batch, origin);
+    Some(QueueLimits { items, bytes: MAX_BYTES, batch })
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::keys::Kind;
+
 /// One value that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
@@ -62,6 +64,12 @@ impl Refused {
 impl<T: Into<String>> From<T> for Refused {
     fn from(expected: T) -> Self {
         Self { found: None, expected: expected.into() }
+    }
+}
+
+impl From<Kind> for Refused {
+    fn from(kind: Kind) -> Self {
+        Self { found: None, expected: kind.to_string() }
     }
 }
 

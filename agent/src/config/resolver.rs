@@ -2,29 +2,13 @@
 
 use std::fmt;
 
+use super::file::File;
+use super::flags::Flags;
+use super::keys::{self, Bounds, KEYS, Kind, Unset};
+use super::origin::{Candidate, Origin};
 use super::problem::{Problems, Refused, Warning, quoted};
 use super::{Config, Loaded};
 use crate::stats::Signal;
-
-/// Where a value came from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// The command line.
-    Flag(&'static str),
-    /// The environment.
-    Variable(String),
-    /// The configuration file.
-    File {
-        /// Path, line and column.
-        place: String,
-        /// The key with its sections, joined with dots.
-        key: &'static str,
-    },
-    /// The host's name.
-    Host,
-    /// Nowhere: it is not set.
-    Default,
-}
 
 /// One value in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,31 +25,38 @@ pub struct Setting {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Origins(Vec<Setting>);
 
-/// A text that was set somewhere.
-#[derive(Clone, Debug)]
-pub(super) struct Candidate {
-    pub(super) origin: Origin,
-    pub(super) text: String,
-}
-
 /// What has been found so far.
 pub(super) struct Resolver<'a> {
+    flags: &'a Flags,
     env: &'a dyn Fn(&str) -> Option<String>,
+    pub(super) file: File,
     pub(super) problems: Problems,
     warnings: Vec<Warning>,
     origins: Origins,
 }
 
 impl<'a> Resolver<'a> {
-    pub(super) fn new(env: &'a dyn Fn(&str) -> Option<String>) -> Self {
-        Self { env, problems: Problems::default(), warnings: Vec::new(), origins: Origins::default() }
+    pub(super) fn new(flags: &'a Flags, env: &'a dyn Fn(&str) -> Option<String>) -> Self {
+        Self {
+            flags,
+            env,
+            file: File::default(),
+            problems: Problems::default(),
+            warnings: Vec::new(),
+            origins: Origins::default(),
+        }
     }
 
-    pub(super) fn finish(self, config: Config) -> Result<Loaded, Problems> {
-        match self.problems.is_empty() {
-            true => Ok(Loaded { config, warnings: self.warnings, origins: self.origins }),
-            false => Err(self.problems),
+    /// `config` is absent if something is wrong with it.
+    pub(super) fn finish(self, config: Option<Config>) -> Result<Loaded, Problems> {
+        match config.filter(|_| self.problems.is_empty()) {
+            Some(config) => Ok(Loaded { config, warnings: self.warnings, origins: self.origins }),
+            None => Err(self.problems),
         }
+    }
+
+    pub(super) fn flag(&self, name: &'static str) -> Option<Candidate> {
+        self.flags.get(name)
     }
 
     /// A variable that is set. Empty is the same as not set, as OpenTelemetry asks.
@@ -109,17 +100,65 @@ impl<'a> Resolver<'a> {
         chosen
     }
 
-    /// [`Self::choose`] or `default`, recorded under `key`.
+    /// What applies if nothing sets the key, or the variable, of this name.
+    pub(super) fn default(&mut self, name: &str) -> Option<Candidate> {
+        match KEYS.iter().find(|key| key.file == Some(name) || key.variable == Some(name)).map(|key| key.default) {
+            Some(Unset::Value(text)) => Some(Candidate { origin: Origin::Default, text: text.to_owned() }),
+            _ => {
+                self.problems.push(name, "no default", "a row with a value in the table of keys");
+                None
+            }
+        }
+    }
+
+    /// The value of a key of the file and the place where it was set. `None` is a mistake in the table, reported like a
+    /// bad value.
+    pub(super) fn find<T: fmt::Display>(
+        &mut self,
+        name: &'static str,
+        parse: impl Fn(&str) -> Result<T, Refused>,
+    ) -> Option<(T, Origin)> {
+        let row = keys::of_file(name);
+        let flag = row.and_then(|key| self.flag(key.flag?.name));
+        let variable = row.and_then(|key| self.variable(key.variable?));
+        let candidates = [flag, variable, self.file.get(name), self.default(name)];
+        let (value, origin) = self.choose(candidates, parse)?;
+        self.record(name, &value, origin.clone());
+        Some((value, origin))
+    }
+
+    /// [`Self::find`] without the origin.
     pub(super) fn resolve<T: fmt::Display>(
         &mut self,
-        key: &str,
-        candidates: impl IntoIterator<Item = Option<Candidate>>,
-        default: T,
+        name: &'static str,
         parse: impl Fn(&str) -> Result<T, Refused>,
-    ) -> T {
-        let (value, origin) = self.choose(candidates, parse).unwrap_or((default, Origin::Default));
-        self.record(key, &value, origin);
-        value
+    ) -> Option<T> {
+        Some(self.find(name, parse)?.0)
+    }
+
+    /// [`Self::resolve`] for a key with bounds.
+    pub(super) fn within<T: fmt::Display>(
+        &mut self,
+        name: &'static str,
+        parse: impl Fn(&str, Bounds) -> Result<T, Refused>,
+    ) -> Option<T> {
+        match keys::of_file(name).map(|key| key.kind) {
+            Some(Kind::Size(bounds) | Kind::Number(bounds) | Kind::Duration(bounds)) => {
+                self.resolve(name, |text| parse(text, bounds))
+            }
+            _ => {
+                self.problems.push(name, "no bounds", "a row with bounds in the table of keys");
+                None
+            }
+        }
+    }
+
+    /// [`Self::resolve`] for a key that is one of these words.
+    pub(super) fn one_of<T: Copy>(&mut self, name: &'static str, words: &[(&'static str, T)]) -> Option<T> {
+        let expected = keys::of_file(name).map(|key| key.kind.to_string()).unwrap_or_default();
+        let word = |text: &str| words.iter().find(|(word, _)| *word == text).map(|(word, _)| *word);
+        let chosen = self.resolve(name, |text| word(text).ok_or_else(|| Refused::from(expected.clone())))?;
+        words.iter().find(|(word, _)| *word == chosen).map(|(_, value)| *value)
     }
 
     pub(super) fn record(&mut self, key: impl Into<String>, value: impl ToString, origin: Origin) {
@@ -139,31 +178,6 @@ impl Origins {
     /// The settings in the order of the documentation.
     pub fn iter(&self) -> impl Iterator<Item = &Setting> {
         self.0.iter()
-    }
-}
-
-impl Origin {
-    /// What the user called it: the beginning of a message about it.
-    pub(super) fn name(&self) -> String {
-        match self {
-            Self::Flag(name) => (*name).to_owned(),
-            Self::Variable(name) => name.clone(),
-            Self::File { place, key } => format!("{place}: {key}"),
-            Self::Host => "the host's name".to_owned(),
-            Self::Default => "default".to_owned(),
-        }
-    }
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Flag(name) => write!(f, "from {name}"),
-            Self::Variable(name) => write!(f, "from {name}"),
-            Self::File { place, .. } => write!(f, "from {place}"),
-            Self::Host => f.write_str("the host's name"),
-            Self::Default => f.write_str("default"),
-        }
     }
 }
 

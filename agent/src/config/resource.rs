@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use opentelemetry::KeyValue;
 use opentelemetry_sdk::resource::{ResourceDetector, TelemetryResourceDetector};
 
+use super::origin::Origin;
 use super::pairs;
-use super::resolver::{Origin, Resolver};
+use super::resolver::Resolver;
 
 /// What belongs to a victim. On the resource it names the agent's own pod, and back ends prefer it to what the record
 /// says.

@@ -11,8 +11,9 @@ use std::path::Path;
 use jsonschema::Validator;
 use serde_json::Value;
 
-use super::file;
-use super::tests::{load_env, load_file, write};
+use super::keys::{self, Bounds, Key, Kind};
+use super::tests::{load_file, write};
+use super::value;
 
 fn schema() -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/oom-watcher.schema.json");
@@ -27,8 +28,7 @@ fn validator() -> Validator {
 /// What the schema has for each key, by the key's name with its sections.
 fn keys(name: &str, schema: &Value, found: &mut BTreeMap<String, Value>) {
     if !name.is_empty() {
-        let texts = ["title", "description"].map(|text| schema[text].as_str().unwrap_or_default());
-        assert!(texts.iter().all(|text| !text.is_empty()), "{name} has no title, or no description");
+        assert!(schema["description"].as_str().is_some_and(|text| !text.is_empty()), "{name} has no description");
     }
     let Some(properties) = schema["properties"].as_object() else {
         found.insert(name.to_owned(), schema.clone());
@@ -49,10 +49,118 @@ fn all_keys() -> BTreeMap<String, Value> {
 /// What no text may be.
 const NO_TEXT: &[&str] = &["", "~", "12", "1.5", "true", "[a]", "{a: b}"];
 
-const DIRECTORIES: &[&str] = &["/run/x", "/", "none", r#""""#, "/a b", r#""/a\nb""#];
-const NO_DIRECTORIES: &[&str] = &["run/x", ".", "None", r#""none ""#, "~/x", r#"" /a""#, r#""/a\0b""#];
+/// Values as YAML.
+type Values = &'static [&'static str];
 
-const LISTS: &[&str] = &[
+/// Values of a kind that are good, and such that are not.
+fn values(kind: Kind) -> (Values, Vec<&'static str>) {
+    let (good, bad): (Values, Values) = match kind {
+        Kind::Name => (
+            &["a", "worker-1.example.org", "a b", "ä", r#""12""#, r#""\uFEFFa""#],
+            &[
+                r#""""#,
+                r#"" ""#,
+                r#""a ""#,
+                r#"" a""#,
+                r#""\u00a0a""#,
+                r#""a\u2003""#,
+                r#""a\nb""#,
+                r#""a\x7fb""#,
+                r#""a\u0085b""#,
+            ],
+        ),
+        Kind::NodeCgroup => (
+            &["auto", "all", "/docker/node", "/"],
+            &[r#""""#, "none", "Auto", "docker/node", r#""all ""#, r#""/a\0b""#],
+        ),
+        Kind::Address => (GOOD_ADDRESSES, BAD_ADDRESSES),
+        Kind::Filter => (
+            &["info", "WARN", r#""off""#, "inof", r#""info,oom_watcher=debug""#, r#""[span]=info""#],
+            &[r#""""#, r#"" ""#, r#""\n""#],
+        ),
+        // Its words are checked by themselves.
+        Kind::OneOf(_) => (&[], &[r#""""#, "Human", "text", r#""json ""#, "Kills", "all", "0"]),
+        Kind::Boolean => (&["true", "false", "False"], &["", "~", "yes", "1", r#""true""#, "[true]"]),
+        Kind::Auto => (
+            &["auto", "true", "false", r#""true""#, r#""false""#, "True"],
+            &["", "~", "yes", "Auto", "1", r#""""#, r#""True""#, "[auto]"],
+        ),
+        Kind::Path => (
+            &["/run/x", "/", "none", r#""""#, "/a b", r#""/a\nb""#],
+            &["run/x", ".", "None", r#""none ""#, "~/x", r#"" /a""#, r#""/a\0b""#],
+        ),
+        Kind::Size(_) => (
+            &["1MiB", "001MiB", "1024KiB", "65536", r#""65536""#, "0x10000", "65536.0"],
+            &[
+                "",
+                "~",
+                "true",
+                "[1MiB]",
+                r#""""#,
+                "MiB",
+                "1GiB",
+                "1MB",
+                "1mib",
+                "1.5MiB",
+                r#""1 MiB""#,
+                "-1",
+                "-65536",
+                "0",
+                "1048576.5",
+                "4294967296MiB",
+                ".inf",
+            ],
+        ),
+        Kind::Number(_) => (
+            &["2000", "2000.0", "1e3", "0x10"],
+            &["", "~", "true", "[1]", "-1", "1.5", r#""2000""#, "1k", ".inf", ".nan", "18446744073709551616"],
+        ),
+        Kind::Duration(_) => (&[], NO_DURATIONS),
+        Kind::PodKeys => (GOOD_LISTS, BAD_LISTS),
+        Kind::DaemonSet => (
+            &["kube-system/oom-watcher", "a/b.c-9", "none", r#""""#],
+            &[
+                "oom-watcher",
+                "a/",
+                "/a",
+                "a/b/c",
+                "A/b",
+                "a/B",
+                "a.b/c",
+                "a/-b",
+                "a/b.",
+                r#""a/b\n""#,
+                "None",
+                r#""none ""#,
+            ],
+        ),
+        Kind::File | Kind::Port | Kind::Specified => (&[], &[]),
+    };
+    let is_text = !matches!(kind, Kind::Boolean | Kind::Auto | Kind::Size(_) | Kind::Number(_) | Kind::PodKeys);
+    (good, [if is_text { NO_TEXT } else { &[] }, bad].concat())
+}
+
+const GOOD_ADDRESSES: Values = &[
+    "0.0.0.0:8080",
+    "127.0.0.1:1",
+    "249.199.99.9:9",
+    "255.255.255.255:65535",
+    "1.2.3.4:00080",
+    "1.2.3.4:6553",
+    r#""[::]:8080""#,
+    r#""[2001:DB8::1]:80""#,
+    r#""[::ffff:1.2.3.4]:80""#,
+    r#""[fe80::1%2]:80""#,
+];
+#[rustfmt::skip]
+const BAD_ADDRESSES: Values = &[
+    r#""""#, "8080", r#""8080""#, r#"":8080""#, "0.0.0.0", "0.0.0.0:0", "1.2.3.4:", "1.2.3.4:65536", "1.2.3.4:70000",
+    "1.2.3.4:100000", "1.2.3.4:-1", "1.2.3.4:+80", "1.2.3.4:80/", r#"" 1.2.3.4:80""#, "256.0.0.1:80", "1.2.3.300:80",
+    "01.2.3.4:80", "1.2.3:80", "1.2.3.4.5:80", "localhost:80", "::1", r#""::1:80""#, r#""[::]""#, r#""[::]:0""#,
+    r#""[]:80""#, r#""[::1%]:80""#, r#""[::1%a]:80""#,
+];
+
+const GOOD_LISTS: Values = &[
     "[]",
     "[a]",
     "[app.kubernetes.io/name, team]",
@@ -65,11 +173,12 @@ const LISTS: &[&str] = &[
     r#"[",", "a,"]"#,
 ];
 #[rustfmt::skip]
-const NO_LISTS: &[&str] = &[
-    "", "~", "a", "1", "true", "{}", r#""""#, "[1]", "[true]", "[~]", "[[a]]", "[a/b/c]", "[-a]", "[a-]", "[_]", "[a b]", "[A.io/a]", "[/a]", "[a/]", "[ä]", "[a, b/]",
+const BAD_LISTS: Values = &[
+    "", "~", "a", "1", "true", "{}", r#""""#, "[1]", "[true]", "[~]", "[[a]]", "[a/b/c]", "[-a]", "[a-]", "[_]",
+    "[a b]", "[A.io/a]", "[/a]", "[a/]", "[ä]", "[a, b/]",
 ];
 
-const NO_DURATIONS: &[&str] = &[
+const NO_DURATIONS: Values = &[
     "",
     "~",
     "10",
@@ -84,47 +193,6 @@ const NO_DURATIONS: &[&str] = &[
     "5.0s",
     "99999999999999999999s",
     "9999999999999999999d",
-];
-
-/// Values as YAML.
-type Values = &'static [&'static [&'static str]];
-
-/// Each key with values that are good, and with values that are not.
-#[rustfmt::skip]
-const VALUES: &[(&str, Values, Values)] = &[
-    ("node_name",
-        &[&["a", "worker-1.example.org", "a b", "ä", r#""12""#, r#""\uFEFFa""#]],
-        &[NO_TEXT, &[r#""""#, r#"" ""#, r#""a ""#, r#"" a""#, r#""\u00a0a""#, r#""a\u2003""#, r#""a\nb""#, r#""a\x7fb""#, r#""a\u0085b""#]]),
-    ("node_cgroup", &[&["auto", "all", "/docker/node", "/"]], &[NO_TEXT, &[r#""""#, "none", "Auto", "docker/node", r#""all ""#, r#""/a\0b""#]]),
-    ("listen",
-        &[&["0.0.0.0:8080", "127.0.0.1:1", "249.199.99.9:9", "255.255.255.255:65535", "1.2.3.4:00080", "1.2.3.4:6553", r#""[::]:8080""#, r#""[2001:DB8::1]:80""#, r#""[::ffff:1.2.3.4]:80""#, r#""[fe80::1%2]:80""#]],
-        &[NO_TEXT, &[r#""""#, "8080", r#""8080""#, r#"":8080""#, "0.0.0.0", "0.0.0.0:0", "1.2.3.4:", "1.2.3.4:65536", "1.2.3.4:70000", "1.2.3.4:100000", "1.2.3.4:-1", "1.2.3.4:+80", "1.2.3.4:80/", r#"" 1.2.3.4:80""#,
-            "256.0.0.1:80", "1.2.3.300:80", "01.2.3.4:80", "1.2.3:80", "1.2.3.4.5:80", "localhost:80", "::1", r#""::1:80""#, r#""[::]""#, r#""[::]:0""#, r#""[]:80""#, r#""[::1%]:80""#, r#""[::1%a]:80""#]]),
-    ("log.filter",
-        &[&["info", "WARN", r#""off""#, "inof", r#""info,oom_watcher=debug""#, r#""[span]=info""#]],
-        &[NO_TEXT, &[r#""""#, r#"" ""#, r#""\n""#]]),
-    ("log.format", &[&["human", "json", r#""json""#]], &[NO_TEXT, &[r#""""#, "Human", "text", r#""json ""#]]),
-    ("probe.arguments", &[&["true", "false", "False"]], &[&["", "~", "yes", "1", r#""true""#, "[true]"]]),
-    ("probe.pin_directory", &[DIRECTORIES], &[NO_TEXT, NO_DIRECTORIES]),
-    ("probe.ring_bytes",
-        &[&["1MiB", "64MiB", "001MiB", "64KiB", "1024KiB", "65536KiB", "65536", "67108864", r#""65536""#, "0x10000", "65536.0"]],
-        &[&["", "~", "true", "[1MiB]", r#""""#, "MiB", "1GiB", "1MB", "1mib", "1.5MiB", r#""1 MiB""#, "-1", "-65536", "0", "1048576.5", "4294967296MiB", ".inf"]]),
-    ("series.max_owners",
-        &[&["1", "2000", "100000", "2000.0", "1e3", "0x10"]],
-        &[&["", "~", "true", "[1]", "0", "-1", "100001", "1.5", r#""2000""#, "1k", ".inf", ".nan", "18446744073709551616"]]),
-    ("series.expiry", &[&["1h", "090m", "7d"]], &[NO_TEXT, NO_DURATIONS]),
-    ("series.from_zero", &[&["none", "kills", "incidents"]], &[NO_TEXT, &[r#""""#, "Kills", "all", "0"]]),
-    ("kubernetes.enabled", &[&["auto", "true", "false", r#""true""#, r#""false""#, "True"]], &[&["", "~", "yes", "Auto", "1", r#""""#, r#""True""#, "[auto]"]]),
-    ("kubernetes.kubeconfig", &[DIRECTORIES], &[NO_TEXT, NO_DIRECTORIES]),
-    ("kubernetes.labels", &[LISTS], &[NO_LISTS]),
-    ("kubernetes.annotations", &[LISTS], &[NO_LISTS]),
-    ("kubernetes.container_wait", &[&["0s", "000d", "5s", "0030s"]], &[NO_TEXT, NO_DURATIONS]),
-    ("kubernetes.pod_logs", &[DIRECTORIES], &[NO_TEXT, NO_DIRECTORIES]),
-    ("kubernetes.daemonset", &[&["kube-system/oom-watcher", "a/b.c-9", "none", r#""""#]],
-        &[NO_TEXT, &["oom-watcher", "a/", "/a", "a/b/c", "A/b", "a/B", "a.b/c", "a/-b", "a/b.", r#""a/b\n""#, "None", r#""none ""#]]),
-    ("state.directory", &[DIRECTORIES], &[NO_TEXT, NO_DIRECTORIES]),
-    ("export.spool_directory", &[DIRECTORIES], &[NO_TEXT, NO_DIRECTORIES]),
-    ("shutdown_grace", &[&["10s", "0010m"]], &[NO_TEXT, NO_DURATIONS]),
 ];
 
 /// A file with this one key.
@@ -155,14 +223,8 @@ fn check(validator: &Validator, text: &str, expected: bool) {
 
 #[test]
 fn the_schema_has_the_keys_of_the_reader_with_their_defaults() {
-    let loaded = load_env(&[]).unwrap();
-    let in_force = |key: &str| match key {
-        // It is the host's, and differs.
-        "node_name" => None,
-        "listen" => Some(loaded.config.listen.to_string()),
-        _ => Some(loaded.origins.iter().find(|setting| setting.key == key).unwrap().value.clone()),
-    };
-    let expected: BTreeMap<String, Option<String>> = file::keys().map(|key| (key.to_owned(), in_force(key))).collect();
+    let default = |key: &Key| key.written_default().map(str::to_owned);
+    let expected: BTreeMap<_, _> = keys::in_file().map(|(name, key)| (name.to_owned(), default(key))).collect();
     let found = all_keys().into_iter().map(|(key, schema)| {
         let default =
             schema.get("default").map(|default| default.as_str().map_or_else(|| default.to_string(), str::to_owned));
@@ -224,11 +286,14 @@ fn the_schema_and_the_reader_agree_on_the_form_of_a_file() {
 #[test]
 fn the_schema_and_the_reader_agree_on_each_value() {
     let validator = validator();
-    for (key, good, bad) in VALUES {
-        good.iter().copied().flatten().for_each(|value| check(&validator, &document(key, value), true));
-        bad.iter().copied().flatten().for_each(|value| check(&validator, &document(key, value), false));
+    for (name, key) in keys::in_file() {
+        let (good, bad) = values(key.kind);
+        good.iter().for_each(|value| check(&validator, &document(name, value), true));
+        bad.iter().for_each(|value| check(&validator, &document(name, value), false));
+        if let Kind::OneOf(words) = key.kind {
+            words.iter().for_each(|word| check(&validator, &document(name, word), true));
+        }
     }
-    assert_eq!(VALUES.iter().map(|(key, ..)| *key).collect::<BTreeSet<_>>(), file::keys().collect());
 }
 
 #[test]
@@ -257,11 +322,11 @@ fn the_schema_and_the_reader_agree_on_lengths() {
 fn the_schema_and_the_reader_agree_on_the_bounds_of_durations() {
     let validator = validator();
     let (second, minute, day) = (1000_u64, 60_000, 86_400_000);
-    for (key, min, max) in [
-        ("series.expiry", 2 * minute, 7 * day),
-        ("kubernetes.container_wait", 0, 30 * second),
-        ("shutdown_grace", second, 10 * minute),
-    ] {
+    let millis =
+        |text: &'static str| value::duration(text, Bounds { min: text, max: text }).unwrap().0.as_millis() as u64;
+    for (key, row) in keys::in_file() {
+        let Kind::Duration(Bounds { min, max }) = row.kind else { continue };
+        let (min, max) = (millis(min), millis(max));
         for (unit, millis) in [("ms", 1), ("s", second), ("m", minute), ("h", 60 * minute), ("d", day)] {
             let powers = (0..10).map(|digits| 10_u64.pow(digits));
             let beside = [min / millis, max / millis].into_iter().flat_map(|border| {
@@ -281,14 +346,25 @@ fn the_schema_and_the_reader_agree_on_the_bounds_of_durations() {
 }
 
 #[test]
-fn the_schema_and_the_reader_agree_on_powers_of_two() {
+fn the_schema_and_the_reader_agree_on_the_bounds_of_sizes_and_numbers() {
     let validator = validator();
-    for power in (0..32).map(|digits| 1_u64 << digits) {
-        for number in [power - 1, power, power + 1, 3 * power] {
-            for (unit, bytes) in [("", 1), ("KiB", 1 << 10), ("MiB", 1 << 20)] {
-                let expected = (number * bytes).is_power_of_two() && (1 << 16..=1 << 26).contains(&(number * bytes));
-                check(&validator, &document("probe.ring_bytes", &format!("{number}{unit}")), expected);
-                check(&validator, &document("probe.ring_bytes", &format!("\"{number}{unit}\"")), expected);
+    for (key, row) in keys::in_file() {
+        if let Kind::Number(Bounds { min, max }) = row.kind {
+            let [min, max] = [min, max].map(|bound| bound.parse::<u64>().unwrap());
+            for number in [min.saturating_sub(1), min, max, max + 1] {
+                check(&validator, &document(key, &number.to_string()), (min..=max).contains(&number));
+            }
+        }
+        let Kind::Size(Bounds { min, max }) = row.kind else { continue };
+        let [min, max] = [min, max].map(|bound| value::size(bound, Bounds { min, max }).unwrap().0.into());
+        for power in (0..32).map(|digits| 1_u64 << digits) {
+            for number in [power - 1, power, power + 1, 3 * power] {
+                for (unit, bytes) in [("", 1), ("KiB", 1 << 10), ("MiB", 1 << 20)] {
+                    let bytes = number * bytes;
+                    let expected = bytes.is_power_of_two() && (min..=max).contains(&bytes);
+                    check(&validator, &document(key, &format!("{number}{unit}")), expected);
+                    check(&validator, &document(key, &format!("\"{number}{unit}\"")), expected);
+                }
             }
         }
     }

@@ -18,11 +18,15 @@ fn load_with(flags: &Flags, variables: Variables<'_>) -> Result<Loaded, Problems
 
 /// With a node name, so that there is no warning about that.
 pub(super) fn load_env(variables: Variables<'_>) -> Result<Loaded, Problems> {
-    load_with(&Flags { node_name: Some("node-a".to_owned()), ..Flags::default() }, variables)
+    load_with(&Flags::from([("--node-name", "node-a")]), variables)
 }
 
 pub(super) fn load_file(path: &Path) -> Result<Loaded, Problems> {
-    load_with(&Flags { config: Some(path.to_owned()), ..Flags::default() }, &[("NODE_NAME", "node-a")])
+    load_with(&file_flag(path), &[("NODE_NAME", "node-a")])
+}
+
+fn file_flag(path: &Path) -> Flags {
+    Flags::from([("--config", path.to_str().unwrap())])
 }
 
 fn refused(variables: Variables<'_>) -> String {
@@ -35,55 +39,72 @@ fn warnings(loaded: &Loaded) -> Vec<String> {
 
 #[test]
 fn bad_variables_are_refused_with_name_value_and_what_was_expected() {
-    let port = "expected a port from 1 to 65535";
-    #[rustfmt::skip]
-    let rows: &[(&str, &str, &str)] = &[
-        ("METRICS_PORT", "0", &format!(r#"METRICS_PORT: "0", {port}"#)),
-        ("METRICS_PORT", "70000", &format!(r#"METRICS_PORT: "70000", {port}"#)),
-        ("METRICS_PORT", "http", &format!(r#"METRICS_PORT: "http", {port}"#)),
-        ("METRICS_PORT", " 80", &format!(r#"METRICS_PORT: " 80", {port}"#)),
-        ("METRICS_PORT", "+80", &format!(r#"METRICS_PORT: "+80", {port}"#)),
-        ("METRICS_PORT", "tcp://10.0.0.1:80", &format!(r#"METRICS_PORT: "tcp://10.0.0.1:80", {port}; Kubernetes sets this for a Service of that name unless the pod has `enableServiceLinks: false`"#)),
-        ("OTEL_EXPORTER_PROMETHEUS_PORT", "x", &format!(r#"OTEL_EXPORTER_PROMETHEUS_PORT: "x", {port}"#)),
-        ("OTEL_EXPORTER_PROMETHEUS_HOST", "example.org", r#"OTEL_EXPORTER_PROMETHEUS_HOST: "example.org", expected an IP address, such as 0.0.0.0 or ::, or localhost"#),
-        ("NODE_NAME", "a\nb", r#"NODE_NAME: "a\nb", expected a name of 1 to 253 bytes without control characters and without spaces around it"#),
-        ("NODE_NAME", "a ", r#"NODE_NAME: "a ", expected a name of 1 to 253 bytes without control characters and without spaces around it"#),
-        ("NODE_NAME", "a\u{fffd}", "NODE_NAME: bytes that are not UTF-8, expected UTF-8"),
-        ("OOM_WATCHER_STATE_DIR", "state", r#"OOM_WATCHER_STATE_DIR: "state", expected an absolute path, or none"#),
-        ("OOM_WATCHER_KUBERNETES", "yes", r#"OOM_WATCHER_KUBERNETES: "yes", expected auto, true or false"#),
-        ("OOM_WATCHER_DAEMONSET", "oom-watcher", r#"OOM_WATCHER_DAEMONSET: "oom-watcher", expected NAMESPACE/NAME of a DaemonSet, or none"#),
-        ("RUST_LOG", "info,a=loud", r#"RUST_LOG: "info,a=loud", expected a filter, such as info or info,oom_watcher=debug"#),
-        ("OTEL_LOGS_EXPORTER", "console", r#"OTEL_LOGS_EXPORTER: "console", expected otlp or none"#),
-        ("OTEL_TRACES_EXPORTER", "prometheus", r#"OTEL_TRACES_EXPORTER: "prometheus", expected otlp or none"#),
-        ("OTEL_METRICS_EXPORTER", "otlp,console", r#"OTEL_METRICS_EXPORTER: "otlp,console", expected otlp, prometheus or none"#),
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317", r#"OTEL_EXPORTER_OTLP_ENDPOINT: "collector:4317", expected a URL with its scheme: write http://collector:4317 or https://collector:4317"#),
-        ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "htp://collector", r#"OTEL_EXPORTER_OTLP_LOGS_ENDPOINT: "htp://collector", expected the scheme http, https, or unix (gRPC only)"#),
-        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", r#"OTEL_EXPORTER_OTLP_PROTOCOL: "http/json", expected grpc or http/protobuf: JSON is not supported"#),
-        ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "udp", r#"OTEL_EXPORTER_OTLP_METRICS_PROTOCOL: "udp", expected grpc or http/protobuf"#),
-        ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd", r#"OTEL_EXPORTER_OTLP_COMPRESSION: "zstd", expected gzip or none"#),
-        ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s", r#"OTEL_EXPORTER_OTLP_TIMEOUT: "10s", expected milliseconds, a whole number from 1 to 600000"#),
-        ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "0", r#"OTEL_EXPORTER_OTLP_TRACES_TIMEOUT: "0", expected milliseconds, a whole number from 1 to 600000"#),
-        ("OTEL_EXPORTER_OTLP_INSECURE", "1", r#"OTEL_EXPORTER_OTLP_INSECURE: "1", expected true or false"#),
-        ("OTEL_EXPORTER_OTLP_HEADERS", "a=1,token", "OTEL_EXPORTER_OTLP_HEADERS: item 2 without `=` (not shown, it may \
-            be a secret), expected name=value,name=value, percent-encoded"),
-        ("OTEL_EXPORTER_OTLP_HEADERS", "a b=1", "OTEL_EXPORTER_OTLP_HEADERS: item 1 without a valid name (not shown, \
-            it may be a secret), expected name=value,name=value, percent-encoded"),
-        ("OTEL_RESOURCE_ATTRIBUTES", "a=%zz", "OTEL_RESOURCE_ATTRIBUTES: item 1 with a bad percent-encoding (not \
-            shown, it may be a secret), expected name=value,name=value, percent-encoded"),
-        ("OTEL_METRIC_EXPORT_INTERVAL", "0", r#"OTEL_METRIC_EXPORT_INTERVAL: "0", expected milliseconds, a whole number from 100 to 3600000"#),
-        ("OTEL_BLRP_MAX_QUEUE_SIZE", "0", r#"OTEL_BLRP_MAX_QUEUE_SIZE: "0", expected a whole number from 1 to 65536"#),
-        ("OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", "2049", r#"OTEL_BLRP_MAX_EXPORT_BATCH_SIZE: "2049", expected a whole number from 1 to 2048"#),
-        ("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE", "delta", r#"OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE: "delta", expected cumulative: Prometheus drops deltas, and a delta that is lost is a kill that is never counted"#),
-    ];
-    for (name, value, expected) in rows {
-        assert_eq!(refused(&[(name, value)]), *expected);
+    let port = "a port from 1 to 65535";
+    let of_a_service = format!(
+        "{port}; Kubernetes sets this for a Service of that name unless the pod has `enableServiceLinks: false`"
+    );
+    let name = "a name of 1 to 253 bytes without control characters and without spaces around it";
+    let timeout = "milliseconds, a whole number from 1 to 600000";
+    for (variable, value, expected) in [
+        ("METRICS_PORT", "0", port),
+        ("METRICS_PORT", "70000", port),
+        ("METRICS_PORT", "http", port),
+        ("METRICS_PORT", " 80", port),
+        ("METRICS_PORT", "+80", port),
+        ("METRICS_PORT", "tcp://10.0.0.1:80", &of_a_service),
+        ("OTEL_EXPORTER_PROMETHEUS_PORT", "x", port),
+        ("OTEL_EXPORTER_PROMETHEUS_HOST", "example.org", "an IP address, such as 0.0.0.0 or ::, or localhost"),
+        ("NODE_NAME", "a\nb", name),
+        ("NODE_NAME", "a ", name),
+        ("OOM_WATCHER_STATE_DIR", "state", "an absolute path, or none"),
+        ("OOM_WATCHER_KUBERNETES", "yes", "auto, true or false"),
+        ("OOM_WATCHER_DAEMONSET", "oom-watcher", "NAMESPACE/NAME of a DaemonSet, or none"),
+        ("RUST_LOG", "info,a=loud", "a filter, such as info or info,oom_watcher=debug"),
+        ("OTEL_LOGS_EXPORTER", "console", "otlp or none"),
+        ("OTEL_TRACES_EXPORTER", "prometheus", "otlp or none"),
+        ("OTEL_METRICS_EXPORTER", "otlp,console", "otlp, prometheus or none"),
+        (
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "collector:4317",
+            "a URL with its scheme: write http://collector:4317 or https://collector:4317",
+        ),
+        ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "htp://collector", "the scheme http, https, or unix (gRPC only)"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", "grpc or http/protobuf: JSON is not supported"),
+        ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "udp", "grpc or http/protobuf"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd", "gzip or none"),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "10s", timeout),
+        ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "0", timeout),
+        ("OTEL_EXPORTER_OTLP_INSECURE", "1", "true or false"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "0", "milliseconds, a whole number from 100 to 3600000"),
+        ("OTEL_BLRP_MAX_QUEUE_SIZE", "0", "a whole number from 1 to 65536"),
+        ("OTEL_BLRP_MAX_EXPORT_BATCH_SIZE", "2049", "a whole number from 1 to 2048"),
+        (
+            "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE",
+            "delta",
+            "cumulative: Prometheus drops deltas, and a delta that is lost is a kill that is never counted",
+        ),
+    ] {
+        assert_eq!(refused(&[(variable, value)]), format!("{variable}: {value:?}, expected {expected}"));
+    }
+}
+
+#[test]
+fn what_may_be_a_secret_is_refused_without_repeating_it() {
+    let pairs = "(not shown, it may be a secret), expected name=value,name=value, percent-encoded";
+    for (variable, value, said) in [
+        ("OTEL_EXPORTER_OTLP_HEADERS", "a=1,token", format!("item 2 without `=` {pairs}")),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "a b=1", format!("item 1 without a valid name {pairs}")),
+        ("OTEL_RESOURCE_ATTRIBUTES", "a=%zz", format!("item 1 with a bad percent-encoding {pairs}")),
+        ("NODE_NAME", "a\u{fffd}", "bytes that are not UTF-8, expected UTF-8".to_owned()),
+    ] {
+        assert_eq!(refused(&[(variable, value)]), format!("{variable}: {said}"));
     }
 }
 
 #[test]
 fn all_problems_are_told_at_once_and_each_once() {
     let file = write("probe:\n  ring_bytes: 1000000000\n");
-    let flags = Flags { config: Some(file.path().to_owned()), node_name: Some(" x".to_owned()), ..Flags::default() };
+    let flags = Flags::from([("--config", file.path().to_str().unwrap()), ("--node-name", " x")]);
     let problems = load_with(&flags, &[("METRICS_PORT", "0"), ("OTEL_EXPORTER_OTLP_PROTOCOL", "udp")]).unwrap_err();
     let names: Vec<String> = problems.iter().map(|problem| problem.name.clone()).collect();
     let ring = format!("{}:2:3: probe.ring_bytes", file.path().display());
@@ -93,37 +114,68 @@ fn all_problems_are_told_at_once_and_each_once() {
 
 #[test]
 fn odd_variables_are_accepted_with_a_warning() {
-    let collector = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317");
-    let port_4318 = "OTEL_EXPORTER_OTLP_ENDPOINT: port 4318 usually speaks HTTP, the protocol is grpc: set \
-        OTEL_EXPORTER_OTLP_PROTOCOL to say which is meant";
-    #[rustfmt::skip]
-    let rows: &[(Variables<'_>, &[&str])] = &[
-        (&[collector], &[]),
-        (&[], &["OTEL_EXPORTER_OTLP_ENDPOINT: not set: no OTLP export of logs, traces, metrics. /metrics is served all \
-            the same"]),
-        (&[("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "http://c"), ("OTEL_TRACES_EXPORTER", "none")], &["OTEL_EXPORTER_OTLP_ENDPOINT: not set: no OTLP export of metrics. /metrics is served all the same"]),
-        (&[("OTEL_SDK_DISABLED", "TRUE")], &["OTEL_SDK_DISABLED: true: no OTLP export at all. /metrics is served all \
-            the same"]),
-        (&[collector, ("OTEL_SDK_DISABLED", "yes")], &["OTEL_SDK_DISABLED: neither true nor false: taken as false"]),
-        (&[collector, ("NODE_NAME", "")], &["NODE_NAME: empty, the same as not set: the node is called node-a from \
-            --node-name"]),
-        (&[collector, ("RUST_LOG", "inof")], &[r#"RUST_LOG: "inof" names no level for oom_watcher: the agent's own messages are off, also its errors"#]),
-        (&[collector, ("OTEL_LOG_LEVEL", "debug")], &["OTEL_LOG_LEVEL: not supported, it has no effect; RUST_LOG has \
-            one"]),
-        (&[collector, ("OTEL_TRACES_SAMPLER", "always_on")], &["OTEL_TRACES_SAMPLER: not supported, it has no effect"]),
-        (&[collector, ("OTEL_TRACES_SAMPLER", "")], &[]),
-        (&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318")], &[port_4318]),
-        (&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318"), ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")], &[]),
-        (&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:80/v1/logs")], &["OTEL_EXPORTER_OTLP_ENDPOINT: the path /v1/logs \
-            is not used by the protocol grpc"]),
-        (&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c/v1/logs"), ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")], &["OTEL_EXPORTER_OTLP_ENDPOINT: ends with the path of one signal, and each signal's path is put behind it: leave it out here"]),
-        (&[("OTEL_EXPORTER_OTLP_ENDPOINT", "https://c"), ("OTEL_EXPORTER_OTLP_INSECURE", "true")], &["OTEL_EXPORTER_OTLP_INSECURE: true has no effect: OTEL_EXPORTER_OTLP_ENDPOINT says https"]),
-        (&[collector, ("OTEL_RESOURCE_ATTRIBUTES", "k8s.pod.name=a")], &["OTEL_RESOURCE_ATTRIBUTES: k8s.pod.name names \
-            the agent's own pod, and back ends take it for the victim's: leave it out"]),
-    ];
-    for (variables, expected) in rows {
-        assert_eq!(warnings(&load_env(variables).unwrap()), *expected, "{variables:?}");
-    }
+    const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+    const HTTP: (&str, &str) = ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf");
+    let collector = (ENDPOINT, "http://collector:4317");
+    let check = |variables: Variables<'_>, expected: &[&str]| {
+        assert_eq!(warnings(&load_env(variables).unwrap()), expected, "{variables:?}");
+    };
+    check(&[collector], &[]);
+    check(
+        &[],
+        &["OTEL_EXPORTER_OTLP_ENDPOINT: not set: no OTLP export of logs, traces, metrics. /metrics is served all the \
+           same"],
+    );
+    check(
+        &[("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "http://c"), ("OTEL_TRACES_EXPORTER", "none")],
+        &["OTEL_EXPORTER_OTLP_ENDPOINT: not set: no OTLP export of metrics. /metrics is served all the same"],
+    );
+    check(
+        &[("OTEL_SDK_DISABLED", "TRUE")],
+        &["OTEL_SDK_DISABLED: true: no OTLP export at all. /metrics is served all the same"],
+    );
+    check(&[collector, ("OTEL_SDK_DISABLED", "yes")], &["OTEL_SDK_DISABLED: neither true nor false: taken as false"]);
+    check(
+        &[collector, ("NODE_NAME", "")],
+        &["NODE_NAME: empty, the same as not set: the node is called node-a from --node-name"],
+    );
+    check(
+        &[collector, ("RUST_LOG", "inof")],
+        &["RUST_LOG: \"inof\" names no level for oom_watcher: the agent's own messages are off, also its errors"],
+    );
+    check(
+        &[collector, ("OTEL_LOG_LEVEL", "debug")],
+        &["OTEL_LOG_LEVEL: not supported, it has no effect; RUST_LOG has one"],
+    );
+    check(
+        &[collector, ("OTEL_TRACES_SAMPLER", "always_on")],
+        &["OTEL_TRACES_SAMPLER: not supported, it has no effect"],
+    );
+    check(&[collector, ("OTEL_TRACES_SAMPLER", "")], &[]);
+    check(
+        &[(ENDPOINT, "http://collector:4318")],
+        &["OTEL_EXPORTER_OTLP_ENDPOINT: port 4318 usually speaks HTTP, the protocol is grpc: set \
+           OTEL_EXPORTER_OTLP_PROTOCOL to say which is meant"],
+    );
+    check(&[(ENDPOINT, "http://collector:4318"), ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")], &[]);
+    check(
+        &[(ENDPOINT, "http://c:80/v1/logs")],
+        &["OTEL_EXPORTER_OTLP_ENDPOINT: the path /v1/logs is not used by the protocol grpc"],
+    );
+    check(
+        &[(ENDPOINT, "http://c/v1/logs"), HTTP],
+        &["OTEL_EXPORTER_OTLP_ENDPOINT: ends with the path of one signal, and each signal's path is put behind it: \
+           leave it out here"],
+    );
+    check(
+        &[(ENDPOINT, "https://c"), ("OTEL_EXPORTER_OTLP_INSECURE", "true")],
+        &["OTEL_EXPORTER_OTLP_INSECURE: true has no effect: OTEL_EXPORTER_OTLP_ENDPOINT says https"],
+    );
+    check(
+        &[collector, ("OTEL_RESOURCE_ATTRIBUTES", "k8s.pod.name=a")],
+        &["OTEL_RESOURCE_ATTRIBUTES: k8s.pod.name names the agent's own pod, and back ends take it for the victim's: \
+           leave it out"],
+    );
 }
 
 #[test]
@@ -149,19 +201,17 @@ fn a_flag_wins_over_a_variable_over_the_file_over_the_default() {
     let file = write(
         "node_name: from-file\nlisten: 127.0.0.2:2000\nlog: {filter: warn, format: json}\nseries:\n  expiry: 2h\n",
     );
-    let path = Some(file.path().to_owned());
-    let all = Flags {
-        config: path.clone(),
-        node_name: Some("from-flag".to_owned()),
-        listen: Some("127.0.0.9:0".to_owned()),
-        metrics_port: None,
-        pin_dir: Some("none".to_owned()),
-        state_dir: None,
-        log_format: Some("human".to_owned()),
-        log_filter: Some("debug".to_owned()),
-    };
-    let port_flag = Flags { config: path.clone(), metrics_port: Some("9000".to_owned()), ..Flags::default() };
-    let only_file = Flags { config: path, ..Flags::default() };
+    let path = file.path().to_str().unwrap();
+    let all = Flags::from([
+        ("--config", path),
+        ("--node-name", "from-flag"),
+        ("--listen", "127.0.0.9:0"),
+        ("--pin-dir", "none"),
+        ("--log-format", "human"),
+        ("--log-filter", "debug"),
+    ]);
+    let port_flag = Flags::from([("--config", path), ("--metrics-port", "9000")]);
+    let only_file = file_flag(file.path());
     let variables: Variables<'_> = &[("NODE_NAME", "from-env"), ("METRICS_PORT", "3000"), ("RUST_LOG", "error")];
     let prometheus: Variables<'_> =
         &[("OTEL_EXPORTER_PROMETHEUS_HOST", "localhost"), ("OTEL_EXPORTER_PROMETHEUS_PORT", "4000")];
@@ -194,10 +244,10 @@ fn a_flag_wins_over_a_variable_over_the_file_over_the_default() {
 #[test]
 fn the_state_is_kept_where_it_is_said_or_nowhere() {
     let file = write("state:\n  directory: /from/file\n");
-    let with = |flag: Option<&str>| Flags {
-        config: Some(file.path().to_owned()),
-        state_dir: flag.map(str::to_owned),
-        ..Flags::default()
+    let path = file.path().to_str().unwrap();
+    let with = |flag: Option<&str>| match flag {
+        Some(flag) => Flags::from([("--config", path), ("--state-dir", flag)]),
+        None => file_flag(file.path()),
     };
     let variable: Variables<'_> = &[("OOM_WATCHER_STATE_DIR", "/from/variable")];
     let check = |flags: &Flags, variables, expected: Option<&str>| {
@@ -218,10 +268,7 @@ fn pods_are_watched_in_a_pod_or_with_a_kubeconfig_or_as_it_is_said() {
     let in_a_pod: Variables<'_> = &[("KUBERNETES_SERVICE_HOST", "10.96.0.1")];
     let check = |content: &str, variables, expected: bool| {
         let file = write(content);
-        let found = load_with(&Flags { config: Some(file.path().to_owned()), ..Flags::default() }, variables)
-            .unwrap()
-            .config
-            .kubernetes;
+        let found = load_with(&file_flag(file.path()), variables).unwrap().config.kubernetes;
         assert_eq!(found.is_some(), expected, "{content} {variables:?}");
         found
     };
@@ -255,7 +302,10 @@ fn pods_are_watched_in_a_pod_or_with_a_kubeconfig_or_as_it_is_said() {
         ),
         ("kubernetes: {labels: [-a]}\n", "\"-a\", expected at most 16 keys, such as app.kubernetes.io/name or team"),
         ("kubernetes: {enabled: 1}\n", "the number 1, expected true, false, or a text"),
-        ("kubernetes: {container_wait: 1h}\n", "\"1h\", expected a duration from 0s to 30s, such as 30s, 10m or 1h"),
+        (
+            "kubernetes: {container_wait: 1h}\n",
+            "\"1h\", expected a duration from 0s to 30s with the unit ms, s, m, h or d",
+        ),
         ("kubernetes: {kubeconfig: config}\n", "\"config\", expected an absolute path, or none"),
     ] {
         let file = write(content);
@@ -267,7 +317,7 @@ fn pods_are_watched_in_a_pod_or_with_a_kubeconfig_or_as_it_is_said() {
 #[test]
 fn each_value_is_printed_with_where_it_came_from() {
     let file = write("# a comment\nseries:\n  max_owners: 7\n");
-    let flags = Flags { config: Some(file.path().to_owned()), log_format: Some("json".to_owned()), ..Flags::default() };
+    let flags = Flags::from([("--config", file.path().to_str().unwrap()), ("--log-format", "json")]);
     let variables: Variables<'_> = &[
         ("METRICS_PORT", "9090"),
         ("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "https://c/in?token=SECRET"),
@@ -404,10 +454,51 @@ fn every_variable_that_is_asked_for_is_documented() {
         None
     })
     .unwrap();
-    let documented: BTreeSet<String> = VARIABLES.iter().flat_map(Variable::names).collect();
+    let documented: BTreeSet<String> = KEYS.iter().flat_map(Key::variables).collect();
     let unsupported = environment::unsupported().map(str::to_owned).collect();
     assert_eq!(asked.into_inner(), &documented | &unsupported);
     assert!(documented.is_disjoint(&unsupported));
+}
+
+#[test]
+fn every_row_has_its_place_and_its_words() {
+    let mut names = BTreeSet::new();
+    for key in KEYS {
+        let own = [key.file, key.flag.map(|flag| flag.name), key.variable];
+        for name in own.into_iter().flatten() {
+            assert!(names.insert(name), "{name} is there twice");
+        }
+        assert!(own.iter().any(Option::is_some), "nothing sets {key:?}");
+        let words = key.meaning;
+        assert!(!words.is_empty() && !words.ends_with('.') && words.len() <= 180, "{words}");
+        let section = key.file.and_then(|name| Some(name.split_once('.')?.0));
+        assert!(section.is_none_or(|section| SECTIONS.iter().any(|(name, _)| *name == section)), "{section:?}");
+    }
+    // The rows of a section are together.
+    let mut sections: Vec<&str> = keys::in_file().filter_map(|(name, _)| Some(name.split_once('.')?.0)).collect();
+    sections.dedup();
+    assert_eq!(sections, SECTIONS.iter().map(|(name, _)| *name).collect::<Vec<_>>());
+}
+
+#[test]
+fn every_key_of_the_file_is_resolved() {
+    let loaded = load_env(&[]).unwrap();
+    for (name, _) in keys::in_file().filter(|(name, _)| *name != "listen") {
+        let found: Vec<_> = loaded.origins.iter().filter(|setting| setting.key == name).collect();
+        assert_eq!(found.len(), 1, "{name}: {found:?}");
+    }
+}
+
+#[test]
+fn a_setting_that_is_set_to_its_default_changes_nothing() {
+    let collector = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317");
+    let expected = load_env(&[collector]).unwrap().config;
+    for key in KEYS {
+        let Unset::Value(default) = key.default else { continue };
+        for name in key.variables() {
+            assert_eq!(load_env(&[collector, (&name, default)]).unwrap().config, expected, "{name}={default}");
+        }
+    }
 }
 
 #[test]
@@ -417,7 +508,7 @@ fn the_example_file_has_every_key_at_its_default() {
     let file = write(&text);
     let loaded = load_file(file.path()).unwrap();
     assert_eq!(loaded.config, load_env(&[]).unwrap().config);
-    for key in file::keys() {
+    for (key, _) in keys::in_file() {
         assert!(file::read(file.path(), &mut Problems::default()).get(key).is_some(), "{key} is not in the example");
     }
 }

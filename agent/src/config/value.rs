@@ -9,11 +9,11 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
+use super::keys::{Bounds, Kind, MAX_NODE_NAME, MAX_POD_KEYS};
 use super::problem::{Refused, quoted};
 use crate::cgroups::node::Choice;
 use crate::export::settings::Protocol;
 use crate::kubernetes::settings::Name;
-use crate::record::series::FromZero;
 
 /// How the agent's own messages look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,19 +40,6 @@ pub(super) struct Directory(pub(super) Option<PathBuf>);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct OwnDaemonSet(pub(super) Option<Name>);
 
-/// What a container has before its first kill.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct AtZero(pub(super) FromZero);
-
-pub(super) fn from_zero(text: &str) -> Result<AtZero, Refused> {
-    match text {
-        "none" => Ok(AtZero(FromZero::Nothing)),
-        "kills" => Ok(AtZero(FromZero::Kills)),
-        "incidents" => Ok(AtZero(FromZero::Incidents)),
-        _ => Err("none, kills or incidents".into()),
-    }
-}
-
 /// Which memory cgroups are this node's.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct NodeCgroup(pub(super) Choice);
@@ -62,34 +49,20 @@ pub(super) fn node_cgroup(text: &str) -> Result<NodeCgroup, Refused> {
         "auto" => Ok(NodeCgroup(Choice::Auto)),
         "all" => Ok(NodeCgroup(Choice::All)),
         _ if text.starts_with('/') && !text.contains('\0') => Ok(NodeCgroup(Choice::Below(PathBuf::from(text)))),
-        _ => Err("auto, all, or the absolute path of a memory cgroup's directory".into()),
+        _ => Err(Kind::NodeCgroup.into()),
     }
 }
-
-pub(super) const HOUR: Span = Span(Duration::from_secs(3600));
-
-/// Some thousand events: a burst that the agent need not keep up with.
-pub(super) const DEFAULT_RING: Size = Size(1 << 20);
-
-const MIN_RING: Size = Size(64 << 10);
-const MAX_RING: Size = Size(64 << 20);
-
-/// Labels, or annotations, of a pod that are recorded.
-const MAX_KEYS: usize = 16;
-
-/// The longest name of a Kubernetes object, and longer than any host's.
-const MAX_NODE_NAME: usize = 253;
 
 pub(super) fn port(text: &str) -> Result<u16, Refused> {
     match text.parse() {
         // `parse` takes a plus sign.
         Ok(port) if port != 0 && text.bytes().all(|byte| byte.is_ascii_digit()) => Ok(port),
-        _ if text.starts_with("tcp://") => {
-            Err("a port from 1 to 65535; Kubernetes sets this for a Service of that name unless the pod has \
-                `enableServiceLinks: false`"
-                .into())
-        }
-        _ => Err("a port from 1 to 65535".into()),
+        _ if text.starts_with("tcp://") => Err(format!(
+            "{}; Kubernetes sets this for a Service of that name unless the pod has `enableServiceLinks: false`",
+            Kind::Port
+        )
+        .into()),
+        _ => Err(Kind::Port.into()),
     }
 }
 
@@ -102,7 +75,7 @@ pub(super) fn watched(text: &str) -> Result<Watched, Refused> {
         "auto" => Ok(Watched(None)),
         "true" => Ok(Watched(Some(true))),
         "false" => Ok(Watched(Some(false))),
-        _ => Err("auto, true or false".into()),
+        _ => Err(Kind::Auto.into()),
     }
 }
 
@@ -128,11 +101,11 @@ pub(super) fn keys(text: &str) -> Result<Keys, Refused> {
         key.rsplit_once('/').map_or_else(|| is_name(key), |(domain, name)| is_domain(domain) && is_name(name))
     };
     let keys: Vec<String> = text.split(',').map(str::trim).filter(|key| !key.is_empty()).map(str::to_owned).collect();
-    let expected = format!("at most {MAX_KEYS} keys, such as app.kubernetes.io/name or team");
+    let expected = Kind::PodKeys.to_string();
     if let Some(bad) = keys.iter().find(|key| !is_key(key)) {
         return Err(Refused { found: Some(format!("the key {}", quoted(bad))), expected });
     }
-    if keys.len() > MAX_KEYS {
+    if keys.len() > MAX_POD_KEYS {
         return Err(Refused { found: Some(format!("{} keys", keys.len())), expected });
     }
     Ok(Keys(keys))
@@ -142,8 +115,8 @@ pub(super) fn keys(text: &str) -> Result<Keys, Refused> {
 pub(super) fn address(text: &str, any_port: bool) -> Result<SocketAddr, Refused> {
     match text.parse::<SocketAddr>() {
         Ok(address) if any_port || address.port() != 0 => Ok(address),
-        Ok(_) => Err("a port from 1 to 65535".into()),
-        Err(_) => Err("an IP address and a port, such as 0.0.0.0:8080 or [::]:8080".into()),
+        Ok(_) => Err(Kind::Port.into()),
+        Err(_) => Err(Kind::Address.into()),
     }
 }
 
@@ -157,10 +130,7 @@ pub(super) fn ip(text: &str) -> Result<IpAddr, Refused> {
 
 pub(super) fn node_name(text: &str) -> Result<String, Refused> {
     if text.is_empty() || text.len() > MAX_NODE_NAME || text.chars().any(char::is_control) || text.trim() != text {
-        return Err(format!(
-            "a name of 1 to {MAX_NODE_NAME} bytes without control characters and without spaces around it"
-        )
-        .into());
+        return Err(Kind::Name.into());
     }
     Ok(text.to_owned())
 }
@@ -168,7 +138,7 @@ pub(super) fn node_name(text: &str) -> Result<String, Refused> {
 pub(super) fn log_filter(text: &str) -> Result<String, Refused> {
     match EnvFilter::builder().parse(text) {
         Ok(_) if !text.trim().is_empty() => Ok(text.to_owned()),
-        _ => Err("a filter, such as info or info,oom_watcher=debug".into()),
+        _ => Err(Kind::Filter.into()),
     }
 }
 
@@ -180,42 +150,42 @@ pub(super) fn filter_reaches_agent(filter: &str) -> bool {
     })
 }
 
-pub(super) fn format(text: &str) -> Result<Format, Refused> {
-    match text {
-        "human" => Ok(Format::Human),
-        "json" => Ok(Format::Json),
-        _ => Err("human or json".into()),
-    }
-}
-
 pub(super) fn number(text: &str, allowed: RangeInclusive<usize>) -> Result<usize, Refused> {
     let number = text.parse().ok().filter(|number| allowed.contains(number));
     number.ok_or_else(|| format!("a whole number from {} to {}", allowed.start(), allowed.end()).into())
 }
 
-pub(super) fn ring_bytes(text: &str) -> Result<Size, Refused> {
+/// [`number`] between bounds that are texts.
+pub(super) fn count(text: &str, bounds: Bounds) -> Result<usize, Refused> {
+    let bound = |text: &str| text.parse().ok();
+    let allowed = bound(bounds.min).zip(bound(bounds.max));
+    allowed.ok_or_else(|| Kind::Number(bounds).into()).and_then(|(min, max)| number(text, min..=max))
+}
+
+/// A power of two: a number of bytes, or one of `KiB` or `MiB`.
+pub(super) fn size(text: &str, bounds: Bounds) -> Result<Size, Refused> {
+    // If the smallest is a multiple of every page size, each greater power of two is one too.
+    let allowed = |bytes: &u32| {
+        bytes.is_power_of_two() && byte_count(bounds.min) <= Some(*bytes) && Some(*bytes) <= byte_count(bounds.max)
+    };
+    byte_count(text).filter(allowed).map(Size).ok_or_else(|| Kind::Size(bounds).into())
+}
+
+fn byte_count(text: &str) -> Option<u32> {
     let (digits, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
     let unit = match unit {
         "" => 1,
         "KiB" => 1 << 10,
         "MiB" => 1 << 20,
-        _ => 0,
+        _ => return None,
     };
-    let bytes = digits.parse::<u32>().ok().and_then(|number| number.checked_mul(unit));
-    // The smallest is a multiple of every page size, so each greater power of two is one too.
-    let bytes = bytes.filter(|bytes| bytes.is_power_of_two() && (MIN_RING.0..=MAX_RING.0).contains(bytes));
-    bytes
-        .map(Size)
-        .ok_or_else(|| format!("a power of two from {MIN_RING} to {MAX_RING}, such as {DEFAULT_RING}").into())
+    digits.parse::<u32>().ok()?.checked_mul(unit)
 }
 
 /// A whole number and `ms`, `s`, `m`, `h` or `d`; the bounds likewise.
-pub(super) fn duration(text: &str, min: &str, max: &str) -> Result<Span, Refused> {
-    let allowed = |duration: &Duration| span(min) <= Some(*duration) && Some(*duration) <= span(max);
-    span(text)
-        .filter(allowed)
-        .map(Span)
-        .ok_or_else(|| format!("a duration from {min} to {max}, such as 30s, 10m or 1h").into())
+pub(super) fn duration(text: &str, bounds: Bounds) -> Result<Span, Refused> {
+    let allowed = |duration: &Duration| span(bounds.min) <= Some(*duration) && Some(*duration) <= span(bounds.max);
+    span(text).filter(allowed).map(Span).ok_or_else(|| Kind::Duration(bounds).into())
 }
 
 /// A path from the root, or `none`: relative ones would depend on where the agent was started.
@@ -223,7 +193,7 @@ pub(super) fn directory(text: &str) -> Result<Directory, Refused> {
     match text {
         "" | "none" => Ok(Directory(None)),
         _ if text.starts_with('/') && !text.contains('\0') => Ok(Directory(Some(PathBuf::from(text)))),
-        _ => Err("an absolute path, or none".into()),
+        _ => Err(Kind::Path.into()),
     }
 }
 
@@ -244,9 +214,7 @@ fn span(text: &str) -> Option<Duration> {
 pub(super) fn daemonset(text: &str) -> Result<OwnDaemonSet, Refused> {
     match text {
         "" | "none" => Ok(OwnDaemonSet(None)),
-        _ => Name::parse(text)
-            .map(|name| OwnDaemonSet(Some(name)))
-            .ok_or_else(|| "NAMESPACE/NAME of a DaemonSet, or none".into()),
+        _ => Name::parse(text).map(|name| OwnDaemonSet(Some(name))).ok_or_else(|| Kind::DaemonSet.into()),
     }
 }
 
@@ -261,7 +229,7 @@ pub(super) fn boolean(text: &str) -> Result<bool, Refused> {
     match text.to_ascii_lowercase().as_str() {
         "true" => Ok(true),
         "false" => Ok(false),
-        _ => Err("true or false".into()),
+        _ => Err(Kind::Boolean.into()),
     }
 }
 
@@ -283,15 +251,6 @@ pub(super) fn compression(text: &str) -> Result<bool, Refused> {
     }
 }
 
-impl fmt::Display for Format {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Human => "human",
-            Self::Json => "json",
-        })
-    }
-}
-
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let millis = self.0.as_millis();
@@ -308,16 +267,6 @@ impl fmt::Display for Watched {
             None => "auto",
             Some(true) => "true",
             Some(false) => "false",
-        })
-    }
-}
-
-impl fmt::Display for AtZero {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.0 {
-            FromZero::Nothing => "none",
-            FromZero::Kills => "kills",
-            FromZero::Incidents => "incidents",
         })
     }
 }
@@ -376,11 +325,12 @@ mod tests {
     }
 
     #[test]
-    fn a_ring_is_a_power_of_two_within_bounds() {
+    fn a_size_is_a_power_of_two_within_bounds() {
+        let size = |text| size(text, Bounds { min: "64KiB", max: "64MiB" });
         for (text, shown) in
             [("1MiB", "1MiB"), ("65536", "64KiB"), ("64KiB", "64KiB"), ("64MiB", "64MiB"), ("1024KiB", "1MiB")]
         {
-            check(ring_bytes(text), Ok(shown));
+            check(size(text), Ok(shown));
         }
         for text in [
             "",
@@ -396,14 +346,15 @@ mod tests {
             "1 MiB",
             "1000000000",
         ] {
-            check(ring_bytes(text), Err("a power of two from 64KiB to 64MiB, such as 1MiB"));
+            check(size(text), Err("a power of two from 64KiB to 64MiB, such as 1MiB"));
         }
     }
 
     #[test]
     fn a_duration_has_a_unit_and_bounds() {
+        let duration = |text| duration(text, Bounds { min: "1s", max: "10m" });
         for (text, shown) in [("1s", "1s"), ("600s", "10m"), ("10m", "10m"), ("1500ms", "1500ms"), ("090s", "90s")] {
-            check(duration(text, "1s", "10m"), Ok(shown));
+            check(duration(text), Ok(shown));
         }
         for text in [
             "",
@@ -420,9 +371,9 @@ mod tests {
             "99999999999999999999s",
             "9999999999999999999d",
         ] {
-            check(duration(text, "1s", "10m"), Err("a duration from 1s to 10m, such as 30s, 10m or 1h"));
+            check(duration(text), Err("a duration from 1s to 10m with the unit ms, s, m, h or d"));
         }
-        assert_eq!(HOUR.to_string(), "1h");
+        check(duration("0060s"), Ok("1m"));
         assert_eq!(Span(Duration::ZERO).to_string(), "0ms");
     }
 
@@ -449,11 +400,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_at_zero_has_a_name() {
-        for text in ["none", "kills", "incidents"] {
-            check(from_zero(text), Ok(text));
+    fn a_count_is_within_bounds() {
+        let count = |text| count(text, Bounds { min: "1", max: "100" });
+        for text in ["1", "100"] {
+            check(count(text), Ok(text));
         }
-        check(from_zero("all"), Err("none, kills or incidents"));
+        for text in ["", "0", "101", "-1", "1.5", "1k"] {
+            check(count(text), Err("a whole number from 1 to 100"));
+        }
     }
 
     #[test]

@@ -22,6 +22,7 @@ pub mod restricted;
 pub mod spooled;
 pub mod stack;
 pub mod wait;
+pub mod written;
 
 use std::path::PathBuf;
 

@@ -3,6 +3,8 @@
 
 use std::fs;
 
+use oom_watcher::config::{Command, KEYS};
+
 use crate::program::run;
 
 /// What is wrong on the way to the program, and what it says: each line, with `{file}` for the path of the
@@ -16,8 +18,14 @@ struct Row {
 
 const NOTHING: Row = Row { variables: &[], flags: &[], file: None, says: &[] };
 const PORT: &str = "expected a port from 1 to 65535";
-const KEYS: &str =
-    "one of node_name, node_cgroup, listen, log, probe, series, kubernetes, state, export, shutdown_grace";
+
+/// The keys and the sections that a file may begin with.
+fn top() -> String {
+    let mut names: Vec<_> =
+        KEYS.iter().filter_map(|key| key.file).map(|name| name.split('.').next().unwrap_or(name)).collect();
+    names.dedup();
+    format!("one of {}", names.join(", "))
+}
 
 fn rows() -> Vec<Row> {
     vec![
@@ -133,14 +141,14 @@ fn a_configuration_that_cannot_be_used_is_refused_with_all_its_mistakes() {
         }
         let ended = run(row.variables, &flags);
         let says: String = row.says.iter().map(|line| format!("oom-watcher: {line}\n")).collect();
-        let says = says.replace("{file}", &path).replace("{port}", PORT).replace("{keys}", KEYS);
+        let says = says.replace("{file}", &path).replace("{port}", PORT).replace("{keys}", &top());
         assert_eq!((ended.code, ended.out.as_str(), ended.err), (Some(2), "", says));
     }
 }
 
 #[test]
 fn every_command_that_needs_a_configuration_refuses_the_same() {
-    for command in [&[][..], &["run"], &["check"], &["config"], &["selftest"]] {
+    for command in [&[][..], &["run"], &["check"], &["config"], &["selftest"], &["detach"]] {
         let ended = run(&[("METRICS_PORT", "0")], command);
         assert_eq!(
             (ended.code, ended.out.as_str(), ended.err),
@@ -162,4 +170,23 @@ fn a_wrong_command_line_is_refused_with_a_hint() {
     check(&["owner"], "<PATH|PID|->");
     check(&["--listen", "127.0.0.1:1", "--metrics-port", "1"], "cannot be used with");
     check(&["completions", "tcsh"], "bash");
+}
+
+#[test]
+fn a_flag_that_a_command_does_not_use_is_refused_by_it() {
+    let check = |arguments: &[&str], flag: &str| {
+        let ended = run(&[], &[arguments, &[flag, "none"]].concat());
+        assert_eq!((ended.code, ended.out.as_str()), (Some(2), ""), "{arguments:?} {flag}");
+        let says = format!("unexpected argument '{flag}' found");
+        assert!(ended.err.contains(&says), "{arguments:?} {flag}: {}", ended.err);
+    };
+    for (command, flag) in [("selftest", "--listen"), ("detach", "--state-dir"), ("check", "--log-filter")] {
+        check(&[command], flag);
+    }
+    for flag in KEYS.iter().filter_map(|key| key.flag) {
+        let refusing = Command::ALL.into_iter().filter(|command| !flag.commands.contains(command));
+        refusing.for_each(|command| check(&[command.name()], flag.name));
+        check(&["owner", "/"], flag.name);
+        check(&["completions", "bash"], flag.name);
+    }
 }

@@ -52,7 +52,7 @@ impl Node {
 
     #[expect(clippy::unwrap_used, reason = "a failed test panics")]
     fn start_with(&self, origin: Origin) -> Agent {
-        let flags = Flags { node_name: Some("node-a".to_owned()), ..Flags::default() };
+        let flags = Flags::from([("--node-name", "node-a"), ("--config", "none")]);
         let mut config = config::load(&flags, &|_| None).unwrap().config;
         config.state_directory = Some(self.directory.path().to_owned());
         let (stats, table) = (Arc::new(Stats::default()), Arc::new(Mutex::new(Table::new(config.series))));
