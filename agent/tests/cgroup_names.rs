@@ -39,8 +39,8 @@ struct Nameless {
 fn configuration(environment: &[(&str, &str)]) -> config::Config {
     let mut all: BTreeMap<&str, &str> = environment.iter().copied().collect();
     all.insert("NODE_NAME", "test-node");
-    let mut config =
-        config::load(&Flags::default(), &|name| all.get(name).map(|value| (*value).to_owned())).unwrap().config;
+    let flags = Flags::from([("--config", "none")]);
+    let mut config = config::load(&flags, &|name| all.get(name).map(|value| (*value).to_owned())).unwrap().config;
     config.listen = "127.0.0.1:0".parse().unwrap();
     (config.probe.read_names, config.probe.pins, config.state_directory) = (false, None, None);
     config

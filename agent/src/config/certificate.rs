@@ -188,7 +188,7 @@ mod tests {
     }
 
     fn load(variables: &[(&str, &str)]) -> Result<Vec<String>, String> {
-        let flags = crate::config::Flags::from([("--node-name", "n")]);
+        let flags = crate::config::Flags::from([("--node-name", "n"), ("--config", "none")]);
         let base = [("OTEL_EXPORTER_OTLP_ENDPOINT", "https://collector:4317")];
         let env = |name: &str| {
             base.iter().chain(variables).rev().find(|(set, _)| *set == name).map(|(_, value)| (*value).to_owned())

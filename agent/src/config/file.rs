@@ -51,14 +51,15 @@ impl Form {
     }
 }
 
-/// Reads the file at `path`. What is wrong with its form is added to `problems`; its values are still texts.
-pub(super) fn read(path: &Path, problems: &mut Problems) -> File {
+/// Reads the file at `path`, which was set by `name`. What is wrong with its form is added to `problems`; its values are
+/// still texts.
+pub(super) fn read(path: &Path, name: &str, problems: &mut Problems) -> File {
     let mut file = File::default();
     let shown = path.display().to_string();
     let bytes = match bounded(path) {
         Ok(bytes) => bytes,
         Err(error) => {
-            problems.push("--config", format!("{}: {error}", quoted(&shown)), "a readable YAML file");
+            problems.push(name, format!("{}: {error}", quoted(&shown)), "a readable YAML file");
             return file;
         }
     };
@@ -206,7 +207,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), content).unwrap();
         let mut problems = Problems::default();
-        read(file.path(), &mut problems);
+        read(file.path(), "--config", &mut problems);
         problems.to_string().replace(&file.path().display().to_string(), "F")
     }
 
@@ -271,7 +272,7 @@ mod tests {
         let missing = directory.path().join("none.yaml");
         let check = |path: &Path, expected: &str| {
             let mut problems = Problems::default();
-            read(path, &mut problems);
+            read(path, "--config", &mut problems);
             assert_eq!(
                 problems.to_string(),
                 format!("--config: {:?}: {expected}, expected a readable YAML file", path.display().to_string())

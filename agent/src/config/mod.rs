@@ -23,7 +23,7 @@ mod value;
 mod yaml;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use environment::from_process;
@@ -39,6 +39,7 @@ use crate::export::settings::Otlp;
 use crate::kubernetes::settings::Settings;
 use crate::record::series::{FromZero, Limits};
 use crate::source::probe;
+use origin::Candidate;
 use resolver::Resolver;
 
 /// Everything that is set from outside.
@@ -97,17 +98,37 @@ pub struct Loaded {
 ///
 /// Each value that cannot be used, in the order in which they were found.
 pub fn load(flags: &Flags, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Problems> {
-    load_on(host::name(), flags, env)
+    load_on(&Host { name: host::name(), default_file: keys::DEFAULT_FILE.as_ref() }, flags, env)
 }
 
-fn load_on(host_name: Option<String>, flags: &Flags, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Problems> {
+/// What the machine says where nothing is set.
+struct Host<'a> {
+    name: Option<String>,
+    default_file: &'a Path,
+}
+
+fn load_on(host: &Host<'_>, flags: &Flags, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Problems> {
     let mut resolver = Resolver::new(flags, env);
-    if let Some(path) = resolver.flag("--config") {
-        resolver.file = file::read(path.text.as_ref(), &mut resolver.problems);
-    }
-    let config = resolve(&mut resolver, host_name);
+    read_file(&mut resolver, host.default_file);
+    let config = resolve(&mut resolver, host.name.clone());
     environment::warn_unsupported(&mut resolver);
     resolver.finish(config)
+}
+
+/// Reads the file that is named. If none is named, reads the one at the default path, if there is one.
+fn read_file(r: &mut Resolver<'_>, default: &Path) {
+    let named = [r.flag("--config"), r.variable("OOM_WATCHER_CONFIG")].into_iter().flatten().next();
+    let (path, origin, name) = match named {
+        Some(Candidate { origin, text }) if text == "none" => (None, origin, String::new()),
+        Some(Candidate { origin, text }) => (Some(PathBuf::from(text)), origin.clone(), origin.name()),
+        // What cannot be looked at is no missing file: reading it says why.
+        None if matches!(default.try_exists(), Ok(false)) => (None, Origin::Default, String::new()),
+        None => (Some(default.to_owned()), Origin::Default, "the configuration file".to_owned()),
+    };
+    r.record("config", path.as_deref().map_or("none".into(), Path::to_string_lossy), origin);
+    if let Some(path) = path {
+        r.file = file::read(&path, &name, &mut r.problems);
+    }
 }
 
 /// `None` if something cannot be used. Each bad value is reported all the same, as its default stands in for it.

@@ -13,7 +13,12 @@ pub(super) type Variables<'a> = &'a [(&'a str, &'a str)];
 
 fn load_with(flags: &Flags, variables: Variables<'_>) -> Result<Loaded, Problems> {
     let variables: BTreeMap<&str, &str> = variables.iter().copied().collect();
-    load_on(Some("host-a".to_owned()), flags, &|name| variables.get(name).map(|value| (*value).to_owned()))
+    load_on(&host(Some("host-a")), flags, &|name| variables.get(name).map(|value| (*value).to_owned()))
+}
+
+/// Without a file of its own.
+fn host(name: Option<&str>) -> Host<'static> {
+    Host { name: name.map(str::to_owned), default_file: Path::new("/no/such/file") }
 }
 
 /// With a node name, so that there is no warning about that.
@@ -182,7 +187,7 @@ fn odd_variables_are_accepted_with_a_warning() {
 fn a_node_without_a_name_is_called_after_its_host() {
     for (value, text) in [(None, "not set"), (Some(""), "empty")] {
         let env = |name: &str| value.filter(|_| name == "NODE_NAME").map(str::to_owned);
-        let loaded = load_on(Some("host-a".to_owned()), &Flags::default(), &env).unwrap();
+        let loaded = load_on(&host(Some("host-a")), &Flags::default(), &env).unwrap();
         assert_eq!(loaded.config.node, "host-a");
         let expected = format!(
             "NODE_NAME: {text}: the node is called host-a after the host's name, which in a pod is the pod's. Set it \
@@ -190,7 +195,7 @@ fn a_node_without_a_name_is_called_after_its_host() {
         );
         assert!(warnings(&loaded).contains(&expected), "{:?}", loaded.warnings);
 
-        let problems = load_on(None, &Flags::default(), &env).unwrap_err().to_string();
+        let problems = load_on(&host(None), &Flags::default(), &env).unwrap_err().to_string();
         assert!(problems.starts_with(&format!("NODE_NAME: {text}, expected the name of this node")), "{problems}");
     }
     assert!(host::name().is_some_and(|name| value::node_name(&name).is_ok()));
@@ -239,6 +244,47 @@ fn a_flag_wins_over_a_variable_over_the_file_over_the_default() {
     assert_eq!(pins(&all, variable), None);
     assert_eq!(pins(&only_file, variable), Some("/sys/fs/bpf/a".into()));
     assert_eq!(pins(&only_file, &[]), Some("/sys/fs/bpf/oom-watcher".into()));
+}
+
+#[test]
+fn the_file_is_the_one_that_is_named_or_else_the_one_at_the_default_path() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    for name in ["flag", "variable", "default"] {
+        std::fs::write(path(name), format!("node_name: from-{name}\n")).unwrap();
+    }
+    let load = |default: &str, flags: &Flags, variable: Option<&str>| {
+        let host = Host { name: Some("host-a".to_owned()), default_file: &folder.path().join(default) };
+        load_on(&host, flags, &|name| variable.filter(|_| name == "OOM_WATCHER_CONFIG").map(str::to_owned))
+    };
+    let node =
+        |default: &str, flags: &Flags, variable: Option<&str>| load(default, flags, variable).unwrap().config.node;
+    let (flag, none) = (Flags::from([("--config", path("flag").as_str())]), Flags::default());
+    assert_eq!(node("default", &flag, Some(&path("variable"))), "from-flag");
+    assert_eq!(node("default", &none, Some(&path("variable"))), "from-variable");
+    assert_eq!(node("default", &none, Some("")), "from-default");
+    assert_eq!(node("default", &none, None), "from-default");
+    assert_eq!(node("missing", &none, None), "host-a");
+    assert_eq!(node("default", &none, Some("none")), "host-a");
+    assert_eq!(node("default", &Flags::from([("--config", "none")]), Some(&path("variable"))), "host-a");
+
+    let refused =
+        |default: &str, flags: &Flags, variable: Option<&str>| load(default, flags, variable).unwrap_err().to_string();
+    let missing = path("missing");
+    let says = format!("{missing:?}: No such file or directory (os error 2), expected a readable YAML file");
+    let flag = Flags::from([("--config", missing.as_str())]);
+    assert_eq!(refused("default", &flag, Some(&path("variable"))), format!("--config: {says}"));
+    assert_eq!(refused("default", &none, Some(&missing)), format!("OOM_WATCHER_CONFIG: {says}"));
+    // There, but not to be used: the agent must not start without the settings that it has.
+    let says = format!("{:?}: Not a directory (os error 20), expected a readable YAML file", path("flag/below"));
+    assert_eq!(refused("flag/below", &none, None), format!("the configuration file: {says}"));
+    assert!(refused("", &none, None).contains("a directory, expected a readable YAML file"));
+}
+
+#[test]
+fn the_table_names_the_default_path() {
+    let row = KEYS.iter().find(|key| key.variable == Some("OOM_WATCHER_CONFIG")).unwrap();
+    assert_eq!(row.default.to_string(), format!("{}, if it exists", keys::DEFAULT_FILE));
 }
 
 #[test]
@@ -449,7 +495,7 @@ fn the_resource_is_the_agent_unless_the_user_says_otherwise() {
 #[test]
 fn every_variable_that_is_asked_for_is_documented() {
     let asked = RefCell::new(BTreeSet::new());
-    load(&Flags::default(), &|name| {
+    load_on(&host(Some("host-a")), &Flags::default(), &|name| {
         asked.borrow_mut().insert(name.to_owned());
         None
     })
@@ -509,7 +555,10 @@ fn the_example_file_has_every_key_at_its_default() {
     let loaded = load_file(file.path()).unwrap();
     assert_eq!(loaded.config, load_env(&[]).unwrap().config);
     for (key, _) in keys::in_file() {
-        assert!(file::read(file.path(), &mut Problems::default()).get(key).is_some(), "{key} is not in the example");
+        assert!(
+            file::read(file.path(), "--config", &mut Problems::default()).get(key).is_some(),
+            "{key} is not in the example"
+        );
     }
 }
 

@@ -267,7 +267,9 @@ fn command(restricted: Option<Restricted>, program: &Path) -> (Command, Option<T
 
 fn prepare(command: &mut Command, environment: &[(&str, &str)], flags: &[&str]) {
     let inherited = std::env::vars_os().filter(|(name, _)| name == "PATH" || name == "HOME");
-    command.env_clear().envs(inherited).env("NODE_NAME", NODE).envs(environment.iter().copied());
+    command.env_clear().envs(inherited).env("NODE_NAME", NODE);
+    // The machine may have a configuration file of its own.
+    command.env("OOM_WATCHER_CONFIG", "none").envs(environment.iter().copied());
     command.args(["--listen", "127.0.0.1:0", "--log-format", "json"]).args(flags);
     // What another agent has left is not to be seen here, unless a test is about it.
     for outlives in ["--pin-dir", "--state-dir"] {

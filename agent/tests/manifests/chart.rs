@@ -107,6 +107,13 @@ fn a_setting_that_the_pod_has_otherwise_is_refused_with_what_to_use() {
         "env[0] is OTEL_EXPORTER_OTLP_ENDPOINT",
         "use one of the two",
     );
+    let file = r#"[{"name": "OOM_WATCHER_CONFIG", "value": "/etc/own/config.yaml"}]"#;
+    check(
+        &format!(r#"config={{"series": {{"expiry": "2h"}}}},env={file}"#),
+        "env[0] is OOM_WATCHER_CONFIG",
+        "use one of the two",
+    );
+    renders.release(&["--set-json", &format!("env={file}")]);
     let twice = r#"env=[{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]"#;
     let error = renders.helm("oom-watcher", "kube-system", &["--set-json", twice]).unwrap_err();
     assert!(error.contains("env[1] is A, which is there before"), "{error}");

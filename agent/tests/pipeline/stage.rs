@@ -58,7 +58,7 @@ impl Stage {
         // The state of an agent that runs on this machine is none of a test's.
         set.insert("OOM_WATCHER_STATE_DIR".to_owned(), "none".to_owned());
         set.extend(collector.map(|address| ("OTEL_EXPORTER_OTLP_ENDPOINT".to_owned(), format!("http://{address}"))));
-        let flags = Flags::from([("--node-name", "node-a"), ("--listen", "127.0.0.1:0")]);
+        let flags = Flags::from([("--node-name", "node-a"), ("--listen", "127.0.0.1:0"), ("--config", "none")]);
         let config = config::load(&flags, &|name| set.get(name).cloned()).unwrap().config;
         let listener = run::bind(&config).unwrap();
         let agent = Agent::build(config, listener).unwrap();

@@ -33,10 +33,12 @@ pub(crate) struct Ended {
 pub(crate) fn command(variables: &[(&str, &str)], arguments: &[&str]) -> Command {
     let mut command = Command::new(PROGRAM);
     let inherited = std::env::vars_os().filter(|(name, _)| name == "PATH");
-    // What is left in the kernel is for the next agent, and here the next one is another test's.
+    // What is left in the kernel is for the next agent, and here the next one is another test's. The machine may have a
+    // configuration file of its own.
     command
         .env_clear()
         .envs(inherited)
+        .env("OOM_WATCHER_CONFIG", "none")
         .env("OOM_WATCHER_PIN_DIR", "none")
         .env("OOM_WATCHER_STATE_DIR", "none")
         .envs(variables.iter().copied())

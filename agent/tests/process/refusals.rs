@@ -107,6 +107,12 @@ fn rows() -> Vec<Row> {
             ],
             ..NOTHING
         },
+        Row {
+            variables: &[("OOM_WATCHER_CONFIG", "/no/file.yaml")],
+            says: &["OOM_WATCHER_CONFIG: \"/no/file.yaml\": No such file or directory (os error 2), expected a \
+                 readable YAML file"],
+            ..NOTHING
+        },
         // Whoever mends one mistake is not to find the next one only then.
         Row {
             variables: &[

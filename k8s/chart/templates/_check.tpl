@@ -64,6 +64,9 @@
 {{- if .Values.otlp.endpoint -}}
 {{- $_ := set $instead "OTEL_EXPORTER_OTLP_ENDPOINT" "otlp.endpoint is set too, use one of the two" -}}
 {{- end -}}
+{{- if .Values.config -}}
+{{- $_ := set $instead "OOM_WATCHER_CONFIG" "config is set too, use one of the two" -}}
+{{- end -}}
 {{- $seen := dict -}}
 {{- range $index, $variable := .Values.env -}}
 {{- with get $instead $variable.name -}}

@@ -12,6 +12,9 @@ pub use table::{KEYS, SECTIONS};
 
 use crate::stats::Signal;
 
+/// The file that is read if none is named. Whoever can write there owns the host, or the image, or the pod.
+pub(super) const DEFAULT_FILE: &str = "/etc/oom-watcher/config.yaml";
+
 /// The longest name of a Kubernetes object, and longer than any host's.
 pub const MAX_NODE_NAME: usize = 253;
 

@@ -14,11 +14,13 @@ use crate::state;
 /// Every setting.
 pub const KEYS: &[Key] = &[
     // The file itself.
-    Key::new(File, Else("none"), "The configuration file").flag(
-        "--config",
-        "FILE",
-        &[Run, Check, Selftest, Detach, Config],
-    ),
+    Key::new(
+        File,
+        Else("/etc/oom-watcher/config.yaml, if it exists"),
+        "The configuration file. `none`: no file, also not the one at the default path",
+    )
+    .flag("--config", "FILE", &[Run, Check, Selftest, Detach, Config])
+    .variable("OOM_WATCHER_CONFIG"),
     // What a file can say.
     Key::in_file(
         "node_name",
