@@ -18,6 +18,16 @@ fn the_schema_of_the_file_is_written() {
 }
 
 #[test]
+fn the_schema_of_the_chart_s_config_is_written() {
+    let (path, mark) = (root().join("k8s/chart/values.schema.json"), "\n    \"configuration\": ");
+    let text = page("k8s/chart/values.schema.json");
+    // It is the last definition.
+    let (head, _) = text.split_once(mark).unwrap();
+    let schema = schema::of_the_chart().replace('\n', "\n    ");
+    check(&path, &format!("{head}{mark}{schema}\n  }}\n}}\n"));
+}
+
+#[test]
 fn the_example_file_is_written() {
     let mut example = "\
 # yaml-language-server: $schema=oom-watcher.schema.json

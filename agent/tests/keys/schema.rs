@@ -19,6 +19,13 @@ pub(crate) fn of_the_file() -> String {
     object(&[head, section(keys_of_the_file())].concat())
 }
 
+/// The same as a part of the chart's schema. It has also the keys that the pod sets, which the chart refuses by itself
+/// and says what to use instead.
+pub(crate) fn of_the_chart() -> String {
+    let written = "Written from the table of keys (agent/src/config/keys/table.rs). Do not change it here.";
+    object(&[vec![("$comment", quoted(written))], section(keys_of_the_file())].concat())
+}
+
 fn keys_of_the_file() -> Members {
     let mut members: Members = Vec::new();
     for key in KEYS {

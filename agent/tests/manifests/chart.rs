@@ -24,6 +24,12 @@ fn a_mistake_in_the_values_is_refused_with_its_place() {
     check(r#"pinned=true"#, &["'pinned' not allowed"]);
     check(r#"pin="yes""#, &["'/pin'", "got string, want boolean"]);
     check(r#"port=80"#, &["'/port'", "minimum"]);
+    check(r#"config={"seris": {"expiry": "2h"}}"#, &["'/config'", "'seris' not allowed"]);
+    check(r#"config={"series": {"expiri": "2h"}}"#, &["'/config/series'", "'expiri' not allowed"]);
+    check(r#"config={"series": {"expiry": "1y"}}"#, &["'/config/series/expiry'", "does not match pattern"]);
+    check(r#"config={"series": {"max_owners": "7"}}"#, &["'/config/series/max_owners'", "want integer"]);
+    check(r#"config={"log": {"format": "xml"}}"#, &["'/config/log/format'", "'human', 'json'"]);
+    check(r#"config={"state": 5}"#, &["'/config/state'", "got number"]);
     check(r#"image.digest="sha256:12""#, &["'/image/digest'", "does not match pattern"]);
     check(r#"image.pullPolicy="Sometimes""#, &["'/image/pullPolicy'", "'Always', 'IfNotPresent', 'Never'"]);
     check(r#"otlp.endpoint="collector:4317""#, &["'/otlp/endpoint'", "does not match pattern"]);
@@ -123,8 +129,8 @@ fn a_setting_that_the_pod_has_otherwise_is_refused_with_what_to_use() {
         "--set-json",
         r#"config={"state": {}, "probe": {"arguments": true}, "kubernetes": {"enabled": false}}"#,
     ]);
-    // What a template would take for a map is the agent's to refuse.
-    renders.release(&["--set-json", r#"config={"state": 5, "probe": null}"#]);
+    // An empty section is none.
+    renders.release(&["--set-json", r#"config={"state": null, "probe": null}"#]);
 }
 
 #[test]
@@ -243,8 +249,14 @@ fn what_repeats_a_label_of_ours_is_there_once() {
 #[test]
 fn what_is_set_for_the_pod_is_in_it() {
     needs_programs!(renders);
-    let volumes = json!([{"name": "ca", "secret": {"secretName": "ca"}}, {"name": "socket", "hostPath": {"path": "/run/otel", "type": "Directory"}}]);
-    let mounts = json!([{"name": "ca", "mountPath": "/etc/otlp", "readOnly": true}, {"name": "socket", "mountPath": "/run/otel"}]);
+    let volumes = json!([
+        {"name": "ca", "secret": {"secretName": "ca"}},
+        {"name": "socket", "hostPath": {"path": "/run/otel", "type": "Directory"}}
+    ]);
+    let mounts = json!([
+        {"name": "ca", "mountPath": "/etc/otlp", "readOnly": true},
+        {"name": "socket", "mountPath": "/run/otel"}
+    ]);
     let values = format!("extraVolumes={volumes},extraVolumeMounts={mounts},terminationGracePeriodSeconds=90");
     let objects = renders.release(&[&["--set-json", &values], &OPENSHIFT[..]].concat());
     let pod = &objects.get("DaemonSet", "oom-watcher")["spec"]["template"]["spec"];
@@ -334,7 +346,6 @@ fn every_value_is_explained_and_has_its_place_in_the_schema() {
     let mut open = Vec::new();
     look_for_open("", &schema, &mut open);
     let of_others = [
-        "config",
         "global",
         "extraManifests",
         "from",
@@ -352,7 +363,9 @@ fn every_value_is_explained_and_has_its_place_in_the_schema() {
 
 /// Objects of a schema that take any key.
 fn look_for_open(place: &str, schema: &Value, open: &mut Vec<String>) {
-    if schema["type"] == "object" && schema["additionalProperties"].is_null() {
+    let is_object =
+        |kind: &Value| kind == "object" || kind.as_array().is_some_and(|kinds| kinds.contains(&"object".into()));
+    if is_object(&schema["type"]) && schema["additionalProperties"].is_null() {
         open.push(place.to_owned());
     }
     match schema {
@@ -369,6 +382,22 @@ fn helm_finds_nothing_wrong() {
     needs_programs!(renders);
     let said = run(renders.program("helm").args(["lint", "--strict"]).arg(chart())).unwrap();
     assert!(said.contains("0 chart(s) failed") && !said.contains("[WARNING]") && !said.contains("[ERROR]"), "{said}");
+}
+
+#[test]
+fn the_chart_takes_every_key_of_the_agent_but_those_that_the_pod_sets() {
+    needs_programs!(renders);
+    let example = fs::read_to_string(root().join("docs/oom-watcher.example.yaml")).unwrap();
+    let mut config: Value = serde_yaml::from_str(&example).unwrap();
+    for of_the_pod in
+        ["/listen", "/state/directory", "/probe/pin_directory", "/export/spool_directory", "/kubernetes/daemonset"]
+    {
+        let (section, key) = of_the_pod.rsplit_once('/').unwrap();
+        config.pointer_mut(section).unwrap().as_object_mut().unwrap().remove(key).unwrap();
+    }
+    let objects = renders.release(&["--set-json", &format!("config={config}")]);
+    let written = text(&objects.get("ConfigMap", "oom-watcher")["data"]["config.yaml"]);
+    assert_eq!(serde_yaml::from_str::<Value>(written).unwrap(), config);
 }
 
 #[test]
