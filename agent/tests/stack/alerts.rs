@@ -60,7 +60,7 @@ fn the_first_kill_fires_and_what_the_first_readme_said_works_as_written() {
     );
     assert!(!stack.prometheus(r#"oom_memory_usage_bytes{memory_type="anon_rss"}"#).is_empty());
     for _ in 0..KILLS {
-        makers::make(&format!("burst 1 --seed {SEED}"));
+        kills::make(&format!("burst 1 --seed {SEED}"));
     }
     eventually("a rate above 0.1", || stack.prometheus("rate(oom_kills_total[5m]) > 0.1").pop());
 }
