@@ -321,9 +321,6 @@ fn detach(flags: &Flags) -> Result<ExitCode, Error> {
 fn show_config(flags: &Flags) -> Result<ExitCode, Error> {
     let loaded = load(flags)?;
     let mut out = io::stdout().lock();
-    writeln!(out, "{}", loaded.origins)?;
-    for warning in &loaded.warnings {
-        writeln!(out, "# warning: {}: {}", warning.name, warning.text)?;
-    }
+    write!(out, "{loaded}")?;
     Ok(ExitCode::SUCCESS)
 }

@@ -51,8 +51,8 @@ impl Form {
     }
 }
 
-/// Reads the file at `path`, which was set by `name`. What is wrong with its form is added to `problems`; its values are
-/// still texts.
+/// Reads the file at `path`, which was set by `name`. What is wrong with its form is added to `problems`; its values
+/// are still texts.
 pub(super) fn read(path: &Path, name: &str, problems: &mut Problems) -> File {
     let mut file = File::default();
     let shown = path.display().to_string();

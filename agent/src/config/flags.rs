@@ -44,7 +44,13 @@ impl Flags {
 /// Flags with their dashes, as if they were given.
 impl<const N: usize> From<[(&'static str, &str); N]> for Flags {
     fn from(flags: [(&'static str, &str); N]) -> Self {
-        Self(flags.map(|(name, text)| (name, text.to_owned())).into())
+        flags.into_iter().collect()
+    }
+}
+
+impl<'a> FromIterator<(&'static str, &'a str)> for Flags {
+    fn from_iter<I: IntoIterator<Item = (&'static str, &'a str)>>(flags: I) -> Self {
+        Self(flags.into_iter().map(|(name, text)| (name, text.to_owned())).collect())
     }
 }
 

@@ -46,7 +46,8 @@ pub(super) fn node(r: &mut Resolver<'_>, host_name: Option<String>) -> Option<St
              spec.nodeName"
         ),
     );
-    r.record("node_name", &node, Origin::Host);
+    // In a file it would be the name of every host that gets a copy.
+    r.note("node_name", &node, Origin::Host);
     Some(node)
 }
 
@@ -69,7 +70,16 @@ pub(super) fn listen(r: &mut Resolver<'_>) -> Option<SocketAddr> {
         Some((address, origin)) => (address.port(), origin),
         None => port.unwrap_or((file.port(), file_origin)),
     };
-    r.record("listen.address", ip, ip_origin);
-    r.record("listen.port", port, port_origin);
-    Some(SocketAddr::new(ip, port))
+    let listen = SocketAddr::new(ip, port);
+    let origin = match ip_origin == port_origin {
+        true => ip_origin,
+        false => Origin::Listen { address: Box::new(ip_origin), port: Box::new(port_origin) },
+    };
+    // Any free port is for a flag alone.
+    if port == 0 {
+        r.note("listen", listen, origin)
+    } else {
+        r.record("listen", listen, origin)
+    }
+    Some(listen)
 }

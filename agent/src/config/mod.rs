@@ -6,6 +6,7 @@
 //! the result. What each setting is called and means is in [`KEYS`].
 
 mod certificate;
+mod effective;
 mod environment;
 mod file;
 mod flags;
@@ -26,12 +27,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use effective::{Origins, Setting};
 pub use environment::from_process;
 pub use flags::Flags;
 pub use keys::{Bounds, Command, Flag, KEYS, Key, Kind, MAX_NODE_NAME, MAX_POD_KEYS, SECTIONS, Unset};
 pub use origin::Origin;
 pub use problem::{Problem, Problems, Warning};
-pub use resolver::{Origins, Setting};
 pub use value::Format;
 
 use crate::cgroups::node::Choice;
@@ -81,14 +82,14 @@ pub struct Log {
     pub format: Format,
 }
 
-/// What [`load`] found.
+/// What [`load`] found. Its text is a valid configuration file: see [`KEYS`] for what it can have.
 #[derive(Clone, Debug)]
 pub struct Loaded {
     /// What is in force.
     pub config: Config,
     /// What is allowed but probably not meant. To be logged.
     pub warnings: Vec<Warning>,
-    /// Where each value came from: its text is what `oom-watcher config` prints. No secrets in it.
+    /// Where each value came from. No secrets in it.
     pub origins: Origins,
 }
 

@@ -16,6 +16,13 @@ pub enum Origin {
         /// The key with its sections, joined with dots.
         key: &'static str,
     },
+    /// The two parts of `listen` from two places.
+    Listen {
+        /// Where the address came from.
+        address: Box<Origin>,
+        /// Where the port came from.
+        port: Box<Origin>,
+    },
     /// The host's name.
     Host,
     /// Nowhere: it is not set.
@@ -36,6 +43,7 @@ impl Origin {
             Self::Flag(name) => (*name).to_owned(),
             Self::Variable(name) => name.clone(),
             Self::File { place, key } => format!("{place}: {key}"),
+            Self::Listen { .. } => "listen".to_owned(),
             Self::Host => "the host's name".to_owned(),
             Self::Default => "default".to_owned(),
         }
@@ -48,6 +56,7 @@ impl fmt::Display for Origin {
             Self::Flag(name) => write!(f, "from {name}"),
             Self::Variable(name) => write!(f, "from {name}"),
             Self::File { place, .. } => write!(f, "from {place}"),
+            Self::Listen { address, port } => write!(f, "address: {address}; port: {port}"),
             Self::Host => f.write_str("the host's name"),
             Self::Default => f.write_str("default"),
         }

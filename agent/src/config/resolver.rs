@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::effective::{Origins, Setting};
 use super::file::File;
 use super::flags::Flags;
 use super::keys::{self, Bounds, KEYS, Kind, Unset};
@@ -9,21 +10,6 @@ use super::origin::{Candidate, Origin};
 use super::problem::{Problems, Refused, Warning, quoted};
 use super::{Config, Loaded};
 use crate::stats::Signal;
-
-/// One value in force.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Setting {
-    /// What it is called in the configuration file, or would be.
-    pub key: String,
-    /// As it could be written. Secrets are left out.
-    pub value: String,
-    /// Where it came from.
-    pub origin: Origin,
-}
-
-/// The values in force, in the order of the documentation. Its text has one per line: key, value, origin.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Origins(Vec<Setting>);
 
 /// What has been found so far.
 pub(super) struct Resolver<'a> {
@@ -161,8 +147,16 @@ impl<'a> Resolver<'a> {
         words.iter().find(|(word, _)| *word == chosen).map(|(_, value)| *value)
     }
 
+    /// A value in force. Whether a file can say it, the table knows.
     pub(super) fn record(&mut self, key: impl Into<String>, value: impl ToString, origin: Origin) {
-        self.origins.0.push(Setting { key: key.into(), value: value.to_string(), origin });
+        let key = key.into();
+        let of_file = keys::of_file(&key).is_some();
+        self.origins.0.push(Setting { key, value: value.to_string(), origin, of_file });
+    }
+
+    /// The same for a value of a key that a file cannot have.
+    pub(super) fn note(&mut self, key: impl Into<String>, value: impl ToString, origin: Origin) {
+        self.origins.0.push(Setting { key: key.into(), value: value.to_string(), origin, of_file: false });
     }
 
     /// A general variable is read for each signal: the same warning is given once.
@@ -171,27 +165,5 @@ impl<'a> Resolver<'a> {
         if !self.warnings.contains(&warning) {
             self.warnings.push(warning);
         }
-    }
-}
-
-impl Origins {
-    /// The settings in the order of the documentation.
-    pub fn iter(&self) -> impl Iterator<Item = &Setting> {
-        self.0.iter()
-    }
-}
-
-impl fmt::Display for Origins {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // One very long value does not push all the others' origins out of sight.
-        const COLUMN: usize = 60;
-        let lines: Vec<_> =
-            self.0.iter().map(|setting| (format!("{}: {}", setting.key, setting.value), &setting.origin)).collect();
-        let width =
-            lines.iter().map(|(text, _)| text.chars().count()).filter(|width| *width <= COLUMN).max().unwrap_or(0);
-        for (text, origin) in lines {
-            writeln!(f, "{text:width$}  # {origin}")?;
-        }
-        Ok(())
     }
 }

@@ -12,7 +12,7 @@ use jsonschema::Validator;
 use serde_json::Value;
 
 use super::keys::{self, Bounds, Key, Kind};
-use super::tests::{load_file, write};
+use super::tests::{load_env, load_file, write};
 use super::value;
 
 fn schema() -> Value {
@@ -243,6 +243,7 @@ fn the_schema_and_the_reader_agree_on_the_form_of_a_file() {
     );
     let validator = validator();
     check(&validator, &example, true);
+    check(&validator, &load_env(&[]).unwrap().to_string(), true);
     for text in [
         "",
         "# nothing\n",

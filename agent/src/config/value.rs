@@ -11,6 +11,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::keys::{Bounds, Kind, MAX_NODE_NAME, MAX_POD_KEYS};
 use super::problem::{Refused, quoted};
+use super::yaml;
 use crate::cgroups::node::Choice;
 use crate::export::settings::Protocol;
 use crate::kubernetes::settings::Name;
@@ -283,7 +284,7 @@ impl fmt::Display for NodeCgroup {
 
 impl fmt::Display for Keys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "[{}]", self.0.join(", "))
+        write!(f, "[{}]", self.0.iter().map(|key| yaml::scalar(key)).collect::<Vec<_>>().join(", "))
     }
 }
 

@@ -35,6 +35,22 @@ pub(super) fn parse(text: &str) -> Result<Tree, Malformed> {
     })
 }
 
+/// A text as a value in one line: plain where any reader of YAML takes it for a text, else in quotation marks.
+pub(super) fn scalar(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-./:,=".contains(c);
+    // Booleans of YAML 1.1, which is what Helm and kubectl read.
+    let is_word = ["y", "n", "yes", "no", "on", "off"].iter().any(|word| text.eq_ignore_ascii_case(word));
+    if text.chars().all(is_plain) && !is_word && matches!(parse(text), Ok(Tree::Text(read)) if read == text) {
+        return text.to_owned();
+    }
+    let escaped = |c: char| match c {
+        '"' | '\\' => format!("\\{c}"),
+        _ if c == '\'' || c.escape_debug().eq([c]) => c.to_string(),
+        _ => format!("\\U{:08x}", c as u32),
+    };
+    format!("\"{}\"", text.chars().map(escaped).collect::<String>())
+}
+
 /// Line and column, from 1, of the key that is reached by these positions: the entry of the document, the entry of that
 /// section, and so on.
 pub(super) fn place(text: &str, at: &[usize]) -> Option<(usize, usize)> {

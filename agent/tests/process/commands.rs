@@ -30,19 +30,36 @@ fn config_says_where_each_value_came_from_and_no_secrets() {
     let lines: Vec<_> = ended
         .out
         .lines()
-        .filter_map(|line| line.split_once("  # "))
-        .map(|(value, origin)| (value.trim_end(), origin))
+        .filter_map(|line| line.rsplit_once("  # "))
+        .map(|(value, origin)| (value.trim(), origin))
         .collect();
+    let from_file = format!("from {file}:2:3");
     for expected in [
         ("node_name: node-a", "from --node-name"),
-        ("listen.address: 0.0.0.0", "default"),
-        ("listen.port: 9090", "from METRICS_PORT"),
-        ("series.expiry: 2h", format!("from {file}:2:3").as_str()),
-        ("otlp.logs.endpoint: http://collector:4317", "from OTEL_EXPORTER_OTLP_ENDPOINT"),
-        ("otlp.logs.headers: authorization, tenant (values not shown)", "from OTEL_EXPORTER_OTLP_HEADERS"),
+        ("listen: 0.0.0.0:9090", "address: default; port: from METRICS_PORT"),
+        ("expiry: 2h", &from_file),
+        ("# otlp.logs.endpoint: http://collector:4317", "from OTEL_EXPORTER_OTLP_ENDPOINT"),
+        ("# otlp.logs.headers: authorization, tenant (values not shown)", "from OTEL_EXPORTER_OTLP_HEADERS"),
     ] {
         assert!(lines.contains(&expected), "{expected:?} is not in\n{}", ended.out);
     }
+}
+
+#[test]
+fn the_output_of_config_is_a_file_that_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("config.yaml").display().to_string();
+    let print = |variables: &[(&str, &str)], flags: &[&str]| {
+        let ended = run(variables, &[&["config"], flags].concat());
+        assert_eq!((ended.code, ended.err.as_str()), (Some(0), ""), "{}", ended.out);
+        std::fs::write(&file, &ended.out).unwrap();
+        serde_yaml::from_str::<Value>(&ended.out).unwrap()
+    };
+    let variables = [("NODE_NAME", "node a: #1"), ("METRICS_PORT", "9090"), ("OOM_WATCHER_SPOOL_DIR", "/spool/a b")];
+    let first = print(&variables, &["--log-format", "json"]);
+    assert_eq!((&first["node_name"], &first["log"]["format"]), (&"node a: #1".into(), &"json".into()));
+    assert_eq!(print(&[], &["--config", &file]), first);
+    assert_eq!(print(&[("OOM_WATCHER_CONFIG", &file)], &[]), first);
 }
 
 /// Gives `input` on standard input and the lines that came of it.
