@@ -17,18 +17,9 @@ use oom_watcher::selftest::scratch::Scratch;
 use oom_watcher_testkit::collector::{Collector, Record};
 use oom_watcher_testkit::kills::report::Role;
 use oom_watcher_testkit::kills::{Made, make_and_hold};
-use oom_watcher_testkit::needs::{cgroups, one_at_a_time, skip};
+use oom_watcher_testkit::needs::{needs, real_kills};
 use oom_watcher_testkit::wait::patience;
 use tokio::sync::oneshot;
-
-macro_rules! needs_kernel {
-    () => {
-        let _one = one_at_a_time();
-        if let Err(why) = cgroups() {
-            skip!("{why}");
-        }
-    };
-}
 
 /// An agent whose probe reads no names, in a thread of its own.
 struct Nameless {
@@ -105,7 +96,7 @@ fn only(records: Vec<Record>) -> Record {
 
 #[test]
 fn each_of_200_kills_of_which_only_ids_are_told_has_its_container() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     let collector = Collector::start();
     let _agent = Nameless::start(&collector);
     // Their cgroups stay until the table has told their names, here and below.
@@ -129,7 +120,7 @@ fn each_of_200_kills_of_which_only_ids_are_told_has_its_container() {
 
 #[test]
 fn a_record_has_the_limit_and_not_what_was_used_of_it() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     let collector = Collector::start();
     let _agent = Nameless::start(&collector);
     let held = make_and_hold("one");
@@ -155,7 +146,7 @@ fn a_record_has_the_limit_and_not_what_was_used_of_it() {
 
 #[test]
 fn the_trigger_is_named_by_its_own_id() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     let collector = Collector::start();
     let _agent = Nameless::start(&collector);
     let held = make_and_hold("foreign");
@@ -167,7 +158,7 @@ fn the_trigger_is_named_by_its_own_id() {
 
 #[test]
 fn a_path_of_more_levels_than_the_probe_keeps_is_whole() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     let collector = Collector::start();
     let _agent = Nameless::start(&collector);
     let held = make_and_hold("deep 30");
@@ -179,7 +170,7 @@ fn a_path_of_more_levels_than_the_probe_keeps_is_whole() {
 
 #[test]
 fn a_cgroup_that_was_there_before_the_agent_is_known() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     let scratch = Scratch::create(&format!("oom-watcher-test-before-{}/inner", std::process::id()), 16 << 20).unwrap();
     block_on(async {
         let table = CgroupNames::start().unwrap();
@@ -191,7 +182,7 @@ fn a_cgroup_that_was_there_before_the_agent_is_known() {
 
 #[test]
 fn cgroups_of_the_kernel_are_followed_through_making_renaming_and_removal() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     block_on(follow());
 }
 

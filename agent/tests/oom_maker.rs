@@ -12,18 +12,9 @@ use oom_watcher::selftest::scratch::Scratch;
 use oom_watcher_testkit::kills::report::{End, Role};
 use oom_watcher_testkit::kills::{Made, make, make_and_hold, make_if_possible};
 use oom_watcher_testkit::machine::{Protected, guest, kernel};
-use oom_watcher_testkit::needs::{cgroups, one_at_a_time, skip};
+use oom_watcher_testkit::needs::{needs, real_kills};
 
 const KILLED: Option<End> = Some(End::Signal(libc::SIGKILL));
-
-macro_rules! needs_cgroups {
-    () => {
-        let _one = one_at_a_time();
-        if let Err(why) = cgroups() {
-            skip!("{why}");
-        }
-    };
-}
 
 /// How often a run is repeated during which others made the kernel kill, too.
 const ATTEMPTS: u32 = 20;
@@ -96,19 +87,19 @@ fn died_of_it(role: Role) -> bool {
 
 #[test]
 fn one_process_is_killed() {
-    needs_cgroups!();
+    let _alone = needs!(real_kills());
     check("one", kills(1));
 }
 
 #[test]
 fn a_process_of_many_threads_is_killed_once() {
-    needs_cgroups!();
+    let _alone = needs!(real_kills());
     check("threads 32", kills(1));
 }
 
 #[test]
 fn a_parent_survives_its_child() {
-    needs_cgroups!();
+    let _alone = needs!(real_kills());
     let held = make_and_hold("tree");
     let (parent, victim) = (held.made.only(Role::Parent).clone(), held.made.only(Role::Victim));
     assert_eq!((parent.end, victim.end, &parent.cgroup), (None, KILLED, &victim.cgroup));
@@ -122,7 +113,7 @@ fn a_parent_survives_its_child() {
 
 #[test]
 fn a_burst_kills_one_process_in_each_cgroup() {
-    needs_cgroups!();
+    let _alone = needs!(real_kills());
     let made = check("burst 40 --concurrency 8", kills(40));
     let containers: Vec<_> =
         made.cgroups.iter().filter_map(|cgroup| Some((&cgroup.path, cgroup.container.as_ref()?))).collect();
@@ -137,7 +128,7 @@ fn a_burst_kills_one_process_in_each_cgroup() {
 
 #[test]
 fn names_are_the_same_for_the_same_seed() {
-    needs_cgroups!();
+    let _alone = needs!(real_kills());
     let below = |arguments: &str| {
         make(arguments).cgroups.into_iter().map(|cgroup| cgroup.path.splitn(3, '/').nth(2).unwrap().to_owned())
     };
@@ -149,7 +140,7 @@ fn names_are_the_same_for_the_same_seed() {
 
 #[test]
 fn processes_that_die_at_their_limit_are_no_kills() {
-    needs_cgroups!();
+    let _alone = needs!(real_kills());
     let made = check("dying 20 16", kills(0));
     assert_eq!(made.processes.len(), 20);
     assert!(made.processes.iter().all(|process| (process.role, process.end) == (Role::Signalled, KILLED)), "{made:?}");
@@ -157,7 +148,7 @@ fn processes_that_die_at_their_limit_are_no_kills() {
 
 #[test]
 fn the_victim_of_a_foreign_trigger_is_killed() {
-    needs_cgroups!();
+    let _alone = needs!(real_kills());
     let made = make("foreign");
     let (victim, trigger) = (made.only(Role::Victim), made.only(Role::Trigger));
     assert_eq!((victim.end, made.cgroup(&victim.cgroup).kernel_kills), (KILLED, 1));
@@ -169,20 +160,20 @@ fn the_victim_of_a_foreign_trigger_is_killed() {
 
 #[test]
 fn a_process_without_main_thread_is_killed_once() {
-    needs_cgroups!();
+    let _alone = needs!(real_kills());
     check("leader", kills(1));
 }
 
 #[test]
 fn of_two_processes_with_one_memory_one_is_counted_and_both_die() {
-    needs_cgroups!();
+    let _alone = needs!(real_kills());
     let made = check("sibling", Claim { killed: 1, collateral: 1, counted: 1 });
     assert!(made.processes.iter().all(|process| (process.role, process.end) == (Role::Sibling, KILLED)), "{made:?}");
 }
 
 #[test]
 fn what_dies_with_the_first_process_of_its_namespace_is_not_counted() {
-    needs_cgroups!();
+    let _alone = needs!(real_kills());
     let made = check("pid1 5", Claim { killed: 1, collateral: 5, counted: 1 });
     assert_eq!(made.only(Role::Victim).end, KILLED);
     assert_eq!(
@@ -193,7 +184,7 @@ fn what_dies_with_the_first_process_of_its_namespace_is_not_counted() {
 
 #[test]
 fn a_kill_counts_where_the_victim_was_and_above_not_where_the_limit_was_hit() {
-    needs_cgroups!();
+    let _alone = needs!(real_kills());
     let made = check("nested", kills(2));
     let counts = |path: &str| {
         made.cgroups
@@ -213,7 +204,7 @@ fn a_kill_counts_where_the_victim_was_and_above_not_where_the_limit_was_hit() {
 
 #[test]
 fn a_machine_that_runs_out_counts_the_kill_for_a_cgroup_whose_limit_was_not_hit() {
-    needs_cgroups!();
+    let _alone = needs!(real_kills());
     if !guest() {
         // Here it must not.
         let refusal = std::panic::catch_unwind(|| make("global")).unwrap_err();
@@ -233,13 +224,13 @@ fn a_machine_that_runs_out_counts_the_kill_for_a_cgroup_whose_limit_was_not_hit(
 
 #[test]
 fn of_a_group_the_first_victim_is_counted_twice() {
-    needs_cgroups!();
+    let _alone = needs!(real_kills());
     check_groups("group 5", 1, 5);
 }
 
 #[test]
 fn two_groups_at_the_same_time_are_counted_each_for_itself() {
-    needs_cgroups!();
+    let _alone = needs!(real_kills());
     check_groups("groups 4", 2, 4);
 }
 
@@ -263,7 +254,7 @@ fn check_groups(arguments: &str, groups: u64, members: u64) {
 /// There is no probe, and all kills of this machine are missed; others may kill meanwhile.
 #[test]
 fn a_kill_that_nobody_saw_is_found_in_the_kernels_counters_with_its_cgroup() {
-    needs_cgroups!();
+    let _alone = needs!(real_kills());
     let look = || Observed {
         node: node_kills(),
         probe: ProbeCounts::default(),
@@ -283,7 +274,7 @@ fn a_kill_that_nobody_saw_is_found_in_the_kernels_counters_with_its_cgroup() {
 
 #[test]
 fn a_deep_victim_has_a_path_longer_than_the_kernel_takes() {
-    needs_cgroups!();
+    let _alone = needs!(real_kills());
     let made = check("deep 18", kills(1));
     let path = &made.only(Role::Victim).cgroup;
     assert_eq!(path.split('/').skip(2).map(str::len).collect::<Vec<_>>(), [vec![255; 17], vec![6]].concat());
@@ -294,7 +285,7 @@ fn a_deep_victim_has_a_path_longer_than_the_kernel_takes() {
 
 #[test]
 fn a_cgroup_that_exists_is_not_taken() {
-    needs_cgroups!();
+    let _alone = needs!(real_kills());
     let path = format!("/oom-watcher-test-{}-twice", std::process::id());
     let first = Scratch::create(&path, 1 << 20).unwrap();
     assert!(Scratch::create(&path, 1 << 20).unwrap_err().to_string().contains("exists already"));
@@ -307,7 +298,7 @@ fn a_cgroup_that_exists_is_not_taken() {
 
 #[test]
 fn a_limit_leaves_no_swap() {
-    needs_cgroups!();
+    let _alone = needs!(real_kills());
     let scratch = Scratch::create(&format!("/oom-watcher-test-{}-swap", std::process::id()), 1 << 20).unwrap();
     let (limit, swap) = match scratch.version() {
         Version::V1 => ("memory.limit_in_bytes", ("memory.swappiness", "0")),

@@ -15,22 +15,13 @@ use oom_watcher::privileges::locked_memory;
 use oom_watcher_testkit::agent::{Agent, NODE, program};
 use oom_watcher_testkit::collector::Collector;
 use oom_watcher_testkit::kills::{Made, make};
-use oom_watcher_testkit::needs::{cgroups, one_at_a_time, skip, tell_skip};
+use oom_watcher_testkit::needs::{Lack, needs, real_kills};
 use oom_watcher_testkit::restricted::{Restricted, USER};
 use oom_watcher_testkit::wait::eventually;
 
 const NO_CAPABILITY: &str = "0000000000000000";
 const WATCH: &[&str] = &["--listen", "127.0.0.1:0"];
 const CHECK: &[&str] = &["check", "--listen", "127.0.0.1:0"];
-
-macro_rules! needs_kernel {
-    () => {
-        let _one = one_at_a_time();
-        if let Err(why) = cgroups() {
-            skip!("{why}");
-        }
-    };
-}
 
 /// What /proc tells of each thread of a process: its capabilities, its user, and whether it may get new privileges.
 fn threads(pid: u32) -> Vec<BTreeMap<String, String>> {
@@ -127,7 +118,7 @@ fn check_refused(start: impl Fn() -> (Command, Option<tempfile::TempDir>), says:
 
 #[test]
 fn after_the_start_no_thread_of_root_has_a_capability_and_kills_are_seen() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     let collector = Collector::start();
     let mut agent = Agent::start_with(None, &collector.environment(), &[]);
     assert_powerless(&agent, NO_CAPABILITY);
@@ -144,7 +135,7 @@ fn after_the_start_no_thread_of_root_has_a_capability_and_kills_are_seen() {
 
 #[test]
 fn two_capabilities_suffice_for_root() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     let collector = Collector::start();
     let mut agent =
         Agent::start_with(Some(Restricted { file: None, ..Restricted::user(0) }), &collector.environment(), &[]);
@@ -156,7 +147,7 @@ fn two_capabilities_suffice_for_root() {
 
 #[test]
 fn a_user_with_file_capabilities_sees_kills_under_no_new_privs() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     let collector = Collector::start();
     let mut agent = Agent::start_with(Some(Restricted::user(USER)), &collector.environment(), &[]);
     assert_eq!(threads(agent.pid())[0]["Uid"], [USER; 4].map(|user| user.to_string()).join("\t"));
@@ -170,7 +161,7 @@ fn a_user_with_file_capabilities_sees_kills_under_no_new_privs() {
 
 #[test]
 fn an_agent_of_another_user_is_refused_with_the_process_id_of_the_first() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     let folder = tempfile::tempdir().unwrap();
     fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).unwrap();
     let state = folder.path().join("state").display().to_string();
@@ -187,7 +178,7 @@ fn an_agent_of_another_user_is_refused_with_the_process_id_of_the_first() {
 
 #[test]
 fn check_passes_for_a_user_with_file_capabilities() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     let (command, _folder) = Restricted::user(USER).command(&program());
     let (code, out, _) = end_of(command, CHECK);
     assert_eq!(code, Some(0), "{out}");
@@ -196,7 +187,7 @@ fn check_passes_for_a_user_with_file_capabilities() {
 
 #[test]
 fn a_capability_that_the_container_was_not_given_is_named_with_the_remedy() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     for (added, missing) in [
         (CAP_BPF, "CAP_PERFMON is missing: tracing programs are refused"),
         (CAP_PERFMON, "CAP_BPF is missing: no maps can be made"),
@@ -220,7 +211,7 @@ fn a_capability_that_the_container_was_not_given_is_named_with_the_remedy() {
 
 #[test]
 fn a_binary_without_file_capabilities_is_told_how_to_give_it_some() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     let missing = "CAP_BPF is missing: no maps can be made, CAP_PERFMON is missing: tracing programs are refused";
     let remedy = "`setcap cap_bpf,cap_perfmon+p` the binary, or run it as root";
     let start = || {
@@ -232,7 +223,7 @@ fn a_binary_without_file_capabilities_is_told_how_to_give_it_some() {
 
 #[test]
 fn capabilities_that_no_new_privs_keeps_from_the_binary_are_told() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     let start = || {
         let (mut command, folder) = Restricted::user(USER).command(&program());
         // SAFETY: one system call, after those that restrict it: the bounding set has them, its starter has not.
@@ -246,7 +237,7 @@ fn capabilities_that_no_new_privs_keeps_from_the_binary_are_told() {
 
 #[test]
 fn a_small_limit_of_locked_memory_is_a_matter_of_kernels_before_5_11() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     // What kernels give by themselves.
     let small = Restricted { memlock: Some(64 << 10), ..Restricted::user(USER) };
     if locked_memory::is_charged(oom_watcher::host::kernel::running()) {
@@ -291,7 +282,7 @@ fn refuse_bpf() -> io::Result<()> {
 
 #[test]
 fn a_seccomp_filter_that_refuses_bpf_is_told_apart_from_missing_capabilities() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     let start = || {
         let (mut command, folder) = Restricted::user(USER).command(&program());
         // SAFETY: one system call.
@@ -308,7 +299,7 @@ fn a_seccomp_filter_that_refuses_bpf_is_told_apart_from_missing_capabilities() {
 
 #[test]
 fn a_user_namespace_of_its_own_is_told_apart_from_missing_capabilities() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     // In it root is root.
     let unshare = || {
         // SAFETY: numbers only.
@@ -321,10 +312,9 @@ fn a_user_namespace_of_its_own_is_told_apart_from_missing_capabilities() {
         unsafe { command.pre_exec(unshare) };
         command
     };
-    if let Err(error) = command().arg("--version").output() {
-        // No package would change it: a system setting forbids it, or the tests run in a chroot.
-        return tell_skip(&format!("no user namespace can be made: {error}"));
-    }
+    // No package would change it: a system setting forbids it, or the tests run in a chroot.
+    let refused = |error: io::Error| Lack::Inapplicable(format!("no user namespace can be made: {error}"));
+    needs!(command().arg("--version").output().map_err(refused));
     check_refused(
         || (command(), None),
         "run it in the node's (in a pod hostUsers: true, which is the default)",

@@ -15,17 +15,8 @@ use oom_watcher_testkit::agent::{Agent, NODE, program};
 use oom_watcher_testkit::collector::Collector;
 use oom_watcher_testkit::exposition::{Sample, total};
 use oom_watcher_testkit::kills::make;
-use oom_watcher_testkit::needs::{cgroups, one_at_a_time, skip};
+use oom_watcher_testkit::needs::{needs, real_kills};
 use oom_watcher_testkit::wait::eventually;
-
-macro_rules! needs_kernel {
-    () => {
-        let _one = one_at_a_time();
-        if let Err(why) = cgroups() {
-            skip!("{why}");
-        }
-    };
-}
 
 const KILLS_PER_NODE: &str = "oom_kills_per_node_total";
 const KILLS: &str = "oom_kills_total";
@@ -92,7 +83,7 @@ fn elsewhere(samples: &[Sample]) -> f64 {
 
 #[test]
 fn each_kill_is_counted_by_the_agent_of_its_own_node() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     let (first, second) = (Node::new("first"), Node::new("second"));
     let (of_first, of_second) = (Collector::start(), Collector::start());
     // One finds its node by what is mounted, the other one is told.
@@ -130,7 +121,7 @@ fn each_kill_is_counted_by_the_agent_of_its_own_node() {
 
 #[test]
 fn kills_that_no_agent_saw_are_told_by_that_of_their_own_node() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     let (node, other) = (Node::new("first"), Node::new("second"));
     let (collector, state) = (Collector::start(), tempfile::tempdir().unwrap());
     fs::set_permissions(state.path(), fs::Permissions::from_mode(0o777)).unwrap();
@@ -165,7 +156,7 @@ fn victim_in(cgroup: &Scratch) {
 
 #[test]
 fn check_says_which_kills_are_the_nodes() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     let node = Node::new("first");
     let finding = |program: &Path, arguments: &[&str]| {
         let mut check = Command::new(program);

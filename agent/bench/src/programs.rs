@@ -18,11 +18,13 @@ pub(crate) struct Ran {
 }
 
 /// While it lives, the kernel counts runs and time of all eBPF programs.
-pub(crate) struct Counting(#[expect(dead_code, reason = "the kernel counts while it is open")] OwnedFd);
+pub(crate) struct Counting {
+    _open: OwnedFd,
+}
 
 impl Counting {
     pub(crate) fn start() -> Self {
-        Self(enable_stats(Stats::RunTime).unwrap())
+        Self { _open: enable_stats(Stats::RunTime).unwrap() }
     }
 }
 

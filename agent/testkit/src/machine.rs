@@ -1,11 +1,38 @@
 //! The machine that the tests run on: its kernel, what that counted, and whether the machine may be used up.
 
 use std::fs;
+use std::path::Path;
+
+use crate::needs::Lack;
 
 /// Whether this is a guest that nobody needs and nobody else uses: only there may the machine run out of memory, and
 /// all kills are ours.
 pub fn guest() -> bool {
     std::env::var("OOM_WATCHER_GUEST").as_deref() == Ok("1")
+}
+
+/// Whether the machine may be used up.
+///
+/// # Errors
+/// It is no guest.
+pub fn own_machine() -> Result<(), Lack> {
+    if guest() {
+        return Ok(());
+    }
+    let reason = "it uses up all memory, for which it needs a guest of its own (OOM_WATCHER_GUEST=1)";
+    Err(Lack::Inapplicable(reason.to_owned()))
+}
+
+/// Where probes can be pinned.
+///
+/// # Errors
+/// Nothing is mounted there.
+pub fn bpf_file_system() -> Result<&'static Path, String> {
+    let root = Path::new("/sys/fs/bpf");
+    if !fs::read_to_string("/proc/self/mounts").unwrap().lines().any(|mount| mount.contains(" /sys/fs/bpf bpf ")) {
+        return Err("no BPF file system is mounted at /sys/fs/bpf".to_owned());
+    }
+    Ok(root)
 }
 
 /// Major and minor version of the running kernel.

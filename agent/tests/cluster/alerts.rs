@@ -7,12 +7,14 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::{KILLS, needs_cluster, record, start};
+use crate::{KILLS, record, start};
 use oom_watcher_testkit::agent::Agent;
 use oom_watcher_testkit::cluster::Cluster;
 use oom_watcher_testkit::cluster::kubelet::{id, running};
 use oom_watcher_testkit::collector::Collector;
 use oom_watcher_testkit::exposition::{Sample, parse_exposition};
+use oom_watcher_testkit::needs::{needs, real_kills};
+use oom_watcher_testkit::programs::Programs;
 use oom_watcher_testkit::wait::eventually;
 
 /// Scrapes before the kill, and after it: one a minute.
@@ -63,7 +65,8 @@ fn scrapes(agent: &Agent, number: usize) -> Vec<String> {
 
 #[test]
 fn prometheus_sees_the_first_kill_of_a_container_that_is_known() {
-    needs_cluster!(programs);
+    let _alone = needs!(real_kills());
+    let programs = needs!(Programs::find());
     let (cluster, collector) = (Cluster::start(programs, false), Collector::start());
     let killed = cluster.make_bare("killed", &["app", "log"]);
     cluster.report(&killed, "containerStatuses", &[running("app", &id(1), 0)]);

@@ -1,13 +1,15 @@
 //! Pods that come and go: what the agent remembers of them is bounded, it gives the memory back, and it is told of its
 //! own node's alone.
 
-use crate::{await_pods, needs_cluster, record, start};
+use crate::{await_pods, record, start};
 use oom_watcher_testkit::agent::NODE;
 use oom_watcher_testkit::cluster::Cluster;
 use oom_watcher_testkit::cluster::client::{delete, merge, post};
 use oom_watcher_testkit::cluster::kubelet::{PODS as PATH, id, pair, running, running_pair};
 use oom_watcher_testkit::collector::Collector;
 use oom_watcher_testkit::exposition::total;
+use oom_watcher_testkit::needs::{needs, real_kills};
+use oom_watcher_testkit::programs::Programs;
 use oom_watcher_testkit::wait::eventually;
 
 /// Those that stay.
@@ -24,7 +26,8 @@ const SERIES: u64 = 2 << 10;
 
 #[test]
 fn thousands_of_pods_come_and_go_and_the_agent_stays_as_it_was() {
-    needs_cluster!(programs);
+    let _alone = needs!(real_kills());
+    let programs = needs!(Programs::find());
     let (cluster, collector) = (Cluster::start(programs, false), Collector::start());
     let agent = start(&cluster, &collector, "5s");
     cluster.admin.all((0..AT_A_TIME).map(|number| post(PATH, &pair(&format!("elsewhere-{number}"), "other-node"))));

@@ -4,18 +4,19 @@
 use opentelemetry_proto::tonic::common::v1::any_value::Value as Attribute;
 use serde_json::json;
 
-use crate::needs_cluster;
 use crate::start_with;
 use oom_watcher_testkit::cluster::Cluster;
 use oom_watcher_testkit::cluster::kubelet::{id, running};
 use oom_watcher_testkit::collector::Collector;
+use oom_watcher_testkit::needs::{needs, real_kills};
 use oom_watcher_testkit::otelcol::Otelcol;
 use oom_watcher_testkit::programs::Programs;
 use oom_watcher_testkit::wait::eventually;
 
 #[test]
 fn a_gateway_that_may_ask_the_api_adds_what_it_knows_of_the_pod() {
-    needs_cluster!(programs);
+    let _alone = needs!(real_kills());
+    let programs = needs!(Programs::find());
     let (cluster, back_end) = (Cluster::start(programs, false), Collector::start());
     cluster
         .admin

@@ -21,22 +21,9 @@ use oom_watcher_testkit::cluster::kubelet::{Pod, container, id, restarted, runni
 use oom_watcher_testkit::collector::{Collector, Record};
 use oom_watcher_testkit::exposition::total;
 use oom_watcher_testkit::kills::Held;
+use oom_watcher_testkit::needs::{needs, real_kills};
+use oom_watcher_testkit::programs::Programs;
 use oom_watcher_testkit::wait::{eventually, eventually_within};
-
-/// The programs of the cluster, or the test is skipped.
-macro_rules! needs_cluster {
-    ($programs:ident) => {
-        let _one = oom_watcher_testkit::needs::one_at_a_time();
-        if let Err(why) = oom_watcher_testkit::needs::cgroups() {
-            oom_watcher_testkit::needs::skip!("{why}");
-        }
-        let $programs = match oom_watcher_testkit::programs::Programs::find() {
-            Ok(programs) => programs,
-            Err(why) => oom_watcher_testkit::needs::skip!("{why}"),
-        };
-    };
-}
-pub(crate) use needs_cluster;
 
 const KILLS: &str = "oom_kills_total";
 const SYNCED: &str = "oom_watcher_pods_synced";
@@ -99,7 +86,8 @@ fn check(agent: &Agent, collector: &Collector, pod: &Pod, container: &str, id: &
 
 #[test]
 fn every_kind_of_pod_and_of_container_has_its_names_in_series_and_records() {
-    needs_cluster!(programs);
+    let _alone = needs!(real_kills());
+    let programs = needs!(Programs::find());
     let cluster = Cluster::start(programs, true);
     let collector = Collector::start();
     let apps = |kind: &str, name: &str, more: serde_json::Value| {
@@ -234,7 +222,8 @@ fn every_kind_of_pod_and_of_container_has_its_names_in_series_and_records() {
 
 #[test]
 fn a_status_that_comes_late_is_waited_for_and_one_that_never_comes_is_not_guessed() {
-    needs_cluster!(programs);
+    let _alone = needs!(real_kills());
+    let programs = needs!(Programs::find());
     let (cluster, collector) = (Cluster::start(programs, false), Collector::start());
     let [late, never, only] = [("late", &["app", "log"][..]), ("never", &["app", "log"]), ("only", &["app"])]
         .map(|(name, containers)| cluster.make_bare(name, containers));

@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 
 use serde_json::json;
 
-use crate::needs_cluster;
 use oom_watcher_testkit::cluster::Cluster;
+use oom_watcher_testkit::needs::{needs, real_kills};
 use oom_watcher_testkit::programs::Programs;
 
 /// The folders that kustomize renders. Not that of OpenShift: the server knows no SecurityContextConstraints.
@@ -40,7 +40,8 @@ fn apply(cluster: &Cluster, what: &[&str], text: &str) -> Result<String, String>
 
 #[test]
 fn a_real_api_server_takes_every_manifest() {
-    needs_cluster!(programs);
+    let _alone = needs!(real_kills());
+    let programs = needs!(Programs::find());
     let helm = Programs::find().unwrap().path("helm").to_owned();
     let cluster = Cluster::start(programs, false);
     let manifests = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("k8s");

@@ -4,12 +4,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::{SYNCED, needs_cluster, record, start};
+use crate::{SYNCED, record, start};
 use oom_watcher_testkit::agent::Agent;
 use oom_watcher_testkit::cluster::Cluster;
 use oom_watcher_testkit::cluster::kubelet::{id, running};
 use oom_watcher_testkit::collector::Collector;
 use oom_watcher_testkit::exposition::total;
+use oom_watcher_testkit::needs::{needs, real_kills};
+use oom_watcher_testkit::programs::Programs;
 use oom_watcher_testkit::wait::{eventually, eventually_within};
 
 /// Attempts are 30 s apart at most, with jitter.
@@ -26,7 +28,8 @@ fn synced(agent: &Agent, is: f64) {
 
 #[test]
 fn while_the_api_server_is_away_or_forbids_it_kills_are_told_and_names_come_back() {
-    needs_cluster!(programs);
+    let _alone = needs!(real_kills());
+    let programs = needs!(Programs::find());
     let (mut cluster, collector) = (Cluster::start(programs, false), Collector::start());
     let known = cluster.make_bare("known", &["app", "log"]);
     cluster.report(&known, "containerStatuses", &[running("app", &id(1), 0)]);

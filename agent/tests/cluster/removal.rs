@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
-use crate::needs_cluster;
 use crate::start_with;
 use oom_watcher_testkit::agent::Agent;
 use oom_watcher_testkit::cluster::Cluster;
 use oom_watcher_testkit::collector::Collector;
+use oom_watcher_testkit::needs::{needs, real_kills};
+use oom_watcher_testkit::programs::Programs;
 use oom_watcher_testkit::wait::eventually;
 
 const PATH: &str = "/apis/apps/v1/namespaces/kube-system/daemonsets/oom-watcher";
@@ -49,7 +50,8 @@ fn make_daemonset(cluster: &Cluster) {
 
 #[test]
 fn what_the_next_agent_needs_goes_only_if_none_comes() {
-    needs_cluster!(programs);
+    let _alone = needs!(real_kills());
+    let programs = needs!(Programs::find());
     let (mut cluster, collector) = (Cluster::start(programs, false), Collector::start());
     let state: PathBuf = cluster.folder().join("state");
     let check = |cluster: &Cluster, mut agent: Agent, stays: bool, what: &str| {

@@ -7,18 +7,3 @@
 mod outages;
 mod parts;
 mod way;
-
-/// The programs, or the test is skipped; real kills are made by one test at a time.
-macro_rules! needs_collector {
-    ($programs:ident) => {
-        let _one = oom_watcher_testkit::needs::one_at_a_time();
-        if let Err(why) = oom_watcher_testkit::needs::cgroups() {
-            oom_watcher_testkit::needs::skip!("{why}");
-        }
-        let $programs = match oom_watcher_testkit::programs::Programs::find() {
-            Ok(programs) => programs,
-            Err(why) => oom_watcher_testkit::needs::skip!("{why}"),
-        };
-    };
-}
-pub(crate) use needs_collector;

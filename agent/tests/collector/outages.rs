@@ -3,13 +3,14 @@
 
 use std::collections::BTreeSet;
 
-use crate::needs_collector;
 use crate::way::within;
 use oom_watcher_testkit::agent::Agent;
 use oom_watcher_testkit::collector::Collector;
 use oom_watcher_testkit::exposition::total;
 use oom_watcher_testkit::kills::{Held, make_and_hold};
+use oom_watcher_testkit::needs::{needs, real_kills};
 use oom_watcher_testkit::otelcol::Otelcol;
+use oom_watcher_testkit::programs::Programs;
 use oom_watcher_testkit::spooled;
 use oom_watcher_testkit::wait::eventually;
 
@@ -46,7 +47,8 @@ fn start(collector: &Otelcol, flags: &[&str], more: &[(&str, &str)]) -> Agent {
 
 #[test]
 fn a_collector_that_is_killed_and_comes_back_costs_no_record() {
-    needs_collector!(programs);
+    let _alone = needs!(real_kills());
+    let programs = needs!(Programs::find());
     let back_end = Collector::start();
     let mut gateway = Otelcol::gateway(&programs, &back_end.address());
     let agent = start(&gateway, &[], &[]);
@@ -62,7 +64,8 @@ fn a_collector_that_is_killed_and_comes_back_costs_no_record() {
 
 #[test]
 fn with_a_spool_neither_does_an_agent_that_is_killed_meanwhile() {
-    needs_collector!(programs);
+    let _alone = needs!(real_kills());
+    let programs = needs!(Programs::find());
     let back_end = Collector::start();
     let mut gateway = Otelcol::gateway(&programs, &back_end.address());
     let spool = tempfile::tempdir().unwrap();
@@ -86,7 +89,8 @@ fn with_a_spool_neither_does_an_agent_that_is_killed_meanwhile() {
 
 #[test]
 fn a_back_end_that_is_away_while_the_collector_is_killed_gets_all_of_it_later() {
-    needs_collector!(programs);
+    let _alone = needs!(real_kills());
+    let programs = needs!(Programs::find());
     let back_end = Collector::start();
     let address = back_end.address();
     let mut gateway = Otelcol::gateway(&programs, &address);
@@ -115,7 +119,8 @@ fn a_back_end_that_is_away_while_the_collector_is_killed_gets_all_of_it_later() 
 
 #[test]
 fn a_collector_that_has_no_memory_left_is_asked_until_it_has() {
-    needs_collector!(programs);
+    let _alone = needs!(real_kills());
+    let programs = needs!(Programs::find());
     let back_end = Collector::start();
     let mut gateway = Otelcol::gateway(&programs, &back_end.address());
     gateway.kill();

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use oom_watcher_testkit::needs::skip;
+use oom_watcher_testkit::needs::needs;
 use oom_watcher_testkit::otelcol::configuration;
 use oom_watcher_testkit::programs::Programs;
 
@@ -19,16 +19,9 @@ const COMBINATIONS: [&[&str]; 5] = [
     &["gateway", "kubernetes", "remote-write"],
 ];
 
-fn programs() -> Result<Programs, String> {
-    Programs::find()
-}
-
 #[test]
 fn the_collector_takes_each_configuration() {
-    let programs = match programs() {
-        Ok(programs) => programs,
-        Err(why) => skip!("{why}"),
-    };
+    let programs = needs!(Programs::find());
     let folder = tempfile::tempdir().unwrap();
     for combination in COMBINATIONS {
         let mut command = Command::new(programs.path("otelcol"));
@@ -52,10 +45,7 @@ fn the_collector_takes_each_configuration() {
 
 #[test]
 fn it_is_built_of_what_they_use_and_of_nothing_else() {
-    let programs = match programs() {
-        Ok(programs) => programs,
-        Err(why) => skip!("{why}"),
-    };
+    let programs = needs!(Programs::find());
     let output = Command::new(programs.path("otelcol")).arg("components").output().unwrap();
     let has: Value = serde_yaml::from_slice(&output.stdout).unwrap();
     for kind in ["receivers", "processors", "exporters", "extensions"] {

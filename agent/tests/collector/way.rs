@@ -9,12 +9,13 @@ use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::metrics::v1::number_data_point;
 
-use crate::needs_collector;
 use oom_watcher_testkit::agent::{Agent, NODE};
 use oom_watcher_testkit::collector::Collector;
 use oom_watcher_testkit::exposition::total;
 use oom_watcher_testkit::kills::{Made, make_and_hold};
+use oom_watcher_testkit::needs::{needs, real_kills};
 use oom_watcher_testkit::otelcol::Otelcol;
+use oom_watcher_testkit::programs::Programs;
 use oom_watcher_testkit::wait::{eventually, patience, try_within};
 
 /// Whether a path is below the root of that run of oom-maker.
@@ -29,7 +30,8 @@ fn keys(attributes: &[KeyValue]) -> BTreeSet<&str> {
 
 #[test]
 fn a_kill_goes_through_both_with_all_that_it_says() {
-    needs_collector!(programs);
+    let _alone = needs!(real_kills());
+    let programs = needs!(Programs::find());
     let back_end = Collector::start();
     let gateway = Otelcol::gateway(&programs, &back_end.address());
     let node = Otelcol::agent(&programs, &gateway.address());
@@ -68,7 +70,8 @@ fn a_kill_goes_through_both_with_all_that_it_says() {
 /// A Collector answers in the compression in which it was asked, which a client has to understand.
 #[test]
 fn what_is_compressed_is_taken_at_the_first_attempt() {
-    needs_collector!(programs);
+    let _alone = needs!(real_kills());
+    let programs = needs!(Programs::find());
     let back_end = Collector::start();
     let gateway = Otelcol::gateway(&programs, &back_end.address());
     let (name, endpoint) = gateway.environment();
@@ -121,7 +124,8 @@ fn received(received: &Received) -> Series {
 
 #[test]
 fn what_prometheus_gets_over_otlp_has_the_names_and_labels_of_a_scrape() {
-    needs_collector!(programs);
+    let _alone = needs!(real_kills());
+    let programs = needs!(Programs::find());
     let back_end = Collector::start();
     let gateway = Otelcol::gateway(&programs, &back_end.address());
     let (name, endpoint) = gateway.environment();

@@ -2,17 +2,19 @@
 
 use std::process::Command;
 
+use crate::once_in_a_guest;
 use crate::watch::{KILLS_PER_NODE, grace, start_alone, within};
 use oom_watcher_testkit::agent::{Agent, settings};
 use oom_watcher_testkit::collector::Collector;
 use oom_watcher_testkit::exposition::total;
 use oom_watcher_testkit::kills::{make, make_and_hold};
 use oom_watcher_testkit::machine::kernel_kills;
+use oom_watcher_testkit::needs::{needs, real_kills};
 use oom_watcher_testkit::wait::eventually;
 
 #[test]
 fn the_first_scrape_of_a_node_says_0_and_an_ordinary_sigkill_leaves_it_there() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     let quiet = (0..5).any(|_| {
         let before = kernel_kills();
         let (agent, collector) = start_alone();
@@ -37,8 +39,8 @@ fn the_first_scrape_of_a_node_says_0_and_an_ordinary_sigkill_leaves_it_there() {
 
 #[test]
 fn a_sigterm_right_after_the_last_kill_loses_nothing() {
-    once_in_a_guest!();
-    needs_kernel!();
+    needs!(once_in_a_guest());
+    let _alone = needs!(real_kills());
     let collector = Collector::start();
     let file = settings(grace());
     let mut agent = Agent::start(&collector.environment(), &["--config", file.path().to_str().unwrap()]);
@@ -49,8 +51,8 @@ fn a_sigterm_right_after_the_last_kill_loses_nothing() {
 
 #[test]
 fn a_second_sigterm_ends_the_agent_though_its_collector_hangs() {
-    once_in_a_guest!();
-    needs_kernel!();
+    needs!(once_in_a_guest());
+    let _alone = needs!(real_kills());
     let collector = Collector::start();
     collector.hang();
     // It would go on far longer than a test waits.

@@ -7,10 +7,11 @@ use oom_watcher_testkit::agent::{Agent, settings};
 use oom_watcher_testkit::collector::Collector;
 use oom_watcher_testkit::kills::make_and_hold;
 use oom_watcher_testkit::machine::{guest, kernel, reads_strings};
+use oom_watcher_testkit::needs::{needs, real_kills};
 
 #[test]
 fn resident_sizes_are_exact_where_the_kernel_counts_them_for_each_cpu() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     let mut watch = Watch::start();
     let made = watch.make("threads 32");
     let records = watch.told(&made);
@@ -26,7 +27,7 @@ fn resident_sizes_are_exact_where_the_kernel_counts_them_for_each_cpu() {
 
 #[test]
 fn a_span_lasts_until_the_memory_of_its_victim_is_free() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     let mut watch = Watch::start();
     let mut end_of_one = || {
         let made = watch.make("one");
@@ -47,7 +48,7 @@ fn a_span_lasts_until_the_memory_of_its_victim_is_free() {
 
 #[test]
 fn a_command_line_is_told_only_if_it_is_asked_for() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     let collector = Collector::start();
     // A start is slow in a guest, and what is not asked for is in no other kernel either.
     let cases = [("true", kernel() >= (5, 11) && reads_strings()), ("false", false)];

@@ -10,10 +10,11 @@ use oom_watcher_testkit::agent::NODE;
 use oom_watcher_testkit::exposition::Sample;
 use oom_watcher_testkit::kills::report::Role;
 use oom_watcher_testkit::machine::{guest, kernel, reads_strings, tells_current_task};
+use oom_watcher_testkit::needs::{needs, real_kills};
 
 #[test]
 fn one_process_is_one_kill() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     let mut watch = Watch::start();
     let made = watch.make("one");
     let records = watch.told(&made);
@@ -22,7 +23,7 @@ fn one_process_is_one_kill() {
 
 #[test]
 fn each_of_the_kills_in_a_burst_is_counted_and_recorded_for_its_container() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     let mut watch = Watch::start();
     // An emulated machine is slow, so fewer are as much of a burst to it.
     let (kills, limit) = if guest() { (40, 1024) } else { (500, 4096) };
@@ -55,7 +56,7 @@ fn each_of_the_kills_in_a_burst_is_counted_and_recorded_for_its_container() {
 
 #[test]
 fn a_process_of_32_threads_is_one_kill() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     let mut watch = Watch::start();
     for _ in 0..if guest() { 3 } else { 10 } {
         let made = watch.make("threads 32");
@@ -66,7 +67,7 @@ fn a_process_of_32_threads_is_one_kill() {
 
 #[test]
 fn a_process_whose_main_thread_is_gone_is_one_kill_under_its_own_pid() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     let mut watch = Watch::start();
     let made = watch.make("leader");
     let records = watch.told(&made);
@@ -77,7 +78,7 @@ fn a_process_whose_main_thread_is_gone_is_one_kill_under_its_own_pid() {
 
 #[test]
 fn of_two_processes_with_one_memory_one_is_killed() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     let mut watch = Watch::start();
     let made = watch.make("sibling");
     assert_eq!((made.done.killed, made.done.collateral), (1, 1));
@@ -87,7 +88,7 @@ fn of_two_processes_with_one_memory_one_is_killed() {
 
 #[test]
 fn what_dies_at_its_limit_by_another_hand_is_not_a_kill() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     let mut watch = Watch::start();
     let made = watch.make(if guest() { "dying 25 16" } else { "dying 200 16" });
     assert_eq!(made.done.kernel_kills, 0);
@@ -98,7 +99,7 @@ fn what_dies_at_its_limit_by_another_hand_is_not_a_kill() {
 
 #[test]
 fn what_dies_with_the_first_process_of_its_namespace_is_collateral() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     let mut watch = Watch::start();
     let made = watch.make("pid1 5");
     assert_eq!((made.done.killed, made.done.collateral), (1, 5));
@@ -112,13 +113,13 @@ fn what_dies_with_the_first_process_of_its_namespace_is_collateral() {
 
 #[test]
 fn a_group_kill_is_one_incident_with_a_kill_for_each_process() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     check_groups("group 5", 1, 5, 1);
 }
 
 #[test]
 fn two_group_kills_at_the_same_time_are_two_incidents() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     check_groups("groups 8", 2, 8, if guest() { 2 } else { 5 });
 }
 

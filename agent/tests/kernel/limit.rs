@@ -4,8 +4,8 @@
 use crate::watch::Watch;
 use oom_watcher_testkit::collector::Record;
 use oom_watcher_testkit::kills::report::Role;
-use oom_watcher_testkit::machine::{Protected, guest, reads_strings};
-use oom_watcher_testkit::needs::tell_skip;
+use oom_watcher_testkit::machine::{Protected, own_machine, reads_strings};
+use oom_watcher_testkit::needs::{needs, real_kills};
 
 const SCOPE: &str = "oom_watcher.scope.type";
 const METHOD: &str = "oom_watcher.scope.method";
@@ -15,7 +15,7 @@ const METHODS: [&str; 3] = ["oom_control", "oom_lock", "headroom"];
 
 #[test]
 fn a_limit_above_the_victims_cgroup_is_told_for_what_it_is() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     let mut watch = Watch::start();
     let made = watch.make("nested");
     let records = watch.told(&made);
@@ -37,20 +37,18 @@ fn a_limit_above_the_victims_cgroup_is_told_for_what_it_is() {
 
 #[test]
 fn a_machine_that_runs_out_is_not_put_down_to_a_cgroup_near_its_limit() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     check_global("global");
 }
 
 #[test]
 fn nor_to_one_that_the_trigger_is_in_as_well() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     check_global("global --beside");
 }
 
 fn check_global(arguments: &str) {
-    if !guest() {
-        return tell_skip("it uses up all memory, for which it needs a guest of its own (OOM_WATCHER_GUEST=1)");
-    }
+    needs!(own_machine());
     let mut watch = Watch::start();
     let protected = Protected::new([watch.agent.pid()]);
     let made = watch.make_while_stopped(arguments);

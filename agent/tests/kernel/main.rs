@@ -5,26 +5,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed test panics")]
 
-/// Ends the test as skipped where no real kills can be made, and keeps the others waiting meanwhile.
-macro_rules! needs_kernel {
-    () => {
-        let _one = oom_watcher_testkit::needs::one_at_a_time();
-        if let Err(why) = oom_watcher_testkit::needs::cgroups() {
-            oom_watcher_testkit::needs::skip!("{why}");
-        }
-    };
-}
-
-/// Ends the test where a guest is asked again with lockdown on, for what does not depend on it: how the agent starts
-/// and ends, what pins and counters keep.
-macro_rules! once_in_a_guest {
-    () => {
-        if oom_watcher_testkit::machine::guest() && !oom_watcher_testkit::machine::reads_strings() {
-            return oom_watcher_testkit::needs::tell_skip("the same with lockdown off");
-        }
-    };
-}
-
 mod agent;
 mod details;
 mod exactly_once;
@@ -32,3 +12,15 @@ mod limit;
 mod owner;
 mod restarts;
 mod watch;
+
+use oom_watcher_testkit::machine::{guest, reads_strings};
+use oom_watcher_testkit::needs::Lack;
+
+/// For what does not depend on lockdown: how the agent starts and ends, what pins and counters keep. A guest runs the
+/// tests once more with lockdown on, and this ends them there.
+fn once_in_a_guest() -> Result<(), Lack> {
+    if guest() && !reads_strings() {
+        return Err(Lack::Inapplicable("the same with lockdown off".to_owned()));
+    }
+    Ok(())
+}

@@ -4,10 +4,11 @@ use crate::limit::is_nowhere_told;
 use crate::watch::Watch;
 use oom_watcher_testkit::kills::report::Role;
 use oom_watcher_testkit::machine::{reads_strings, tells_current_task};
+use oom_watcher_testkit::needs::{needs, real_kills};
 
 #[test]
 fn a_kill_belongs_to_the_victims_cgroup_and_names_its_trigger_apart() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     let mut watch = Watch::start();
     let made = watch.make("foreign");
     let records = watch.told(&made);
@@ -27,7 +28,7 @@ fn a_kill_belongs_to_the_victims_cgroup_and_names_its_trigger_apart() {
 
 #[test]
 fn a_path_of_18_levels_of_255_bytes_is_whole() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     let mut watch = Watch::start();
     let made = watch.make("deep 18");
     let records = watch.told(&made);
@@ -38,7 +39,7 @@ fn a_path_of_18_levels_of_255_bytes_is_whole() {
 
 #[test]
 fn a_path_that_is_cut_is_flagged_and_its_end_names_the_container() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     let mut watch = Watch::start();
     let made = watch.make("deep 30 --names kubernetes");
     let victim = made.only(Role::Victim);
@@ -57,7 +58,7 @@ fn a_path_that_is_cut_is_flagged_and_its_end_names_the_container() {
 
 #[test]
 fn a_container_survives_when_its_first_process_does() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     let mut watch = Watch::start();
     let made = watch.make("tree");
     let records = watch.told(&made);

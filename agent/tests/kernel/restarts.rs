@@ -4,20 +4,21 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
 use oom_watcher::record::ends::WAIT;
 use oom_watcher::source::probe::{self, pins};
 
+use crate::once_in_a_guest;
 use crate::watch::grace;
 use oom_watcher_testkit::agent::{Agent, Unready, settings};
 use oom_watcher_testkit::collector::{Collector, Record};
 use oom_watcher_testkit::exposition::total;
 use oom_watcher_testkit::kills::{Made, make_and_hold};
-use oom_watcher_testkit::machine::{guest, kernel};
-use oom_watcher_testkit::needs::skip;
+use oom_watcher_testkit::machine::{bpf_file_system, guest, kernel};
+use oom_watcher_testkit::needs::{needs, real_kills};
 use oom_watcher_testkit::wait::eventually;
 
 const KILLS: &str = "oom_kills_total";
@@ -38,11 +39,7 @@ struct Place {
 
 impl Place {
     fn new(test: &str) -> Result<Self, String> {
-        let root = Path::new("/sys/fs/bpf");
-        let pins = root.join(format!("oom-watcher-test-{}-{test}", std::process::id()));
-        if !fs::read_to_string("/proc/self/mounts").unwrap().lines().any(|mount| mount.contains(" /sys/fs/bpf bpf ")) {
-            return Err("no BPF file system is mounted at /sys/fs/bpf".to_owned());
-        }
+        let pins = bpf_file_system()?.join(format!("oom-watcher-test-{}-{test}", std::process::id()));
         let state = tempfile::tempdir().unwrap();
         // The agent may be somebody else: it makes the folders that it locks in these.
         fs::set_permissions(state.path(), fs::Permissions::from_mode(0o777)).unwrap();
@@ -78,15 +75,6 @@ impl Drop for Place {
         let removed = pins::remove_all(&self.pins);
         assert!(removed.is_ok() || thread::panicking(), "{removed:?}");
     }
-}
-
-macro_rules! place {
-    ($test:literal) => {
-        match Place::new($test) {
-            Ok(place) => place,
-            Err(why) => skip!("{why}"),
-        }
-    };
 }
 
 fn start(collector: &Collector, flags: &[String]) -> Agent {
@@ -130,9 +118,9 @@ fn counted(agent: &Agent, made: &Made) -> f64 {
 
 #[test]
 fn an_agent_that_dies_amid_300_kills_loses_none_and_counts_none_twice() {
-    once_in_a_guest!();
-    needs_kernel!();
-    let place = place!("amid");
+    needs!(once_in_a_guest());
+    let _alone = needs!(real_kills());
+    let place = needs!(Place::new("amid"));
     let collector = Collector::start();
     let first = start(&collector, &place.flags());
     let (kills, limit) = if guest() { IN_A_GUEST } else { (300, 4096) };
@@ -155,8 +143,8 @@ fn an_agent_that_dies_amid_300_kills_loses_none_and_counts_none_twice() {
 
 #[test]
 fn kills_while_no_agent_runs_are_told_by_the_next_one_and_by_no_other() {
-    needs_kernel!();
-    let place = place!("away");
+    let _alone = needs!(real_kills());
+    let place = needs!(Place::new("away"));
     let collector = Collector::start();
     let mut first = start(&collector, &place.flags());
     assert_eq!(first.stop(), Some(0), "{}", first.log());
@@ -181,9 +169,9 @@ fn kills_while_no_agent_runs_are_told_by_the_next_one_and_by_no_other() {
 
 #[test]
 fn without_pins_what_was_missed_is_found_in_the_counters_of_the_cgroups() {
-    once_in_a_guest!();
-    needs_kernel!();
-    let place = place!("missed");
+    needs!(once_in_a_guest());
+    let _alone = needs!(real_kills());
+    let place = needs!(Place::new("missed"));
     let collector = Collector::start();
     let mut first = start(&collector, &place.state_alone());
     assert_eq!(first.stop(), Some(0), "{}", first.log());
@@ -216,9 +204,9 @@ fn without_pins_what_was_missed_is_found_in_the_counters_of_the_cgroups() {
 
 #[test]
 fn an_agent_without_pins_in_between_makes_no_kill_count_twice() {
-    once_in_a_guest!();
-    needs_kernel!();
-    let place = place!("between");
+    needs!(once_in_a_guest());
+    let _alone = needs!(real_kills());
+    let place = needs!(Place::new("between"));
     let collector = Collector::start();
     let mut first = start(&collector, &place.flags());
     assert_eq!(first.stop(), Some(0), "{}", first.log());
@@ -238,9 +226,9 @@ fn an_agent_without_pins_in_between_makes_no_kill_count_twice() {
 
 #[test]
 fn an_agent_of_another_build_takes_over_what_the_one_before_has_left() {
-    once_in_a_guest!();
-    needs_kernel!();
-    let place = place!("upgrade");
+    needs!(once_in_a_guest());
+    let _alone = needs!(real_kills());
+    let place = needs!(Place::new("upgrade"));
     let collector = Collector::start();
     crash(start(&collector, &place.flags()));
     let before = place.sets();
@@ -289,9 +277,9 @@ fn another_build(place: &Place) -> PathBuf {
 
 #[test]
 fn what_a_crash_left_incomplete_blocks_no_start() {
-    once_in_a_guest!();
-    needs_kernel!();
-    let place = place!("stale");
+    needs!(once_in_a_guest());
+    let _alone = needs!(real_kills());
+    let place = needs!(Place::new("stale"));
     let collector = Collector::start();
     let others = place.pins.join("others");
     for link in ["link_on_signal", "link_on_mark"].into_iter().take(if guest() { 1 } else { 2 }) {
@@ -313,9 +301,9 @@ fn what_a_crash_left_incomplete_blocks_no_start() {
 
 #[test]
 fn an_agent_whose_pins_are_removed_goes_on_seeing_kills() {
-    once_in_a_guest!();
-    needs_kernel!();
-    let place = place!("unlinked");
+    needs!(once_in_a_guest());
+    let _alone = needs!(real_kills());
+    let place = needs!(Place::new("unlinked"));
     let collector = Collector::start();
     for is_taken_over in [false, true] {
         if is_taken_over {
@@ -334,9 +322,9 @@ fn an_agent_whose_pins_are_removed_goes_on_seeing_kills() {
 
 #[test]
 fn a_second_agent_is_refused_with_the_process_id_of_the_first() {
-    once_in_a_guest!();
-    needs_kernel!();
-    let place = place!("second");
+    needs!(once_in_a_guest());
+    let _alone = needs!(real_kills());
+    let place = needs!(Place::new("second"));
     let collector = Collector::start();
     let first = start(&collector, &place.flags());
     for flags in [place.flags(), place.state_alone()] {
@@ -352,9 +340,9 @@ fn a_second_agent_is_refused_with_the_process_id_of_the_first() {
 
 #[test]
 fn detach_removes_everything_unless_an_agent_runs() {
-    once_in_a_guest!();
-    needs_kernel!();
-    let place = place!("detach");
+    needs!(once_in_a_guest());
+    let _alone = needs!(real_kills());
+    let place = needs!(Place::new("detach"));
     let collector = Collector::start();
     let detach = || {
         let mut command = std::process::Command::new(oom_watcher_testkit::agent::program());
@@ -375,9 +363,9 @@ fn detach_removes_everything_unless_an_agent_runs() {
 
 #[test]
 fn a_reader_that_stops_loses_nothing_in_silence() {
-    once_in_a_guest!();
-    needs_kernel!();
-    let place = place!("stopped");
+    needs!(once_in_a_guest());
+    let _alone = needs!(real_kills());
+    let place = needs!(Place::new("stopped"));
     let collector = Collector::start();
     fs::write(&place.settings, "probe:\n  ring_bytes: 64KiB\n").unwrap();
     let agent = start(&collector, &place.flags());

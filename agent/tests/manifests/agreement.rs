@@ -3,9 +3,9 @@
 
 use serde_json::Value;
 
-use crate::needs_programs;
 use crate::pod::names;
-use crate::renders::{Objects, id, items, text};
+use crate::renders::{Objects, Renders, id, items, text};
+use oom_watcher_testkit::needs::needs;
 
 /// Whether an object with these labels is selected.
 fn selects(selector: &Value, labels: &Value) -> bool {
@@ -118,7 +118,7 @@ fn check_scrape(place: &str, spec: &Value, endpoints: &Value, ports: &[&str], la
 
 #[test]
 fn what_is_applied_beside_the_base_finds_it() {
-    needs_programs!(renders);
+    let renders = needs!(Renders::find());
     let files = ["servicemonitor", "podmonitor", "prometheusrule", "networkpolicy"].map(Objects::of_file);
     for (render, mut objects) in
         renders.all().iter().filter(|(_, objects)| objects.workloads().next().is_some()).cloned()
@@ -133,7 +133,7 @@ fn what_is_applied_beside_the_base_finds_it() {
 
 #[test]
 fn a_release_of_another_name_is_of_one_piece_too() {
-    needs_programs!(renders);
+    let renders = needs!(Renders::find());
     let all = [
         "serviceMonitor.enabled=true",
         "prometheusRule.enabled=true",

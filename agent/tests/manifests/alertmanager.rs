@@ -1,11 +1,11 @@
 //! The example of an Alertmanager, by its own program: who gets what. What silences what is tested by the ring "stack".
 
-use crate::needs_programs;
-use crate::renders::{root, run};
+use crate::renders::{Renders, root, run};
+use oom_watcher_testkit::needs::needs;
 
 #[test]
 fn each_alert_goes_to_whom_it_is_for() {
-    needs_programs!(renders);
+    let renders = needs!(Renders::find());
     let config = root().join("otel-collector/stack/alertmanager.yaml");
     let said = run(renders.program("amtool").arg("check-config").arg(&config)).unwrap();
     assert!(said.contains("SUCCESS") && said.contains("4 inhibit rules"), "{said}");

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::needs_programs;
-use crate::renders::{Objects, items, text};
+use crate::renders::{Objects, Renders, items, text};
+use oom_watcher_testkit::needs::needs;
 
 const NAME: &str = "oom-watcher";
 
@@ -13,7 +13,7 @@ fn daemon_set(objects: &Objects) -> &Value {
 
 #[test]
 fn kubectl_applies_the_same_from_the_file_and_from_the_folders() {
-    needs_programs!(renders);
+    let renders = needs!(Renders::find());
     let mut file = Objects::of_file("daemonset").0;
     let sorted = |mut objects: Vec<Value>| {
         objects.sort_by_key(Value::to_string);

@@ -7,12 +7,12 @@ use std::process::Command;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::needs_programs;
-use crate::renders::{OPENSHIFT, Objects, chart, examples, items, root, run, text};
+use crate::renders::{OPENSHIFT, Objects, Renders, chart, examples, items, root, run, text};
+use oom_watcher_testkit::needs::needs;
 
 #[test]
 fn a_mistake_in_the_values_is_refused_with_its_place() {
-    needs_programs!(renders);
+    let renders = needs!(Renders::find());
     let check = |values: &str, expected: &[&str]| {
         let error = renders
             .helm("oom-watcher", "kube-system", &["--set-json", values])
@@ -71,7 +71,7 @@ fn a_mistake_in_the_values_is_refused_with_its_place() {
 
 #[test]
 fn a_setting_that_the_pod_has_otherwise_is_refused_with_what_to_use() {
-    needs_programs!(renders);
+    let renders = needs!(Renders::find());
     let check = |values: &str, place: &str, instead: &str| {
         let error = renders
             .helm("oom-watcher", "kube-system", &["--set-json", values])
@@ -135,7 +135,7 @@ fn a_setting_that_the_pod_has_otherwise_is_refused_with_what_to_use() {
 
 #[test]
 fn null_is_refused_where_there_is_no_default_without_it() {
-    needs_programs!(renders);
+    let renders = needs!(Renders::find());
     let check = |value: &str, place: &str, missing: &str| {
         let error = renders
             .helm("oom-watcher", "kube-system", &["--set", &format!("{value}=null")])
@@ -188,7 +188,7 @@ fn null_is_refused_where_there_is_no_default_without_it() {
 
 #[test]
 fn a_name_is_a_text_whatever_it_looks_like() {
-    needs_programs!(renders);
+    let renders = needs!(Renders::find());
     let set = [
         "--set",
         "serviceMonitor.enabled=true,networkPolicy.enabled=true,nonRoot=true,pin=true",
@@ -221,7 +221,7 @@ fn a_name_is_a_text_whatever_it_looks_like() {
 
 #[test]
 fn what_repeats_a_label_of_ours_is_there_once() {
-    needs_programs!(renders);
+    let renders = needs!(Renders::find());
     let labels = r#"{"app.kubernetes.io/instance": "own", "app": "oom-watcher", "release": "prometheus"}"#;
     let check = |values: &str, kind: &str, place: &str| {
         let said = renders.helm("oom-watcher", "kube-system", &["--set-json", values]).unwrap();
@@ -248,7 +248,7 @@ fn what_repeats_a_label_of_ours_is_there_once() {
 
 #[test]
 fn what_is_set_for_the_pod_is_in_it() {
-    needs_programs!(renders);
+    let renders = needs!(Renders::find());
     let volumes = json!([
         {"name": "ca", "secret": {"secretName": "ca"}},
         {"name": "socket", "hostPath": {"path": "/run/otel", "type": "Directory"}}
@@ -276,7 +276,7 @@ fn what_is_set_for_the_pod_is_in_it() {
 
 #[test]
 fn more_objects_may_be_texts() {
-    needs_programs!(renders);
+    let renders = needs!(Renders::find());
     let long = "a".repeat(300);
     let manifest = format!(
         "kind: ConfigMap\nmetadata: {{name: more}}\ndata: {{a: {{{{ printf \"%s %s of {long}\" .Release.Name \"b c d\" \
@@ -295,7 +295,7 @@ fn more_objects_may_be_texts() {
 
 #[test]
 fn the_notes_say_what_has_no_effect() {
-    needs_programs!(renders);
+    let renders = needs!(Renders::find());
     // `helm template` leaves them out. In a file of another name they are a template like any other.
     let folder = tempfile::tempdir().unwrap();
     let copy = folder.path().join("oom-watcher");
@@ -379,14 +379,14 @@ fn look_for_open(place: &str, schema: &Value, open: &mut Vec<String>) {
 
 #[test]
 fn helm_finds_nothing_wrong() {
-    needs_programs!(renders);
+    let renders = needs!(Renders::find());
     let said = run(renders.program("helm").args(["lint", "--strict"]).arg(chart())).unwrap();
     assert!(said.contains("0 chart(s) failed") && !said.contains("[WARNING]") && !said.contains("[ERROR]"), "{said}");
 }
 
 #[test]
 fn the_chart_takes_every_key_of_the_agent_but_those_that_the_pod_sets() {
-    needs_programs!(renders);
+    let renders = needs!(Renders::find());
     let example = fs::read_to_string(root().join("docs/oom-watcher.example.yaml")).unwrap();
     let mut config: Value = serde_yaml::from_str(&example).unwrap();
     for of_the_pod in

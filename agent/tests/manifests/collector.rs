@@ -6,8 +6,8 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::needs_programs;
-use crate::renders::{items, root, text};
+use crate::renders::{Renders, items, root, text};
+use oom_watcher_testkit::needs::needs;
 
 const COLLECTORS: [&str; 2] = ["agent", "gateway"];
 
@@ -93,7 +93,7 @@ fn a_kill_can_be_read_in_the_log_of_a_gateway_that_knows_no_back_end() {
 
 #[test]
 fn a_gateway_with_the_component_reads_its_second_configuration_and_has_the_rights_for_it() {
-    needs_programs!(renders);
+    let renders = needs!(Renders::find());
     // Kustomize reads nothing by an absolute path.
     let folder = tempfile::tempdir_in(root().join("target")).unwrap();
     let collectors = "../../otel-collector";
@@ -119,7 +119,7 @@ fn a_gateway_with_the_component_reads_its_second_configuration_and_has_the_right
 
 #[test]
 fn what_is_sent_arrives() {
-    needs_programs!(renders);
+    let renders = needs!(Renders::find());
     let objects = renders.overlay("collector");
     for (name, kind) in COLLECTORS.into_iter().zip(["DaemonSet", "Deployment"]) {
         let (config, own) = (config(name), format!("otel-{name}"));

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::needs_programs;
-use crate::renders::{chart, examples, root};
+use crate::renders::{Renders, chart, examples, root};
+use oom_watcher_testkit::needs::needs;
 use oom_watcher_testkit::written::check;
 
 #[test]
@@ -29,7 +29,7 @@ fn the_rules_for_the_operator_and_those_of_the_chart_are_the_rule_file() {
 
 #[test]
 fn what_the_examples_of_the_chart_give_is_beside_them() {
-    needs_programs!(renders);
+    let renders = needs!(Renders::find());
     for name in examples() {
         check(&chart().join("examples").join(&name).join("rendered.yaml"), &renders.example(&name));
     }

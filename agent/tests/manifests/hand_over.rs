@@ -6,8 +6,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 
-use crate::needs_programs;
-use crate::renders::{items, run, text};
+use crate::renders::{Renders, items, run, text};
+use oom_watcher_testkit::needs::{self, needs};
 
 /// As a container of that user and group is: no capability, and none to be had.
 fn confined(user: &str, group: &str) -> Command {
@@ -36,11 +36,8 @@ fn used_by_agent(folder: &Path) -> Result<String, String> {
 
 #[test]
 fn the_state_is_handed_over_by_root_without_capabilities() {
-    // SAFETY: no memory is involved.
-    if unsafe { libc::geteuid() } != 0 {
-        oom_watcher_testkit::needs::skip!("it needs root");
-    }
-    needs_programs!(renders);
+    needs!(needs::root());
+    let renders = needs!(Renders::find());
     let overlay = renders.overlay("non-root");
     let container = &overlay.get("DaemonSet", "oom-watcher")["spec"]["template"]["spec"]["initContainers"][0];
     let context = &container["securityContext"];

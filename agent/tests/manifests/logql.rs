@@ -4,7 +4,7 @@
 use oom_watcher::record::schema::ATTRIBUTES;
 
 use oom_watcher_testkit::logql::{parse, shipped};
-use oom_watcher_testkit::needs::skip;
+use oom_watcher_testkit::needs::needs;
 use oom_watcher_testkit::programs::Programs;
 
 /// Labels that are not attributes of a record: they come from the agent's resource and from fields of OTLP.
@@ -17,10 +17,7 @@ fn label(key: &str) -> String {
 
 #[test]
 fn each_logql_expression_parses_and_asks_for_labels_that_records_have() {
-    let programs = match Programs::find() {
-        Ok(programs) => programs,
-        Err(why) => skip!("{why}"),
-    };
+    let programs = needs!(Programs::find());
     let shipped = shipped();
     let parsed = parse(&programs, shipped.iter().map(|expression| expression.text.as_str()));
     assert_eq!(parsed.len(), shipped.len());
@@ -40,10 +37,7 @@ fn each_logql_expression_parses_and_asks_for_labels_that_records_have() {
 
 #[test]
 fn what_is_not_logql_does_not_parse() {
-    let programs = match Programs::find() {
-        Ok(programs) => programs,
-        Err(why) => skip!("{why}"),
-    };
+    let programs = needs!(Programs::find());
     let bad = [
         "",
         "oom_kills_total",

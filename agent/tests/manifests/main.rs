@@ -25,14 +25,3 @@ mod schemas;
 
 /// The overlays: folders of `k8s/overlays`.
 const OVERLAYS: [&str; 7] = ["collector", "non-root", "old-kernel", "openshift", "pinned", "privileged", "spool"];
-
-/// What renders, or the test is skipped.
-macro_rules! needs_programs {
-    ($renders:ident) => {
-        let $renders = match $crate::renders::Renders::find() {
-            Ok(renders) => renders,
-            Err(why) => oom_watcher_testkit::needs::skip!("{why}"),
-        };
-    };
-}
-pub(crate) use needs_programs;

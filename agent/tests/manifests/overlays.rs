@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::fs;
 
+use crate::OVERLAYS;
 use crate::differences::{differences, differences_from_chart};
-use crate::renders::{OPENSHIFT, Objects, id, root};
-use crate::{OVERLAYS, needs_programs};
+use crate::renders::{OPENSHIFT, Objects, Renders, id, root};
+use oom_watcher_testkit::needs::needs;
 
 /// Where most differences are.
 const POD: &str = "DaemonSet oom-watcher spec template spec";
@@ -36,7 +37,7 @@ fn every_overlay_says_when_to_use_it_and_what_it_costs() {
 
 #[test]
 fn privileged_is_the_whole_node_and_reads_it_alone() {
-    needs_programs!(renders);
+    let renders = needs!(Renders::find());
     check(
         &renders.overlay("privileged"),
         &renders.base(),
@@ -65,7 +66,7 @@ fn privileged_is_the_whole_node_and_reads_it_alone() {
 
 #[test]
 fn non_root_is_another_user_and_what_hands_the_directory_over() {
-    needs_programs!(renders);
+    let renders = needs!(Renders::find());
     let overlay = renders.overlay("non-root");
     // Word for word, as it is root.
     let hand_over = &overlay.get("DaemonSet", "oom-watcher")["spec"]["template"]["spec"]["initContainers"];
@@ -92,7 +93,7 @@ fn non_root_is_another_user_and_what_hands_the_directory_over() {
 
 #[test]
 fn pinned_has_its_own_directory_of_the_bpf_file_system() {
-    needs_programs!(renders);
+    let renders = needs!(Renders::find());
     check(
         &renders.overlay("pinned"),
         &renders.base(),
@@ -109,7 +110,7 @@ fn pinned_has_its_own_directory_of_the_bpf_file_system() {
 
 #[test]
 fn spool_has_a_directory_of_the_node() {
-    needs_programs!(renders);
+    let renders = needs!(Renders::find());
     check(
         &renders.overlay("spool"),
         &renders.base(),
@@ -129,14 +130,14 @@ fn spool_has_a_directory_of_the_node() {
 
 #[test]
 fn old_kernel_is_one_more_capability() {
-    needs_programs!(renders);
+    let renders = needs!(Renders::find());
     let added = r#"securityContext capabilities add: ["BPF","PERFMON"] -> ["BPF","PERFMON","SYS_RESOURCE"]"#;
     check(&renders.overlay("old-kernel"), &renders.base(), &[(AGENT, added)]);
 }
 
 #[test]
 fn openshift_is_a_type_and_who_may_use_the_constraints() {
-    needs_programs!(renders);
+    let renders = needs!(Renders::find());
     let (overlay, base) = (renders.overlay("openshift"), renders.base());
     let own = Objects(
         overlay
@@ -174,7 +175,7 @@ fn openshift_is_a_type_and_who_may_use_the_constraints() {
 
 #[test]
 fn collector_is_the_collectors_and_where_they_are() {
-    needs_programs!(renders);
+    let renders = needs!(Renders::find());
     let (overlay, collectors) = (renders.overlay("collector"), renders.kustomize("otel-collector"));
     let rest = Objects(overlay.0.iter().filter(|object| !collectors.0.contains(object)).cloned().collect());
     assert_eq!(overlay.0.len(), rest.0.len() + collectors.0.len());
@@ -186,7 +187,7 @@ fn collector_is_the_collectors_and_where_they_are() {
 
 #[test]
 fn the_values_of_the_chart_are_the_overlays() {
-    needs_programs!(renders);
+    let renders = needs!(Renders::find());
     let set = |value: &'static str| ["--set", value];
     let base = (renders.base(), renders.release(&[]));
     let overlays = [

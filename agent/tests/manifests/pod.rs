@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::renders::{id, items, text};
-use crate::{OVERLAYS, needs_programs};
+use crate::OVERLAYS;
+use crate::renders::{Renders, id, items, text};
+use oom_watcher_testkit::needs::needs;
 
 /// The containers, those that run before others included.
 pub(crate) fn containers(workload: &Value) -> impl Iterator<Item = &Value> {
@@ -66,7 +67,7 @@ fn check(place: &str, workload: &Value) {
 
 #[test]
 fn every_pod_is_confined_and_complete_in_every_render() {
-    needs_programs!(renders);
+    let renders = needs!(Renders::find());
     let mut pods = 0;
     for (render, objects) in renders.all() {
         for workload in objects.workloads() {
@@ -79,7 +80,7 @@ fn every_pod_is_confined_and_complete_in_every_render() {
 
 #[test]
 fn the_collectors_have_no_rights_at_all() {
-    needs_programs!(renders);
+    let renders = needs!(Renders::find());
     let objects = renders.kustomize("otel-collector");
     for workload in objects.workloads() {
         let (place, pod) = (id(workload), &workload["spec"]["template"]["spec"]);

@@ -5,9 +5,9 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::needs_programs;
-use crate::renders::{items, root, run, text};
+use crate::renders::{Renders, items, root, run, text};
 use oom_watcher::record::schema::METRICS;
+use oom_watcher_testkit::needs::needs;
 
 fn spec() -> Value {
     serde_yaml::from_str(&fs::read_to_string(root().join("k8s/rules.yaml")).unwrap()).unwrap()
@@ -23,7 +23,7 @@ fn rules(spec: &Value) -> impl Iterator<Item = &Value> {
 
 #[test]
 fn each_alert_fires_when_it_should_and_not_otherwise() {
-    needs_programs!(renders);
+    let renders = needs!(Renders::find());
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| {
         fs::write(folder.path().join(name), text).unwrap();

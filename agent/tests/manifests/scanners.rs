@@ -8,8 +8,8 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::needs_programs;
 use crate::renders::{Renders, items, root, run, text};
+use oom_watcher_testkit::needs::needs;
 
 /// Of exceptions.yaml.
 #[derive(Deserialize)]
@@ -80,7 +80,7 @@ fn check(found: &BTreeSet<(String, String, String)>) {
 
 #[test]
 fn what_checkov_finds_in_the_manifests_is_on_purpose() {
-    needs_programs!(renders);
+    let renders = needs!(Renders::find());
     let folder = folder();
     for (name, objects) in renders.all() {
         let documents: Vec<_> = objects.0.iter().map(|object| serde_yaml::to_string(object).unwrap()).collect();
@@ -92,10 +92,7 @@ fn what_checkov_finds_in_the_manifests_is_on_purpose() {
 #[test]
 fn nothing_is_found_in_the_dockerfile() {
     let dockerfile = root().join("Dockerfile.production");
-    if !dockerfile.exists() {
-        oom_watcher_testkit::needs::skip!("there is no Dockerfile.production");
-    }
-    needs_programs!(renders);
+    let renders = needs!(Renders::find());
     // What is on purpose says so there, to both.
     run(renders.program("hadolint").arg("--no-color").arg(&dockerfile)).unwrap();
     let folder = folder();

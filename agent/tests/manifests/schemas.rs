@@ -8,8 +8,8 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::needs_programs;
 use crate::renders::{Objects, Renders, id, text};
+use oom_watcher_testkit::needs::needs;
 
 /// The second part of the version: 1.29 to 1.37.
 const VERSIONS: std::ops::RangeInclusive<u32> = 29..=37;
@@ -47,7 +47,7 @@ fn mistakes(renders: &Renders, folder: &Path, objects: &[Value]) -> Vec<String> 
 
 #[test]
 fn every_version_of_kubernetes_knows_every_field() {
-    needs_programs!(renders);
+    let renders = needs!(Renders::find());
     let folder = tempfile::tempdir().unwrap();
     // Most of a render is in others too.
     let mut seen = BTreeSet::new();
@@ -66,7 +66,7 @@ fn every_version_of_kubernetes_knows_every_field() {
 
 #[test]
 fn a_field_that_only_some_versions_know_is_told() {
-    needs_programs!(renders);
+    let renders = needs!(Renders::find());
     let folder = tempfile::tempdir().unwrap();
     let mut daemon_set = Objects::of_file("daemonset").get("DaemonSet", "oom-watcher").clone();
     // From 1.30 on: so it cannot be in a manifest for 1.29.

@@ -8,11 +8,12 @@ use crate::agents::{
     self, CHART, FORWARD, MANIFEST, NON_ROOT, PINNED, PRIVILEGED, STATE, Scraper, Way, await_rollout, collector, deploy,
 };
 use crate::cluster::Cluster;
-use crate::needs_node;
 use crate::pods::{self, HOG, IDLE, container, pod};
 use oom_watcher_testkit::collector::{Collector, Record};
 use oom_watcher_testkit::exposition::total;
 use oom_watcher_testkit::kills::make;
+use oom_watcher_testkit::needs::{needs, real_kills};
+use oom_watcher_testkit::programs::Programs;
 
 /// The commands that README.md and docs/install.md give, word for word, and a part of what each prints.
 const DOCUMENTED: [(&str, &str); 5] = [
@@ -173,7 +174,8 @@ pub(crate) fn deleting_leaves_nothing(cluster: &Cluster, way: Way) {
 
 #[test]
 fn the_manifest_as_documented_tells_of_every_kill_and_leaves_nothing() {
-    needs_node!(cluster);
+    let _alone = needs!(real_kills());
+    let cluster = needs!(Programs::find().and_then(Cluster::start));
     let collector = collector(&cluster);
     deploy(&cluster, MANIFEST);
     for (command, expected) in DOCUMENTED {
@@ -203,7 +205,8 @@ fn the_manifest_as_documented_tells_of_every_kill_and_leaves_nothing() {
 
 #[test]
 fn the_privileged_variant_tells_the_same() {
-    needs_node!(cluster);
+    let _alone = needs!(real_kills());
+    let cluster = needs!(Programs::find().and_then(Cluster::start));
     let collector = collector(&cluster);
     deploy(&cluster, PRIVILEGED);
     every_kind_of_kill_is_told(&cluster, &collector, &Scraper::direct(&cluster));
@@ -212,7 +215,8 @@ fn the_privileged_variant_tells_the_same() {
 
 #[test]
 fn the_chart_tells_the_same_and_leaves_nothing() {
-    needs_node!(cluster);
+    let _alone = needs!(real_kills());
+    let cluster = needs!(Programs::find().and_then(Cluster::start));
     let collector = collector(&cluster);
     deploy(&cluster, CHART);
     every_kind_of_kill_is_told(&cluster, &collector, &Scraper::forward(&cluster));
@@ -222,7 +226,8 @@ fn the_chart_tells_the_same_and_leaves_nothing() {
 
 #[test]
 fn an_agent_without_root_tells_the_same() {
-    needs_node!(cluster);
+    let _alone = needs!(real_kills());
+    let cluster = needs!(Programs::find().and_then(Cluster::start));
     let collector = collector(&cluster);
     deploy(&cluster, NON_ROOT);
     assert_eq!(agents::status(&cluster, "Uid").split_whitespace().next(), Some("65532"));

@@ -12,11 +12,12 @@ use serde_json::{Value, json};
 
 use crate::agents::{MANIFEST, Scraper, collector, deploy, kills_of};
 use crate::cluster::Cluster;
-use crate::needs_node;
 use crate::pods::{self, HOG, IDLE, container, pod};
 use oom_watcher_testkit::agent::NODE;
 use oom_watcher_testkit::exposition::parse_exposition;
 use oom_watcher_testkit::machine::kernel_kills;
+use oom_watcher_testkit::needs::{needs, real_kills};
+use oom_watcher_testkit::programs::Programs;
 
 /// Containers in which something is killed at the same time.
 const CROWD: usize = 20;
@@ -53,7 +54,8 @@ const CASES: [(&str, usize, Victim, &str); 6] = [
 
 #[test]
 fn every_kill_is_counted_whatever_others_tell_of_it() {
-    needs_node!(cluster);
+    let _alone = needs!(real_kills());
+    let cluster = needs!(Programs::find().and_then(Cluster::start));
     let _collector = collector(&cluster);
     deploy(&cluster, MANIFEST);
     let scraper = Scraper::forward(&cluster);

@@ -7,10 +7,11 @@ use serde_json::json;
 
 use crate::agents::{MANIFEST, PINNED, Scraper, await_rollout, collector, deploy};
 use crate::cluster::Cluster;
-use crate::needs_node;
 use crate::pods::{self, HOG, IDLE, container, pod};
 use oom_watcher_testkit::collector::Collector;
 use oom_watcher_testkit::exposition::total;
+use oom_watcher_testkit::needs::{needs, real_kills};
+use oom_watcher_testkit::programs::Programs;
 
 /// How a rolling update went.
 struct Update {
@@ -68,7 +69,8 @@ fn update(cluster: &Cluster, collector: &Collector) -> Update {
 
 #[test]
 fn with_pins_a_rolling_update_loses_no_kill() {
-    needs_node!(cluster);
+    let _alone = needs!(real_kills());
+    let cluster = needs!(Programs::find().and_then(Cluster::start));
     let collector = collector(&cluster);
     deploy(&cluster, PINNED);
     let update = update(&cluster, &collector);
@@ -82,7 +84,8 @@ fn with_pins_a_rolling_update_loses_no_kill() {
 
 #[test]
 fn without_pins_a_rolling_update_counts_what_it_missed() {
-    needs_node!(cluster);
+    let _alone = needs!(real_kills());
+    let cluster = needs!(Programs::find().and_then(Cluster::start));
     let collector = collector(&cluster);
     deploy(&cluster, MANIFEST);
     let update = update(&cluster, &collector);

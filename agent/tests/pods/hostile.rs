@@ -10,10 +10,11 @@ use oom_watcher::cgroups::hierarchy::Hierarchy;
 use oom_watcher::selftest::scratch::Scratch;
 use serde_json::{Value, json};
 
-use crate::{container, kill, needs_kernel, pod, start, within};
+use crate::{container, kill, pod, start, within};
 use oom_watcher_testkit::api_server::ApiServer;
 use oom_watcher_testkit::collector::Collector;
 use oom_watcher_testkit::exposition::total;
+use oom_watcher_testkit::needs::{needs, real_kills};
 use oom_watcher_testkit::wait::eventually;
 
 /// Much more than the API server takes; the objects are as large as it takes them, 1.5 MB.
@@ -48,7 +49,7 @@ fn hostile() -> Vec<Value> {
 
 #[test]
 fn hostile_objects_and_names_end_nothing_and_take_nothing_from_others() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     let (api, collector, container) = (ApiServer::start(), Collector::start(), container(80));
     let agent = start(&api, &collector, "5s", &[]);
     let before = agent.resident();

@@ -13,17 +13,9 @@ use oom_watcher_testkit::collector::{Collector, Record};
 use oom_watcher_testkit::exposition::total;
 use oom_watcher_testkit::kills::report::Container;
 use oom_watcher_testkit::kills::{Held, Made, make, make_and_hold};
+use oom_watcher_testkit::machine::bpf_file_system;
+use oom_watcher_testkit::needs::{needs, real_kills};
 use oom_watcher_testkit::wait::eventually;
-
-macro_rules! needs_kernel {
-    () => {
-        let _one = oom_watcher_testkit::needs::one_at_a_time();
-        if let Err(why) = oom_watcher_testkit::needs::cgroups() {
-            oom_watcher_testkit::needs::skip!("{why}");
-        }
-    };
-}
-pub(crate) use needs_kernel;
 
 const KILLS: &str = "oom_kills_total";
 const KILLS_PER_NODE: &str = "oom_kills_per_node_total";
@@ -70,7 +62,7 @@ fn synced(agent: &Agent, is: f64) {
 
 #[test]
 fn a_kill_has_the_names_of_its_pod_and_its_series_was_at_0_before() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     let (api, collector, container) = (ApiServer::start(), Collector::start(), container(71));
     api.apply(pod(&container, "web-5d4f8-abcde", true));
     let agent = start(&api, &collector, "5s", &[]);
@@ -105,7 +97,7 @@ fn a_kill_has_the_names_of_its_pod_and_its_series_was_at_0_before() {
 #[test]
 fn a_kill_waits_for_the_id_of_its_container_and_delays_no_other_pod() {
     const OTHERS: usize = 100;
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     let (api, collector) = (ApiServer::start(), Collector::start());
     let (late, known) = (container(72), container(73));
     api.apply(pod(&late, "late", false));
@@ -135,7 +127,7 @@ fn a_kill_waits_for_the_id_of_its_container_and_delays_no_other_pod() {
 
 #[test]
 fn a_container_that_never_gets_its_id_is_not_guessed() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     let (api, collector, container) = (ApiServer::start(), Collector::start(), container(74));
     api.apply(pod(&container, "web", false));
     let agent = start(&api, &collector, "500ms", &[]);
@@ -153,7 +145,7 @@ fn a_container_that_never_gets_its_id_is_not_guessed() {
 
 #[test]
 fn the_only_container_of_a_pod_is_named_though_its_id_never_comes() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     let (api, collector, container) = (ApiServer::start(), Collector::start(), container(79));
     let mut only = pod(&container, "web", false);
     only["spec"]["containers"].as_array_mut().unwrap().truncate(1);
@@ -170,7 +162,7 @@ fn the_only_container_of_a_pod_is_named_though_its_id_never_comes() {
 
 #[test]
 fn a_node_without_pods_is_probably_another_one_and_that_is_said() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     let (api, collector) = (ApiServer::start(), Collector::start());
     let agent = start(&api, &collector, "5s", &[]);
     eventually("a word about it", || agent.log().contains("knows no pod of this node").then_some(()));
@@ -185,7 +177,7 @@ fn a_node_without_pods_is_probably_another_one_and_that_is_said() {
 
 #[test]
 fn check_asks_the_api_and_says_what_is_wrong() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     let api = ApiServer::start();
     let settings = api.settings("5s");
     let finding = || {
@@ -219,7 +211,7 @@ fn check_asks_the_api_and_says_what_is_wrong() {
 
 #[test]
 fn a_sigterm_does_not_wait_for_containers() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     let (api, collector, container) = (ApiServer::start(), Collector::start(), container(77));
     api.apply(pod(&container, "web", false));
     let mut agent = start(&api, &collector, "30s", &[]);
@@ -232,16 +224,13 @@ fn a_sigterm_does_not_wait_for_containers() {
 
 #[test]
 fn a_kill_that_waited_when_the_agent_died_is_counted_once() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     // The kernel's counter tells of it: its cgroup is still there.
     dies_with_a_kill_that_waits(81, "none", true);
-    if !std::fs::read_to_string("/proc/self/mounts").unwrap().lines().any(|mount| mount.contains(" /sys/fs/bpf bpf ")) {
-        oom_watcher_testkit::needs::skip!("no BPF file system is mounted at /sys/fs/bpf");
-    }
     // The ring buffer has it still.
-    let pins = format!("/sys/fs/bpf/oom-watcher-test-waits-{}", std::process::id());
-    dies_with_a_kill_that_waits(82, &pins, false);
-    oom_watcher::source::probe::pins::remove_all(std::path::Path::new(&pins)).unwrap();
+    let pins = needs!(bpf_file_system()).join(format!("oom-watcher-test-waits-{}", std::process::id()));
+    dies_with_a_kill_that_waits(82, pins.to_str().unwrap(), false);
+    oom_watcher::source::probe::pins::remove_all(&pins).unwrap();
 }
 
 /// One kill waits, another one goes past it, and then the agent is killed.
@@ -282,7 +271,7 @@ fn dies_with_a_kill_that_waits(seed: u32, pins: &str, reconstructed: bool) {
 
 #[test]
 fn a_pod_that_is_gone_still_owns_its_kill() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     let (api, collector, container) = (ApiServer::start(), Collector::start(), container(75));
     api.apply(pod(&container, "web", true));
     let agent = start(&api, &collector, "5s", &[]);
@@ -296,7 +285,7 @@ fn a_pod_that_is_gone_still_owns_its_kill() {
 
 #[test]
 fn without_permission_kills_go_on_and_with_it_they_have_names_again() {
-    needs_kernel!();
+    let _alone = needs!(real_kills());
     let (api, collector, container) = (ApiServer::start(), Collector::start(), container(76));
     api.apply(pod(&container, "web", true));
     api.refuse(Some(403));

@@ -9,11 +9,10 @@ use serde_json::Value;
 use tonic::Code;
 use tonic::transport::{Identity, Server, ServerTlsConfig};
 
-use crate::preflight::needs;
-use crate::program::{Agent, get, lacks_for_probe};
+use crate::program::{Agent, get, may_attach};
 use oom_watcher_testkit::exposition::parse_exposition;
 use oom_watcher_testkit::kills::make;
-use oom_watcher_testkit::needs::{cgroups, one_at_a_time, skip};
+use oom_watcher_testkit::needs::{needs, real_kills};
 use oom_watcher_testkit::wait::eventually;
 
 /// Data points only: others may kill on this machine, and what came of that could not be delivered.
@@ -52,7 +51,7 @@ fn check(endpoint: &str, variables: &[(&str, &str)], message: &str, cause: &str)
 
 #[test]
 fn a_collector_that_does_not_answer_well_is_told_once_and_counted() {
-    needs!(lacks_for_probe());
+    needs!(may_attach());
     const FAILS: &str = "export fails, the agent goes on trying";
     // An address that was free a moment ago, of those that no other test asks for.
     let refusing = TcpListener::bind("127.9.9.9:0").unwrap().local_addr().unwrap();
@@ -80,7 +79,7 @@ fn a_collector_that_does_not_answer_well_is_told_once_and_counted() {
 
 #[test]
 fn a_collector_that_comes_back_is_told_once() {
-    needs!(lacks_for_probe());
+    needs!(may_attach());
     let collector = Receiver::start(loopback()).unwrap();
     collector.answer(Answer::Refuse(Code::Unavailable));
     let endpoint = format!("http://{}", collector.address());
@@ -93,7 +92,7 @@ fn a_collector_that_comes_back_is_told_once() {
 
 #[test]
 fn an_expired_certificate_is_told_and_the_agent_goes_on() {
-    needs!(lacks_for_probe());
+    needs!(may_attach());
     let folder = tempfile::tempdir().unwrap();
     let key = rcgen::KeyPair::generate().unwrap();
     let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
@@ -117,7 +116,7 @@ fn an_expired_certificate_is_told_and_the_agent_goes_on() {
 
 #[test]
 fn a_spool_that_cannot_be_used_is_told() {
-    needs!(lacks_for_probe());
+    needs!(may_attach());
     let collector = Receiver::start(loopback()).unwrap();
     let endpoint = format!("http://{}", collector.address());
     let folder = tempfile::tempdir().unwrap();
@@ -138,7 +137,7 @@ fn a_spool_that_cannot_be_used_is_told() {
 
 #[test]
 fn a_second_signal_ends_the_agent_at_once() {
-    needs!(lacks_for_probe());
+    needs!(may_attach());
     let hanging = TcpListener::bind(loopback()).unwrap();
     let endpoint = format!("http://{}", hanging.local_addr().unwrap());
     let variables = [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()), ("OTEL_EXPORTER_OTLP_TIMEOUT", "600000")];
@@ -155,9 +154,8 @@ fn a_second_signal_ends_the_agent_at_once() {
 
 #[test]
 fn what_was_not_delivered_within_the_grace_period_is_told() {
-    needs!(lacks_for_probe());
-    needs!(cgroups().err());
-    let _one = one_at_a_time();
+    needs!(may_attach());
+    let _alone = needs!(real_kills());
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("config.yaml").display().to_string();
     fs::write(&file, "shutdown_grace: 1s\n").unwrap();

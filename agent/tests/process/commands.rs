@@ -6,10 +6,9 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::preflight::needs;
-use crate::program::{Agent, Guarded, command, end_of, get, lacks_for_probe, run};
+use crate::program::{Agent, Guarded, command, end_of, get, may_attach, run};
 use oom_watcher_testkit::kills::make;
-use oom_watcher_testkit::needs::{cgroups, one_at_a_time, skip};
+use oom_watcher_testkit::needs::{needs, real_kills};
 use oom_watcher_testkit::wait::eventually;
 
 const PATHS: &str = include_str!("../data/cgroup-paths.tsv");
@@ -194,7 +193,7 @@ fn output_that_cannot_be_written_is_a_failure_with_its_cause() {
 
 #[test]
 fn an_agent_that_nobody_listens_to_goes_on() {
-    needs!(lacks_for_probe());
+    needs!(may_attach());
     let mut agent = command(&[("NODE_NAME", "node-a")], &["--listen", "127.0.0.1:0", "--log-format", "json"])
         .stderr(Stdio::piped())
         .spawn()
@@ -222,9 +221,8 @@ fn words_that_nobody_hears_do_not_change_the_exit_code() {
 
 #[test]
 fn who_stops_reading_standard_error_stops_neither_kills_nor_scrapes() {
-    needs!(lacks_for_probe());
-    needs!(cgroups().err());
-    let _one = one_at_a_time();
+    needs!(may_attach());
+    let _alone = needs!(real_kills());
     let mut agent = command(&[("NODE_NAME", "node-a")], &["--listen", "127.0.0.1:0", "--log-format", "json"]);
     let mut agent = Guarded(agent.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap());
     let mut lines = BufReader::new(agent.0.stderr.take().unwrap()).lines().map(Result::unwrap);
@@ -252,9 +250,8 @@ fn who_stops_reading_standard_error_stops_neither_kills_nor_scrapes() {
 
 #[test]
 fn kills_without_room_in_the_ring_buffer_are_counted_and_told() {
-    needs!(lacks_for_probe());
-    needs!(cgroups().err());
-    let _one = one_at_a_time();
+    needs!(may_attach());
+    let _alone = needs!(real_kills());
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("config.yaml").display().to_string();
     std::fs::write(&file, "probe:\n  ring_bytes: 64KiB\n").unwrap();

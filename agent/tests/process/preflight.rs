@@ -10,18 +10,9 @@ use std::path::Path;
 use std::process::Command;
 use std::ptr;
 
-use crate::program::{Agent, Ended, command, end_of, get, lacks_for_probe, lacks_probe, run, without_privilege};
-use oom_watcher_testkit::needs::skip;
-
-/// Skips the test where `lack` says that something is missing.
-macro_rules! needs {
-    ($lack:expr) => {
-        if let Some(why) = $lack {
-            skip!("{why}");
-        }
-    };
-}
-pub(crate) use needs;
+use crate::program::{Agent, Ended, command, end_of, get, has_probe, may_attach, run, without_privilege};
+use oom_watcher_testkit::machine::bpf_file_system;
+use oom_watcher_testkit::needs::needs;
 
 const ANY_PORT: &[&str] = &["--listen", "127.0.0.1:0"];
 
@@ -65,7 +56,7 @@ fn an_address_of_another_machine_is_told() {
 
 #[test]
 fn without_privilege_the_capabilities_are_named() {
-    needs!(lacks_probe());
+    needs!(has_probe());
     for endpoint in [&[][..], &[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")]] {
         let ended = end_of(without_privilege(command(endpoint, ANY_PORT))).unwrap();
         assert_eq!(ended.code, Some(3), "{ended:?}");
@@ -81,6 +72,10 @@ fn without_privilege_the_capabilities_are_named() {
                 -> add BPF and PERFMON to the container's securityContext.capabilities";
     assert_eq!((check.code, finding(&check, "capabilities").as_str()), (Some(3), says));
     assert!(finding(&check, "attach").starts_with("attach        FAIL "), "{}", check.out);
+}
+
+fn no_mount(error: io::Error) -> String {
+    format!("no file system can be mounted: {error}")
 }
 
 /// Puts something over a place of the file system that only this program sees.
@@ -107,7 +102,7 @@ fn with_mount(
 
 #[test]
 fn without_type_information_its_path_and_the_remedy_are_named() {
-    needs!(lacks_probe());
+    needs!(has_probe());
     type Change = fn(Command) -> Command;
     let missing = |command: Command| with_mount(command, c"none", c"/sys/kernel/btf", c"tmpfs", 0);
     let empty = |command: Command| with_mount(command, c"/dev/null", c"/sys/kernel/btf/vmlinux", c"", libc::MS_BIND);
@@ -126,10 +121,7 @@ fn without_type_information_its_path_and_the_remedy_are_named() {
         ),
     ];
     for (change, says, found) in cases {
-        let ended = match end_of(change(command(&[("NODE_NAME", "node-a")], ANY_PORT))) {
-            Ok(ended) => ended,
-            Err(why) => skip!("no file system can be mounted: {why}"),
-        };
+        let ended = needs!(end_of(change(command(&[("NODE_NAME", "node-a")], ANY_PORT))).map_err(no_mount));
         assert_eq!(
             (ended.code, ended.err.lines().last()),
             (Some(3), Some(format!("oom-watcher: attaching the probe: {says}").as_str()))
@@ -145,14 +137,12 @@ fn without_type_information_its_path_and_the_remedy_are_named() {
 
 #[test]
 fn a_tracepoint_that_the_kernel_lacks_is_named() {
-    needs!(lacks_probe());
+    needs!(has_probe());
     // A constant, because it is mounted between fork and exec.
     const CHANGED: &CStr = c"/tmp/oom-watcher-test-btf";
     let path = CHANGED.to_str().unwrap();
-    let mut types = match fs::read("/sys/kernel/btf/vmlinux") {
-        Ok(types) => types,
-        Err(why) => skip!("no type information: {why}"),
-    };
+    let types = fs::read("/sys/kernel/btf/vmlinux").map_err(|error| format!("no type information: {error}"));
+    let mut types = needs!(types);
     let name = b"\0btf_trace_mark_victim\0";
     let at = types.windows(name.len()).position(|window| window == name).unwrap();
     types[at + 1] = b'x';
@@ -161,7 +151,7 @@ fn a_tracepoint_that_the_kernel_lacks_is_named() {
     let ended = end_of(change(command(&[("NODE_NAME", "node-a")], ANY_PORT)));
     let check = end_of(change(command(&[("NODE_NAME", "node-a")], &[&["check"], ANY_PORT].concat())));
     fs::remove_file(path).unwrap();
-    let (Ok(ended), Ok(check)) = (ended, check) else { skip!("no file system can be mounted") };
+    let (ended, check) = (needs!(ended.map_err(no_mount)), check.unwrap());
     let says = "oom-watcher: attaching the probe: the kernel has no tracepoint mark_victim: use a kernel built with \
         CONFIG_TRACEPOINTS=y";
     assert_eq!((ended.code, ended.err.lines().last()), (Some(3), Some(says)));
@@ -172,7 +162,7 @@ fn a_tracepoint_that_the_kernel_lacks_is_named() {
 
 #[test]
 fn check_passes_where_the_agent_works() {
-    needs!(lacks_for_probe());
+    needs!(may_attach());
     let check = run(&[("NODE_NAME", "node-a")], &[&["check"], ANY_PORT].concat());
     assert_eq!(check.code, Some(0), "{check:?}");
     let attach = "attach        pass      loaded, attached to signal_generate and mark_victim, detached";
@@ -185,7 +175,7 @@ fn check_passes_where_the_agent_works() {
 
 #[test]
 fn check_passes_beside_an_agent_that_runs_already() {
-    needs!(lacks_for_probe());
+    needs!(may_attach());
     let (mut agent, address) = Agent::ready(&[], &[]);
     let check = run(&[("NODE_NAME", "node-a")], &["check", "--listen", &address.to_string()]);
     let says = format!("port          pass      {address} is served by an oom-watcher that runs already");
@@ -195,7 +185,7 @@ fn check_passes_beside_an_agent_that_runs_already() {
 
 #[test]
 fn check_tells_what_outlives_the_agent_and_leaves_nothing() {
-    needs!(lacks_for_probe());
+    needs!(may_attach());
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).display().to_string();
     let check = |pins: &str, state: &str| {
@@ -226,12 +216,8 @@ fn check_tells_what_outlives_the_agent_and_leaves_nothing() {
 
 #[test]
 fn a_start_that_fails_leaves_no_folder_for_pins() {
-    needs!(lacks_for_probe());
-    let root = Path::new("/sys/fs/bpf");
-    if !fs::read_to_string("/proc/self/mounts").unwrap().lines().any(|mount| mount.contains(" /sys/fs/bpf bpf ")) {
-        skip!("no BPF file system is mounted at /sys/fs/bpf");
-    }
-    let pins = root.join(format!("oom-watcher-test-{}", std::process::id()));
+    needs!(may_attach());
+    let pins = needs!(bpf_file_system()).join(format!("oom-watcher-test-{}", std::process::id()));
     let start = |pins: &Path| {
         let ended = end_of(without_privilege(command(
             &[("NODE_NAME", "node-a")],
@@ -250,7 +236,7 @@ fn a_start_that_fails_leaves_no_folder_for_pins() {
 
 #[test]
 fn a_node_without_name_is_called_after_the_host_with_a_warning() {
-    needs!(lacks_for_probe());
+    needs!(may_attach());
     let (mut agent, address) = Agent::ready(&[("NODE_NAME", "")], &[]);
     let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
     let host = host.trim_end();
@@ -270,7 +256,7 @@ fn a_node_without_name_is_called_after_the_host_with_a_warning() {
 
 #[test]
 fn a_second_agent_on_another_port_works_beside_the_first() {
-    needs!(lacks_for_probe());
+    needs!(may_attach());
     let (mut first, one) = Agent::ready(&[], &[]);
     let (mut second, other) = Agent::ready(&[], &[]);
     assert_ne!(one, other);

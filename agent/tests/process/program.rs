@@ -77,19 +77,25 @@ pub(crate) fn without_privilege(mut command: Command) -> Command {
     command
 }
 
-/// Why this program cannot even try to attach a probe, if so: a skip's reason.
-pub(crate) fn lacks_probe() -> Option<String> {
-    run(&[], &["--version"]).out.contains("(probe none)").then(|| "the program has no probe inside".to_owned())
+/// Whether the program has a probe that it can try to attach.
+pub(crate) fn has_probe() -> Result<(), String> {
+    if run(&[], &["--version"]).out.contains("(probe none)") {
+        return Err("the program has no probe inside".to_owned());
+    }
+    Ok(())
 }
 
-/// Why an agent cannot attach its probe here, if so: a skip's reason.
-pub(crate) fn lacks_for_probe() -> Option<String> {
+/// Whether an agent can attach its probe here.
+pub(crate) fn may_attach() -> Result<(), String> {
+    has_probe()?;
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let held =
         u64::from_str_radix(status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap().trim(), 16).unwrap();
     let has = |capability: u32| held & 1 << capability != 0;
-    let may = has(CAP_SYS_ADMIN) || has(CAP_BPF) && has(CAP_PERFMON);
-    lacks_probe().or_else(|| (!may).then(|| "no CAP_BPF and CAP_PERFMON".to_owned()))
+    if has(CAP_SYS_ADMIN) || has(CAP_BPF) && has(CAP_PERFMON) {
+        return Ok(());
+    }
+    Err("no CAP_BPF and CAP_PERFMON".to_owned())
 }
 
 /// A running agent. Dropping it kills it.

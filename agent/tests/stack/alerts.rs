@@ -2,9 +2,11 @@
 
 use serde_json::{Value, json};
 
-use crate::{POD, SEED, container, kill, needs_stack, pod};
+use crate::{POD, SEED, container, kill, pod};
 use oom_watcher_testkit::api_server::ApiServer;
 use oom_watcher_testkit::kills;
+use oom_watcher_testkit::needs::{needs, real_kills};
+use oom_watcher_testkit::programs::Programs;
 use oom_watcher_testkit::stack::Stack;
 use oom_watcher_testkit::wait::eventually;
 
@@ -28,7 +30,8 @@ fn firing<'a>(alerts: &'a Value, name: &str) -> Option<&'a Value> {
 
 #[test]
 fn the_first_kill_fires_and_what_the_first_readme_said_works_as_written() {
-    needs_stack!(programs);
+    let _alone = needs!(real_kills());
+    let programs = needs!(Programs::find_stack());
     let (stack, api) = (Stack::start(&programs, FIRST_RULES), ApiServer::start());
     api.apply(pod(&container()));
     let _agent = stack.agent(&api, &[]);
@@ -73,7 +76,8 @@ fn alert(name: &str, labels: Value) -> Value {
 
 #[test]
 fn a_bad_release_is_one_message_however_many_nodes_it_is_on() {
-    needs_stack!(programs);
+    let _alone = needs!(real_kills());
+    let programs = needs!(Programs::find_stack());
     let stack = Stack::start(&programs, "groups: []");
     let killed = |node: usize, namespace: &str| {
         alert(
@@ -94,7 +98,8 @@ fn a_bad_release_is_one_message_however_many_nodes_it_is_on() {
 
 #[test]
 fn what_says_more_silences_what_says_less() {
-    needs_stack!(programs);
+    let _alone = needs!(real_kills());
+    let programs = needs!(Programs::find_stack());
     let stack = Stack::start(&programs, "groups: []");
     let app = || json!({"node": "n", "namespace": "shop", "pod": "web-1", "container": "app"});
     let other = || json!({"node": "m", "namespace": "other", "pod": "db-0", "container": "db"});

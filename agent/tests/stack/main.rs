@@ -16,21 +16,6 @@ use serde_json::{Value, json};
 use oom_watcher_testkit::kills::report::Container;
 use oom_watcher_testkit::kills::{Held, make, make_and_hold};
 
-/// The programs, or the test is skipped; real kills are made by one test at a time.
-macro_rules! needs_stack {
-    ($programs:ident) => {
-        let _one = oom_watcher_testkit::needs::one_at_a_time();
-        if let Err(why) = oom_watcher_testkit::needs::cgroups() {
-            oom_watcher_testkit::needs::skip!("{why}");
-        }
-        let $programs = match oom_watcher_testkit::programs::Programs::find_stack() {
-            Ok(programs) => programs,
-            Err(why) => oom_watcher_testkit::needs::skip!("{why}"),
-        };
-    };
-}
-pub(crate) use needs_stack;
-
 /// The pod that is killed in.
 const POD: &str = "web-5d4f8c7b9d-x2b4q";
 

@@ -4,11 +4,12 @@
 use std::thread;
 use std::time::Duration;
 
-use crate::needs_stack;
 use oom_watcher_testkit::agent::Agent;
 use oom_watcher_testkit::api_server::ApiServer;
 use oom_watcher_testkit::exposition::total;
 use oom_watcher_testkit::kills::{Held, make_and_hold};
+use oom_watcher_testkit::needs::{needs, real_kills};
+use oom_watcher_testkit::programs::Programs;
 use oom_watcher_testkit::spooled;
 use oom_watcher_testkit::stack::Stack;
 use oom_watcher_testkit::wait::{eventually, eventually_within};
@@ -43,7 +44,8 @@ fn size_of_spool(agent: &Agent) -> f64 {
 
 #[test]
 fn three_hundred_kills_while_the_collector_is_killed_and_away_are_all_stored() {
-    needs_stack!(programs);
+    let _alone = needs!(real_kills());
+    let programs = needs!(Programs::find_stack());
     let (mut stack, api) = (Stack::start(&programs, "groups: []"), ApiServer::start());
     let agent = stack.agent(&api, &[]);
     let mut bursts = vec![burst()];
@@ -62,7 +64,8 @@ fn three_hundred_kills_while_the_collector_is_killed_and_away_are_all_stored() {
 
 #[test]
 fn so_are_those_of_an_agent_that_was_killed_if_it_had_a_spool() {
-    needs_stack!(programs);
+    let _alone = needs!(real_kills());
+    let programs = needs!(Programs::find_stack());
     let (mut stack, api) = (Stack::start(&programs, "groups: []"), ApiServer::start());
     let spool = tempfile::tempdir().unwrap();
     let variables = [("OOM_WATCHER_SPOOL_DIR", spool.path().to_str().unwrap())];

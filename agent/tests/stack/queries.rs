@@ -6,9 +6,11 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::{POD, container, kill, needs_stack, pod};
+use crate::{POD, container, kill, pod};
 use oom_watcher_testkit::api_server::ApiServer;
 use oom_watcher_testkit::logql::{Filter, Matcher, parse, shipped, shipped_logsql};
+use oom_watcher_testkit::needs::{needs, real_kills};
+use oom_watcher_testkit::programs::Programs;
 use oom_watcher_testkit::stack::{Stack, encoded, source};
 use oom_watcher_testkit::wait::eventually;
 
@@ -82,7 +84,8 @@ fn name_and_value<'a>(matcher: &'a Matcher, record: &'a Map<String, Value>) -> (
 
 #[test]
 fn each_query_of_the_dashboards_finds_something() {
-    needs_stack!(programs);
+    let _alone = needs!(real_kills());
+    let programs = needs!(Programs::find_stack());
     let (stack, api) = (Stack::start(&programs, "groups: []"), ApiServer::start());
     api.apply(pod(&container()));
     let _agent = stack.agent(&api, &[]);
@@ -124,7 +127,8 @@ fn each_query_of_the_dashboards_finds_something() {
 
 #[test]
 fn each_logql_expression_selects_the_record_of_a_kill() {
-    needs_stack!(programs);
+    let _alone = needs!(real_kills());
+    let programs = needs!(Programs::find_stack());
     let (stack, api) = (Stack::start(&programs, "groups: []"), ApiServer::start());
     api.apply(pod(&container()));
     let _agent = stack.agent(&api, &[]);

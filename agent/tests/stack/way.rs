@@ -2,8 +2,10 @@
 
 use serde_json::Value;
 
-use crate::{POD, container, kill, needs_stack, pod};
+use crate::{POD, container, kill, pod};
 use oom_watcher_testkit::api_server::ApiServer;
+use oom_watcher_testkit::needs::{needs, real_kills};
+use oom_watcher_testkit::programs::Programs;
 use oom_watcher_testkit::stack::Stack;
 use oom_watcher_testkit::wait::eventually;
 
@@ -25,7 +27,8 @@ fn both(stack: &Stack, value: &str) -> Option<[Value; 2]> {
 
 #[test]
 fn one_kill_is_in_every_back_end_and_leads_from_one_to_the_other() {
-    needs_stack!(programs);
+    let _alone = needs!(real_kills());
+    let programs = needs!(Programs::find_stack());
     let (stack, api) = (Stack::start(&programs, "groups: []"), ApiServer::start());
     api.apply(pod(&container()));
     let _agent = stack.agent(&api, &[]);
