@@ -18,10 +18,7 @@ const COME_AND_GO: usize = 10_000;
 const AT_A_TIME: usize = 250;
 
 pub(crate) fn measure(report: &mut Report) {
-    let programs = match Programs::find() {
-        Ok(programs) => programs,
-        Err(why) => return eprintln!("bench: without a cluster: {why}"),
-    };
+    let programs = Programs::find().unwrap_or_else(|why| panic!("{why}"));
     report.beside(programs.path("kube-apiserver"));
     let (cluster, collector) = (Cluster::start(programs, false), Collector::start());
     let agent = Agent::start(&collector.environment(), &["--config", &cluster.settings("5s")]);

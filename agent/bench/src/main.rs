@@ -2,12 +2,14 @@
 //! kills. Beside it, on the same kills, what people use today.
 //!
 //! Tables go to standard output as Markdown, the way docs/performance.md has them, and all samples to a JSON file.
-//! Nothing here passes or fails by a time.
+//! Nothing here passes or fails by a time. What a measurement needs is checked first. A part that fails is named at the
+//! end, beside what was measured. Exit codes: 0 all was measured, 1 a part failed, 2 nothing was tried.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a measurement that cannot be made ends the program")]
 
 mod burst;
 mod cluster;
+mod conditions;
 mod cost;
 mod fleet;
 mod growth;
@@ -23,20 +25,18 @@ mod soak;
 mod supervised;
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use report::Report;
+use conditions::{Conditions, Servers};
+use report::{Machine, Report};
 
 /// Measures oom-watcher on this machine, with real kills. As root.
 #[derive(Parser)]
 struct Options {
     #[command(subcommand)]
     what: What,
-    /// What cargo says to each benchmark.
-    #[arg(long, global = true, hide = true)]
-    bench: bool,
 }
 
 #[derive(Subcommand)]
@@ -97,56 +97,59 @@ enum Part {
     Loss,
 }
 
-fn main() {
+fn main() -> ExitCode {
     let options = Options::parse();
-    if let Err(why) = oom_watcher_testkit::needs::cgroups() {
-        eprintln!("bench: no real kills can be made here: {why}");
-        std::process::exit(2);
-    }
     if let Some(code) = supervised::run() {
-        std::process::exit(code);
+        return code;
+    }
+    let problems = options.what.conditions().problems();
+    if !problems.is_empty() {
+        problems.iter().for_each(|problem| eprintln!("bench: {problem}"));
+        return ExitCode::from(2);
     }
     match options.what {
         What::Measure { only, repeat, json } => measure(&only, repeat, json.as_deref()),
         What::Fleet { size, only, json } => {
-            let mut report = Report::new();
-            if let Err(why) = fleet::measure(&mut report, &only, size) {
-                eprintln!("bench: {why}");
-                std::process::exit(2);
-            }
-            tell(&report, json.as_deref());
+            let mut report = Report::new(Machine::this(), json.as_deref());
+            fleet::measure(&mut report, &only, size);
+            report.finish()
         }
-        What::Soak { minutes, json, picture } => {
-            if let Err(why) = soak::run(minutes, json.as_deref(), picture.as_deref()) {
-                eprintln!("bench: {why}");
-                std::process::exit(2);
-            }
-        }
+        What::Soak { minutes, json, picture } => soak::run(minutes, json.as_deref(), picture.as_deref()),
     }
 }
 
-fn measure(only: &[Part], repeat: u32, json: Option<&Path>) {
-    let parts = Part::value_variants().iter().filter(|part| only.is_empty() || only.contains(part));
-    let (mut report, begin) = (Report::new(), Instant::now());
-    for part in parts {
-        eprintln!("bench: {} …", format!("{part:?}").to_lowercase());
-        match part {
-            Part::Burst => burst::measure(&mut report, repeat),
-            Part::Latency => latency::measure(&mut report, repeat),
-            Part::Cost => cost::measure(&mut report, repeat),
-            Part::Memory => memory::measure(&mut report, repeat),
-            Part::Cluster => cluster::measure(&mut report),
-            Part::Growth => growth::measure(&mut report, repeat),
-            Part::Loss => loss::measure(&mut report),
-        }
+impl What {
+    fn conditions(&self) -> Conditions<'_> {
+        let (of_parts, outputs) = match self {
+            Self::Measure { only, json, .. } => {
+                let servers =
+                    if parts(only).any(|part| part == Part::Cluster) { Servers::Cluster } else { Servers::None };
+                (Conditions { servers, ..Conditions::default() }, [json.as_deref(), None])
+            }
+            Self::Fleet { size, only, json } => (size.conditions(only), [json.as_deref(), None]),
+            Self::Soak { json, picture, .. } => (Conditions::default(), [json.as_deref(), picture.as_deref()]),
+        };
+        Conditions { outputs: outputs.into_iter().flatten().collect(), ..of_parts }
     }
-    report.took(begin.elapsed());
-    tell(&report, json);
 }
 
-fn tell(report: &Report, json: Option<&Path>) {
-    println!("{}", report.summary());
-    if let Some(file) = json {
-        std::fs::write(file, report.json()).unwrap_or_else(|error| panic!("writing {}: {error}", file.display()));
+/// These parts, or all, in the order in which they run.
+fn parts(only: &[Part]) -> impl Iterator<Item = Part> {
+    Part::value_variants().iter().copied().filter(move |part| only.is_empty() || only.contains(part))
+}
+
+fn measure(only: &[Part], repeat: u32, json: Option<&Path>) -> ExitCode {
+    let mut report = Report::new(Machine::this(), json);
+    for part in parts(only) {
+        report.part(&format!("{part:?}").to_lowercase(), |report| match part {
+            Part::Burst => burst::measure(report, repeat),
+            Part::Latency => latency::measure(report, repeat),
+            Part::Cost => cost::measure(report, repeat),
+            Part::Memory => memory::measure(report, repeat),
+            Part::Cluster => cluster::measure(report),
+            Part::Growth => growth::measure(report, repeat),
+            Part::Loss => loss::measure(report),
+        });
     }
+    report.finish()
 }

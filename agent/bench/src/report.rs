@@ -1,8 +1,11 @@
 //! What was measured: tables of samples, as Markdown for people and as JSON with all samples.
 
+use std::any::Any;
 use std::fmt::Write;
-use std::path::Path;
-use std::time::Duration;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
 
 use serde::Serialize;
 
@@ -16,10 +19,24 @@ pub(crate) struct Report {
     seconds: f64,
     tables: Vec<Table>,
     goals: Vec<Goal>,
+    failures: Vec<Failure>,
+    #[serde(skip)]
+    begin: Instant,
+    /// Where all samples are written.
+    #[serde(skip)]
+    file: Option<PathBuf>,
 }
 
+/// A part that could not be measured.
 #[derive(Serialize)]
-struct Machine {
+struct Failure {
+    part: String,
+    why: String,
+}
+
+/// On what it was measured.
+#[derive(Serialize)]
+pub(crate) struct Machine {
     date: String,
     kernel: String,
     cpu: String,
@@ -89,8 +106,46 @@ pub(crate) enum Unit {
 }
 
 impl Report {
-    pub(crate) fn new() -> Self {
-        Self { machine: Machine::this(), seconds: 0.0, tables: Vec::new(), goals: Vec::new() }
+    /// An empty one, whose samples are written to that file.
+    pub(crate) fn new(machine: Machine, file: Option<&Path>) -> Self {
+        Self {
+            machine,
+            seconds: 0.0,
+            tables: Vec::new(),
+            goals: Vec::new(),
+            failures: Vec::new(),
+            begin: Instant::now(),
+            file: file.map(Path::to_owned),
+        }
+    }
+
+    /// Measures a part, and writes what there is then. Where the part fails, with a panic, that is noted: what was
+    /// measured before stays, and the next part may follow.
+    pub(crate) fn part<T>(&mut self, part: &str, measure: impl FnOnce(&mut Self) -> T) -> Option<T> {
+        eprintln!("bench: {part} …");
+        let measured = catch_unwind(AssertUnwindSafe(|| measure(self)));
+        let measured = measured.map_err(|panic| {
+            let why = message(panic.as_ref());
+            eprintln!("bench: {part} failed: {why}");
+            self.failures.push(Failure { part: part.to_owned(), why });
+        });
+        self.write();
+        measured.ok()
+    }
+
+    /// Prints where it was measured, the goals and what failed; the exit code of it all.
+    pub(crate) fn finish(mut self) -> ExitCode {
+        self.write();
+        println!("{}", self.summary());
+        if self.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    }
+
+    fn write(&mut self) {
+        self.seconds = self.begin.elapsed().as_secs_f64();
+        if let Some(file) = &self.file {
+            let text = serde_json::to_string_pretty(self).unwrap();
+            std::fs::write(file, text).unwrap_or_else(|error| panic!("writing {}: {error}", file.display()));
+        }
     }
 
     /// Prints the table, and keeps it.
@@ -112,16 +167,8 @@ impl Report {
         self.goals.push(Goal { what: what.to_owned(), goal: goal.to_owned(), measured: unit.show(measured), met });
     }
 
-    pub(crate) fn took(&mut self, time: Duration) {
-        self.seconds = time.as_secs_f64();
-    }
-
-    pub(crate) fn json(&self) -> String {
-        serde_json::to_string_pretty(self).unwrap()
-    }
-
-    /// Where it was measured and with what, and the goals: what there is to say after all tables.
-    pub(crate) fn summary(&self) -> String {
+    /// Where it was measured and with what, the goals and what failed: what there is to say after all tables.
+    fn summary(&self) -> String {
         let Machine { date, kernel, cpu, cpus, memory_bytes, agent, others } = &self.machine;
         let memory = memory_bytes >> 30;
         let mut text = format!("{date}, Linux {kernel}, {cpus} CPUs ({cpu}), {memory} GiB, {agent}");
@@ -134,8 +181,22 @@ impl Report {
                     writeln!(text, "| {what} | {goal} | {measured} | {} |", if *met { "met" } else { "**missed**" });
             }
         }
+        if !self.failures.is_empty() {
+            text += "\n## Not measured\n\n| part | why |\n| --- | --- |\n";
+            for Failure { part, why } in &self.failures {
+                // A cell is one line.
+                let why = why.lines().next().unwrap_or_default().replace('|', "\\|");
+                let _ = writeln!(text, "| {part} | **failed**: {why} |");
+            }
+        }
         text
     }
+}
+
+/// What a panic said.
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("a panic without words").to_owned()
 }
 
 impl Table {
@@ -262,7 +323,8 @@ fn thousands(value: f64) -> String {
 }
 
 impl Machine {
-    fn this() -> Self {
+    /// This one, and the agent that is measured.
+    pub(crate) fn this() -> Self {
         let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
         let field = |text: &str, key: &str| {
             text.lines().find_map(|line| {
@@ -280,5 +342,49 @@ impl Machine {
             agent: process::version(&program()),
             others: Vec::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::{Cell, Machine, Report, Table, Unit};
+
+    fn report(file: &Path) -> Report {
+        let machine = Machine {
+            date: "2026-01-02".to_owned(),
+            kernel: "6.1".to_owned(),
+            cpu: "a CPU".to_owned(),
+            cpus: 2,
+            memory_bytes: 4 << 30,
+            agent: "oom-watcher 1.2.3".to_owned(),
+            others: Vec::new(),
+        };
+        Report::new(machine, Some(file))
+    }
+
+    #[test]
+    fn what_was_measured_stays_when_a_later_part_fails() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("bench.json");
+        let mut report = report(&file);
+        let measured = report.part("first", |report| {
+            let mut table = Table::new("Title", "first", &[("time", Unit::Seconds)]);
+            table.row("row", vec![Cell::one(0.5)]);
+            report.add(table);
+        });
+        assert_eq!(measured, Some(()));
+        let failed = report.part("second", |_| -> () { panic!("no kill | came\nwithin 30 s") });
+        assert_eq!(failed, None);
+        assert_eq!(report.part("third", |_| 3), Some(3));
+        let written: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+        assert_eq!(written["tables"][0]["rows"][0]["cells"][0]["samples"][0], 0.5);
+        assert_eq!(
+            (&written["failures"][0]["part"], written["failures"].as_array().unwrap().len()),
+            (&"second".into(), 1)
+        );
+        assert!(report.summary().ends_with("| second | **failed**: no kill \\| came |\n"), "{}", report.summary());
+        assert_eq!(format!("{:?}", report.finish()), format!("{:?}", std::process::ExitCode::FAILURE));
     }
 }

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use plotters::prelude::{
@@ -12,7 +13,7 @@ use plotters::prelude::{
 use serde::Serialize;
 
 use crate::process::Usage;
-use crate::report::{Cell, Report, Unit};
+use crate::report::{Cell, Machine, Report, Unit};
 use oom_watcher_testkit::agent::{Agent, NODE};
 use oom_watcher_testkit::cluster::Cluster;
 use oom_watcher_testkit::cluster::client::{delete, post};
@@ -50,20 +51,37 @@ struct Sample {
     series: f64,
 }
 
-/// Churns for so long, then prints what became of it.
-///
-/// # Errors
-/// A file cannot be written. Nothing was done then.
-pub(crate) fn run(minutes: u64, json: Option<&Path>, picture: Option<&Path>) -> Result<(), String> {
-    for file in json.iter().chain(&picture) {
-        fs::File::options()
-            .create(true)
-            .append(true)
-            .open(file)
-            .map_err(|error| format!("writing {}: {error}", file.display()))?;
-    }
-    let time = Duration::from_secs(minutes * 60);
+/// What came of the churn so far.
+#[derive(Default)]
+struct Churned {
+    samples: Vec<Sample>,
+    /// Pods that came and went.
+    pods: usize,
+    /// Kills that were made, by the kernel's count.
+    kernel_kills: u64,
+}
+
+/// Churns for so long, then prints what became of it; also if it failed before its time was over.
+pub(crate) fn run(minutes: u64, json: Option<&Path>, picture: Option<&Path>) -> ExitCode {
     println!("## Soak\n\n`make soak MINUTES={minutes}`\n");
+    let (mut report, mut churned) = (Report::new(Machine::this(), None), Churned::default());
+    report.part("soak", |_| churn(Duration::from_secs(minutes * 60), &mut churned));
+    if !churned.samples.is_empty() {
+        tell(&churned);
+        if let Some(file) = json {
+            fs::write(file, serde_json::to_string_pretty(&churned.samples).unwrap())
+                .unwrap_or_else(|error| panic!("writing {}: {error}", file.display()));
+        }
+        if let Some(file) = picture {
+            draw(&churned.samples, file);
+            println!("Drawn in {}.", file.display());
+        }
+    }
+    println!();
+    report.finish()
+}
+
+fn churn(time: Duration, churned: &mut Churned) {
     let cluster = match Programs::find() {
         Ok(programs) => Some(Cluster::start(programs, false)),
         Err(why) => {
@@ -76,13 +94,15 @@ pub(crate) fn run(minutes: u64, json: Option<&Path>, picture: Option<&Path>) -> 
     let flags: Vec<_> = settings.iter().flat_map(|settings| ["--config", settings]).collect();
     let spool = folder.path().display().to_string();
     let agent = Agent::start(&[&collector.environment()[..], &[("OOM_WATCHER_SPOOL_DIR", &spool)]].concat(), &flags);
-    let (begin, mut samples, mut round, mut hangs, mut kernel_kills) = (Instant::now(), Vec::new(), 0, false, 0);
+    let (begin, mut round, mut hangs) = (Instant::now(), 0, false);
     while begin.elapsed() < time {
-        kernel_kills += make(&format!("--seed {round} burst {KILLS} --limit-kib 1024")).done.kernel_kills;
+        let made = make(&format!("--seed {round} burst {KILLS} --limit-kib 1024"));
+        churned.kernel_kills += made.done.kernel_kills;
         if let Some(cluster) = &cluster {
             let names: Vec<_> = (0..PODS_AT_ONCE).map(|number| format!("goes-{round}-{number}")).collect();
             cluster.admin.all(names.iter().map(|name| post(PODS, &pair(name, NODE))));
             cluster.admin.all(names.iter().map(|name| delete(&format!("{PODS}/{name}"))));
+            churned.pods += PODS_AT_ONCE;
         }
         round += 1;
         let is_away = begin.elapsed().as_secs() % OUTAGES.as_secs() < OUTAGE.as_secs();
@@ -94,29 +114,15 @@ pub(crate) fn run(minutes: u64, json: Option<&Path>, picture: Option<&Path>) -> 
             }
             hangs = is_away;
         }
-        if samples
-            .last()
-            .is_none_or(|last: &Sample| begin.elapsed().as_secs_f64() - last.seconds >= SAMPLE.as_secs_f64())
-        {
-            samples.push(sample(&agent, begin));
+        let is_due = |last: &Sample| begin.elapsed().as_secs_f64() - last.seconds >= SAMPLE.as_secs_f64();
+        if churned.samples.last().is_none_or(is_due) {
+            churned.samples.push(sample(&agent, begin));
         }
     }
     // What is missing then is told below.
-    let _ = try_within(patience(), || if sample(&agent, begin).kills < kernel_kills as f64 { Err(()) } else { Ok(()) });
-    samples.push(sample(&agent, begin));
-    tell(&samples, if cluster.is_some() { round as usize } else { 0 }, kernel_kills);
-    if let Some(file) = json {
-        fs::write(file, serde_json::to_string_pretty(&samples).unwrap())
-            .unwrap_or_else(|error| panic!("writing {}: {error}", file.display()));
-    }
-    if let Some(file) = picture {
-        draw(&samples, file);
-        println!("Drawn in {}.", file.display());
-    }
-    let mut report = Report::new();
-    report.took(begin.elapsed());
-    println!("\n{}", report.summary());
-    Ok(())
+    let kills = churned.kernel_kills as f64;
+    let _ = try_within(patience(), || if sample(&agent, begin).kills < kills { Err(()) } else { Ok(()) });
+    churned.samples.push(sample(&agent, begin));
 }
 
 fn sample(agent: &Agent, begin: Instant) -> Sample {
@@ -134,8 +140,7 @@ fn sample(agent: &Agent, begin: Instant) -> Sample {
     }
 }
 
-/// `kernel_kills`: those that were made here, by the kernel's count.
-fn tell(samples: &[Sample], rounds: usize, kernel_kills: u64) {
+fn tell(Churned { samples, pods, kernel_kills }: &Churned) {
     // Parts of a short one are less than a minute.
     let digits = usize::from(samples.last().is_some_and(|last| last.seconds < 600.0));
     println!(
@@ -159,7 +164,7 @@ fn tell(samples: &[Sample], rounds: usize, kernel_kills: u64) {
             last.cpu_seconds
         );
     }
-    println!("\n{} pods came and went.", rounds * PODS_AT_ONCE);
+    println!("\n{pods} pods came and went.");
     let counted = samples.last().map_or(0.0, |last| last.kills);
     println!(
         "{kernel_kills} kills were made, by the kernel's count of their cgroups; the agent counted {counted}, those of \

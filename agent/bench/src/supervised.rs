@@ -1,13 +1,13 @@
 //! The measuring runs in a process of its own, so that it can be ended at any moment and leaves nothing: its servers
 //! and agents end with it, and this process, which waits for it, removes the files of all of them.
 //!
-//! Nothing is left either when make is asked to end, or cargo ends, whose child this process is.
+//! Nothing is left either when make is asked to end, whose child this process is.
 
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, Command, ExitCode, ExitStatus};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use oom_watcher_testkit::programs::end_with_this;
@@ -25,14 +25,15 @@ static CHILD: AtomicI32 = AtomicI32::new(0);
 static ENDED: AtomicBool = AtomicBool::new(false);
 
 /// `None`: this is the process that measures. Else it has ended, and this is the exit code of all.
-pub(crate) fn run() -> Option<i32> {
+pub(crate) fn run() -> Option<ExitCode> {
     if std::env::var_os(MEASURES).is_some() {
         return None;
     }
-    Some(supervise().unwrap_or_else(|error| {
+    let code = supervise().unwrap_or_else(|error| {
         eprintln!("bench: {error}");
         1
-    }))
+    });
+    Some(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
 }
 
 fn supervise() -> io::Result<i32> {

@@ -299,12 +299,18 @@ fn ready_line(line: &str) -> Option<Ready> {
 
 /// The release binary, or the one that `OOM_WATCHER_BIN` names.
 pub fn program() -> PathBuf {
+    find_program().unwrap_or_else(|why| panic!("{why}"))
+}
+
+/// The same.
+///
+/// # Errors
+/// There is none.
+pub fn find_program() -> Result<PathBuf, String> {
     let built = || root().join("target/release/oom-watcher");
     let program = std::env::var_os("OOM_WATCHER_BIN").map_or_else(built, PathBuf::from);
-    assert!(
-        program.exists(),
-        "{} is missing: run `make build`, or name another binary in OOM_WATCHER_BIN",
-        program.display()
-    );
-    program
+    if program.exists() {
+        return Ok(program);
+    }
+    Err(format!("{} is missing: run `make build`, or name another binary in OOM_WATCHER_BIN", program.display()))
 }

@@ -11,12 +11,12 @@ mod watches;
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Instant;
 
 use clap::{Args, ValueEnum};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
+use crate::conditions::{Conditions, Servers};
 use crate::report::{Cell, Report, Table, Unit};
 use oom_watcher_testkit::programs::Programs;
 use recorded::Recorded;
@@ -49,34 +49,44 @@ pub(crate) struct Size {
     gateway_mib: u32,
 }
 
+impl Size {
+    /// What these parts of such a fleet need.
+    pub(crate) fn conditions(self, only: &[Part]) -> Conditions<'static> {
+        let connections = |part: Part| if part == Part::Watches { 2 * self.watched } else { self.nodes };
+        let most = parts(only).map(connections).max().unwrap_or_default();
+        Conditions { servers: Servers::Stack, open_files: u64::from(most) + OTHER_FILES, ..Conditions::default() }
+    }
+}
+
+/// These parts, or all, in the order in which they run.
+fn parts(only: &[Part]) -> impl Iterator<Item = Part> {
+    Part::value_variants().iter().copied().filter(move |part| only.is_empty() || only.contains(part))
+}
+
 /// Measures a fleet.
-///
-/// # Errors
-/// It cannot be had here. Nothing was done then.
-pub(crate) fn measure(report: &mut Report, only: &[Part], size: Size) -> Result<(), String> {
+pub(crate) fn measure(report: &mut Report, only: &[Part], size: Size) {
     let [nodes, watched] = [size.nodes, size.watched].map(|nodes| nodes as usize);
-    let parts: Vec<_> = Part::value_variants().iter().filter(|part| only.is_empty() || only.contains(part)).collect();
-    let connections = |part: &&Part| if **part == Part::Watches { 2 * watched } else { nodes };
-    allow_descriptors(parts.iter().copied().map(|part| connections(&part)).max().unwrap_or_default())?;
-    let programs = Programs::find_stack().map_err(|why| format!("a fleet needs the servers behind it: {why}"))?;
-    let begin = Instant::now();
-    let recorded = Arc::new(Recorded::of_one_node());
-    report.add(of_one_node(&recorded));
-    for part in parts {
+    let programs = Programs::find_stack().unwrap_or_else(|why| panic!("{why}"));
+    let recorded = report.part("one node", |report| {
+        let recorded = Arc::new(Recorded::of_one_node());
+        report.add(of_one_node(&recorded));
+        recorded
+    });
+    // All others are made of it.
+    let Some(recorded) = recorded else { return };
+    for part in parts(only) {
         let servers: &[&str] = match part {
             Part::Otlp => &["otelcol", "prometheus", "victoria-logs", "jaeger"],
             Part::Scrapes => &["prometheus"],
             Part::Watches => &["kube-apiserver", "etcd"],
         };
         servers.iter().for_each(|server| report.beside(programs.path(server)));
-        match part {
+        report.part(&format!("{part:?}").to_lowercase(), |report| match part {
             Part::Otlp => otlp::measure(report, &programs, &recorded, nodes, size.gateway_mib),
             Part::Scrapes => scrapes::measure(report, &programs, &recorded, nodes),
             Part::Watches => watches::measure(report, programs.clone(), watched),
-        }
+        });
     }
-    report.took(begin.elapsed());
-    Ok(())
 }
 
 fn of_one_node(recorded: &Recorded) -> Table {
@@ -127,22 +137,4 @@ impl Drop for Background {
         drop(self.stop.take());
         self.thread.take().map(JoinHandle::join);
     }
-}
-
-/// As many as this process may have, which must be enough for so many connections.
-fn allow_descriptors(connections: usize) -> Result<(), String> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: it outlives the call.
-    assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) }, 0);
-    let (most, needed) = (limit.rlim_max, connections as u64 + OTHER_FILES);
-    if most < needed {
-        return Err(format!(
-            "so large a fleet needs {needed} open files, and {most} are allowed here: raise the limit (`ulimit -Hn`), \
-             or ask for fewer nodes"
-        ));
-    }
-    limit.rlim_cur = most;
-    // SAFETY: it outlives the call.
-    assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
-    Ok(())
 }

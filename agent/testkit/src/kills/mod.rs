@@ -84,7 +84,7 @@ pub fn make_and_hold(arguments: &str) -> Held {
 
 /// The same where the kernel may not have what it needs: then says what.
 pub fn hold_if_possible(arguments: &str) -> Result<Held, String> {
-    let program = program();
+    let program = find_program().unwrap_or_else(|why| panic!("{why}"));
     let mut command = Command::new(&program);
     command
         .arg("--hold")
@@ -111,23 +111,26 @@ pub fn hold_if_possible(arguments: &str) -> Result<Held, String> {
     panic!("oom-maker {arguments} ended with {}: {message}", child.wait().unwrap());
 }
 
-/// The one that `OOM_MAKER_BIN` names. Else cargo builds examples beside the directory of the tests; but not when it is
-/// asked for one test program only.
-fn program() -> PathBuf {
+/// oom-maker: the one that `OOM_MAKER_BIN` names. Else cargo builds examples beside the directory of the tests; but not
+/// when it is asked for one test program only.
+///
+/// # Errors
+/// It is missing, or older than its sources.
+pub fn find_program() -> Result<PathBuf, String> {
     if let Some(named) = std::env::var_os("OOM_MAKER_BIN") {
         // Whoever names one knows how old it is.
-        return PathBuf::from(named);
+        return Ok(PathBuf::from(named));
     }
     let this = std::env::current_exe().unwrap();
     let profile = this.ancestors().skip(1).find(|folder| !folder.ends_with("deps")).unwrap();
     let program = profile.join("examples/oom-maker");
-    let built = changed(&program).unwrap_or_else(|error| panic!("{}: {error}: {BUILD}", program.display()));
-    for source in SOURCES {
-        // Where the tests were copied to another machine there are no sources.
-        let is_older = changed(&root().join(source)).is_ok_and(|changed| built < changed);
-        assert!(!is_older, "oom-maker is older than {source}: {BUILD}");
+    let built = changed(&program).map_err(|error| format!("{}: {error}: {BUILD}", program.display()))?;
+    // Where the tests were copied to another machine there are no sources.
+    let is_newer = |source: &&&str| changed(&root().join(source)).is_ok_and(|changed| built < changed);
+    match SOURCES.iter().find(is_newer) {
+        None => Ok(program),
+        Some(source) => Err(format!("{} is older than {source}: {BUILD}", program.display())),
     }
-    program
 }
 
 /// When a file was changed last, or a file in that folder.
