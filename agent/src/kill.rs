@@ -429,6 +429,9 @@ pub enum Scope {
 }
 
 impl Scope {
+    /// All of them.
+    pub const ALL: [Self; 6] = [Self::Container, Self::Pod, Self::Kubepods, Self::Cgroup, Self::Node, Self::Unknown];
+
     /// The value in metrics and records.
     pub fn as_str(self) -> &'static str {
         match self {

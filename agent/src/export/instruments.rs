@@ -3,13 +3,14 @@
 //! All of them observe what is kept elsewhere, so a series that left the table has left both outputs at their next
 //! collection.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 
 use opentelemetry::metrics::{AsyncInstrument, Histogram, Meter, MeterProvider};
 use opentelemetry::{KeyValue, StringValue};
 use opentelemetry_sdk::metrics::{Instrument, SdkMeterProvider, Stream};
+use parking_lot::Mutex;
 
 use crate::kill::{Memory, Missed, Scope};
 use crate::record::schema::{self, Kind, Metric, reason};
@@ -101,15 +102,13 @@ pub fn limit(owners: usize) -> impl Fn(&Instrument) -> Option<Stream> + Send + S
         let points = if instrument.name() == schema::MEMORY_USAGE.name {
             rows.saturating_mul(schema::memory_types(&Memory::default()).len())
         } else if instrument.name() == schema::INCIDENTS.name {
-            rows.saturating_mul(SCOPES.len())
+            rows.saturating_mul(Scope::ALL.len())
         } else {
             rows
         };
         Stream::builder().with_cardinality_limit(points.max(FEW).saturating_mul(2)).build().ok()
     }
 }
-
-const SCOPES: [Scope; 6] = [Scope::Container, Scope::Pod, Scope::Kubepods, Scope::Cgroup, Scope::Node, Scope::Unknown];
 
 fn register_owners(meter: &Meter, attributes: &Attributes, table: &Arc<Mutex<Table>>) {
     per_owner(meter, schema::KILLS, attributes, table, |counts, observe| observe(counts.kills, None));
@@ -141,7 +140,7 @@ fn register_owners(meter: &Meter, attributes: &Attributes, table: &Arc<Mutex<Tab
     let metric = schema::LAST_TIMESTAMP;
     let instrument =
         meter.f64_observable_gauge(metric.name).with_description(metric.help).with_callback(move |observer| {
-            for (labels, counts) in lock(&table).rows() {
+            for (labels, counts) in table.lock().rows() {
                 if let Some(Ok(time)) = counts.last_kill.map(|time| time.duration_since(UNIX_EPOCH)) {
                     observer.observe(time.as_secs_f64(), &attributes.owner(&labels, None));
                 }
@@ -243,10 +242,10 @@ fn register_agent(
     build: &Build,
 ) {
     let rows = table.clone();
-    number(meter, schema::SERIES, attributes, stats, move |_, observe| observe(lock(&rows).len() as u64, &[]));
+    number(meter, schema::SERIES, attributes, stats, move |_, observe| observe(rows.lock().len() as u64, &[]));
     let rows = table.clone();
     number(meter, schema::SERIES_OVERFLOW_KILLS, attributes, stats, move |_, observe| {
-        observe(lock(&rows).overflow_kills(), &[])
+        observe(rows.lock().overflow_kills(), &[])
     });
     number(meter, schema::SERIES_LIMIT, attributes, stats, move |_, observe| observe(owners as u64, &[]));
     number(meter, schema::PROBE_ATTACHED, attributes, stats, |stats, observe| {
@@ -291,7 +290,7 @@ fn per_owner(
 ) {
     let (attributes, table) = (attributes.clone(), table.clone());
     observable(meter, metric, move |observer| {
-        for (labels, counts) in lock(&table).rows() {
+        for (labels, counts) in table.lock().rows() {
             read(counts, &mut |value, label| observer.observe(value, &attributes.owner(&labels, label)));
         }
     });
@@ -334,10 +333,6 @@ fn observable(meter: &Meter, metric: Metric, callback: impl Fn(&dyn AsyncInstrum
         // Not observed but recorded: see `Recorder`.
         Kind::Histogram => {}
     }
-}
-
-fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
-    table.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Makes the attributes of data points, sorted by key: the SDK keeps an unsorted set twice.

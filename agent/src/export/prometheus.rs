@@ -6,8 +6,8 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -19,6 +19,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use opentelemetry_sdk::metrics::SdkMeterProvider;
+use parking_lot::{Mutex, MutexGuard};
 use prometheus::{Encoder, Registry, TextEncoder};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -136,7 +137,7 @@ impl Health {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 
@@ -228,7 +229,7 @@ impl Door {
         site: &Arc<Site<F>>,
         stats: &Stats,
     ) {
-        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut silent = self.silent.lock();
         let place = match self.places.clone().try_acquire_owned() {
             Ok(place) => place,
             Err(_) => {
@@ -249,7 +250,7 @@ impl Door {
 
     /// From now on the connection keeps its place, until what is returned is dropped.
     fn heard(&self, id: u64) -> Option<OwnedSemaphorePermit> {
-        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut silent = self.silent.lock();
         let at = silent.iter().position(|connection| connection.id == id)?;
         silent.remove(at).map(|connection| connection.place)
     }
@@ -260,7 +261,7 @@ async fn converse<F: Fn() + Send + Sync + 'static>(stream: TcpStream, site: Arc<
     // Held until the answer is out.
     let place = Mutex::new(None);
     let service = service_fn(|request| {
-        *place.lock().unwrap_or_else(PoisonError::into_inner) = door.heard(id);
+        *place.lock() = door.heard(id);
         let site = site.clone();
         async move { Ok::<_, Infallible>(site.answer(&request).await) }
     });

@@ -11,10 +11,11 @@ pub mod pod_logs;
 pub mod settings;
 pub mod watch;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::SystemTime;
 
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use tokio::sync::watch as signal;
 use tracing::{info, warn};
 
@@ -81,7 +82,7 @@ impl Trouble {
 impl Store {
     /// The pods as they are known now.
     pub fn pods(&self) -> RwLockReadGuard<'_, Pods> {
-        self.0.pods.read().unwrap_or_else(PoisonError::into_inner)
+        self.0.pods.read()
     }
 
     /// Whether all pods are known, and changes are told. Not while there are none: the agent is in a pod of its node
@@ -110,11 +111,11 @@ impl Store {
     }
 
     fn trouble(&self) -> Option<Trouble> {
-        *lock(&self.0.trouble)
+        *self.0.trouble.lock()
     }
 
     fn write(&self, change: impl FnOnce(&mut Pods)) {
-        change(&mut self.0.pods.write().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.0.pods.write());
         self.0.changes.send_modify(|count| *count = count.wrapping_add(1));
     }
 
@@ -129,7 +130,7 @@ impl Store {
 
     /// What the API answered, or why it did not. Told when it changes.
     fn answered(&self, trouble: Option<Trouble>, error: Option<&anyhow::Error>) {
-        let before = std::mem::replace(&mut *lock(&self.0.trouble), trouble);
+        let before = std::mem::replace(&mut *self.0.trouble.lock(), trouble);
         match trouble {
             Some(now) if before != Some(now) => warn!(
                 reason = now.as_str(),
@@ -141,9 +142,4 @@ impl Store {
         }
         self.0.changes.send_modify(|count| *count = count.wrapping_add(1));
     }
-}
-
-/// Takes a lock even if another thread panicked with it: the value is whole at every moment.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -5,16 +5,17 @@
 //! then the events that are there are read, then [`check`](Books::check) compares. When each is due is theirs to know.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 use tracing::warn;
 use uuid::Uuid;
 
+use super::Origin;
 use super::backlog::Backlog;
-use super::{Origin, lock};
 use crate::cgroups::counters;
 use crate::cgroups::hierarchy::Hierarchy;
 use crate::config::Config;
@@ -104,7 +105,7 @@ impl Books {
             Some(loaded) => {
                 stats.restore(&loaded.state.counted);
                 let Loaded { state, this_boot } = loaded;
-                lock(table).restore(state.series.clone(), SystemTime::now());
+                table.lock().restore(state.series.clone(), SystemTime::now());
                 Resumed::new(state, this_boot, origin, stats)
             }
             None => {
@@ -160,7 +161,7 @@ impl Books {
         if let Some(why) = why_unknown(owner) {
             self.stats.count_without_owner(why);
         }
-        lock(&self.table).record(kill, owner, incident);
+        self.table.lock().record(kill, owner, incident);
         self.unsaved = true;
     }
 
@@ -221,7 +222,7 @@ impl Books {
     /// Gives each container of the node its series, from 0.
     pub(super) fn expect_containers(&self, pods: &kubernetes::Store) {
         let (now, known) = (SystemTime::now(), pods.pods());
-        lock(&self.table).ensure(known.containers(), now);
+        self.table.lock().ensure(known.containers(), now);
         self.stats.pods.set(Some(known.len() as u64));
         self.stats.pods_left_out.set(known.left_out());
         self.stats.pods_synced.store(pods.is_synced(), Ordering::Relaxed);
@@ -229,7 +230,7 @@ impl Books {
 
     /// Removes the series of owners that had no kill for longer than the configuration allows.
     pub(super) fn expire(&self, now: SystemTime) {
-        lock(&self.table).expire(now);
+        self.table.lock().expire(now);
     }
 
     /// Reads the kernel's counters, then the probe's. The events that are in the ring buffer then are to be read before
@@ -290,7 +291,7 @@ impl Books {
             let without_owner = if shares_kernel { &self.stats.other_nodes } else { missed };
             without_owner.add(found.without_owner.of(why));
         }
-        let mut table = lock(&self.table);
+        let mut table = self.table.lock();
         for (MissedKills { number, .. }, owner) in found.missed.iter().zip(owners) {
             table.record_reconstructed(*number, owner, now);
             if let Some(why) = why_unknown(owner) {
@@ -319,11 +320,11 @@ impl Books {
         }
         match self.account.keep(backlog.uncounted().map(|admitted| &*admitted.kill), whole) {
             Kept::Change(account) => {
-                let series = lock(&self.table).changes();
+                let series = self.table.lock().changes();
                 self.store.append(&Change { saved, account, handled, counted, series });
             }
             Kept::Whole(account) => {
-                let (node, series) = (self.node.clone(), lock(&self.table).snapshot());
+                let (node, series) = (self.node.clone(), self.table.lock().snapshot());
                 let state = State { saved, node, account: *account, probe: self.ring, handled, counted, series };
                 self.store.save(self.boot, &state);
             }

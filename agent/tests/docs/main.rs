@@ -110,8 +110,7 @@ fn every_value_of_a_label_is_on_the_page() {
         reasons.lines().filter_map(|line| line.split_once(": &str = \"")?.1.strip_suffix("\";")).collect();
     assert!(reasons.len() > 5, "{reasons:?}");
     let kinds = memory_types(&Default::default()).map(|(kind, _)| kind);
-    let scopes =
-        [Scope::Container, Scope::Pod, Scope::Kubepods, Scope::Cgroup, Scope::Node, Scope::Unknown].map(Scope::as_str);
+    let scopes = Scope::ALL.map(Scope::as_str);
     for value in reasons.into_iter().chain(Why::ALL.map(Why::as_str)).chain(kinds).chain(scopes) {
         assert!(text.contains(&code(value)), "{TELEMETRY} does not have {}", code(value));
     }

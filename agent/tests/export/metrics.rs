@@ -1,8 +1,8 @@
 //! The instruments, read from both outputs.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use oom_watcher::export::instruments::{Build, Keys, Observed, Recorder};
@@ -15,6 +15,7 @@ use oom_watcher::record::series::{FromZero, Limits, Table};
 use oom_watcher::stats::Stats;
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::metrics::v1::{AggregationTemporality, NumberDataPoint, metric};
+use parking_lot::Mutex;
 use tonic::Code;
 
 use crate::setup::{ANY, LONG, OWNERS, deadline, grpc, incident, kill, owner, settings, time, until};
@@ -38,7 +39,7 @@ impl Agent {
 
     fn kill(&self, pid: u32, owner: &Owner) {
         let kill = kill(pid);
-        self.table.lock().unwrap().record(&kill, owner, &incident(&kill));
+        self.table.lock().record(&kill, owner, &incident(&kill));
         self.stats.kills.add(1);
     }
 
@@ -182,7 +183,7 @@ async fn a_series_that_is_gone_is_gone_from_both_outputs_at_once() {
         |received: &Received| received.metrics.last().is_some_and(|request| format!("{request:?}").contains("web-1"));
     receiver.wait_for(has_pod, LONG).await.unwrap();
 
-    agent.table.lock().unwrap().expire(time(3600));
+    agent.table.lock().expire(time(3600));
     assert!(!text(&bridge).contains("web-1"));
     receiver.wait_for(|received| !received.metrics.is_empty() && !has_pod(received), LONG).await.unwrap();
     // What one output read does not bring it back in the other.
@@ -199,7 +200,7 @@ async fn as_many_owners_as_the_table_holds_fit_twice_over() {
     let bridge = agent.bridge();
     // One generation of pods replaced by another between two collections, and more than there is room for.
     for generation in ["a", "b"] {
-        agent.table.lock().unwrap().expire(time(3600));
+        agent.table.lock().expire(time(3600));
         (0..50).for_each(|pod| agent.kill(pod, &owner(&format!("{generation}-{pod}"))));
         let text = text(&bridge);
         let shown = |name: &str| text.lines().filter(|line| line.starts_with(&format!("{name}{{"))).count();

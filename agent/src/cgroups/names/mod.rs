@@ -18,9 +18,10 @@ mod tree;
 
 use std::fmt;
 use std::fs::File;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use parking_lot::Mutex;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::task::AbortHandle;
@@ -67,18 +68,18 @@ impl CgroupNames {
 
     /// How many cgroups are there.
     pub fn cgroups(&self) -> usize {
-        lock(&self.tree).index.len()
+        self.tree.lock().index.len()
     }
 
     /// Whether it has the cgroups of the whole node, and not only of the part that is mounted here.
     pub fn is_whole(&self) -> bool {
-        lock(&self.tree).is_whole()
+        self.tree.lock().is_whole()
     }
 
     /// The path of the cgroup with this id, from the root of the memory hierarchy. Also of one that was removed lately;
     /// absent if it was never met.
     pub fn path(&self, id: u64) -> Option<String> {
-        lock(&self.tree).path(id)
+        self.tree.lock().path(id)
     }
 
     /// Fills in what the kernel did not tell of the cgroups of a kill: paths, names, and the limits that are in force
@@ -88,7 +89,7 @@ impl CgroupNames {
     /// limits.
     pub fn complete(&mut self, kill: &mut Kill) {
         if kill.cgroup_path.is_none() {
-            complete(&mut lock(&self.tree), kill);
+            complete(&mut self.tree.lock(), kill);
         }
     }
 }
@@ -108,16 +109,11 @@ impl fmt::Debug for CgroupNames {
 /// Applies notices as they come.
 async fn follow(tree: Arc<Mutex<Tree>>, notices: AsyncFd<File>) {
     while let Ok(mut ready) = notices.readable().await {
-        if lock(&tree).apply(1) {
+        if tree.lock().apply(1) {
             ready.clear_ready();
         }
         tokio::task::yield_now().await;
     }
-}
-
-/// Takes a lock even if another holder panicked: each notice is applied as a whole or not at all.
-fn lock(tree: &Mutex<Tree>) -> MutexGuard<'_, Tree> {
-    tree.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Fills in what is absent in a kill.

@@ -6,7 +6,7 @@
 use std::future::poll_fn;
 use std::io::Read;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -20,6 +20,7 @@ use opentelemetry_sdk::error::{OTelSdkError, OTelSdkResult};
 use opentelemetry_sdk::metrics::data::ResourceMetrics;
 use opentelemetry_sdk::metrics::exporter::PushMetricExporter;
 use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider, Temporality};
+use parking_lot::Mutex;
 use prost::Message as _;
 use tokio::runtime::Handle;
 use tokio::time::Instant;
@@ -124,7 +125,7 @@ impl PushMetricExporter for Counting {
             request.as_mut().poll(context)
         })
         .await;
-        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let failure = self.failure.lock().take();
         let Err(error) = result else {
             self.outage.ended();
             return Ok(());
@@ -193,7 +194,7 @@ impl HttpClient for Sender {
             Ok(()) => Ok(Response::new(Bytes::new())),
             Err(failure) => {
                 let cause = failure.cause.clone();
-                *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
+                *self.failure.lock() = Some(failure);
                 Err(cause.into())
             }
         }

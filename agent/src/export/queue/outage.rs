@@ -1,7 +1,6 @@
 //! What is said of a collector that is away, and no more than once.
 
-use std::sync::{Mutex, PoisonError};
-
+use parking_lot::Mutex;
 use tracing::{info, warn};
 
 use super::Failure;
@@ -45,7 +44,7 @@ impl Outage {
 
     /// Whether it was another state before.
     fn change(&self, to: State) -> bool {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         std::mem::replace(&mut *state, to) != to
     }
 }

@@ -105,7 +105,7 @@ impl Agent {
     fn kills(&self) -> (u64, Vec<(String, u64)>) {
         (
             self.stats.node_kills(),
-            lock(&self.table).rows().map(|(labels, counts)| (labels.container.to_string(), counts.kills)).collect(),
+            self.table.lock().rows().map(|(labels, counts)| (labels.container.to_string(), counts.kills)).collect(),
         )
     }
 }
