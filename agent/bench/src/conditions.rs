@@ -80,7 +80,8 @@ impl Conditions<'_> {
 
 /// Real kills can be made.
 fn kills() -> Result<(), String> {
-    needs::cgroups().map_err(|why| format!("no real kills can be made: {why}: run it as root where memory cgroups are"))
+    let remedy = "run it as root, where memory cgroups can be made";
+    needs::cgroups().map_err(|why| format!("no real kills can be made: {why}: {remedy}"))
 }
 
 /// The agent that is measured has its probe.

@@ -119,7 +119,9 @@ pub fn hold_if_possible(arguments: &str) -> Result<Held, String> {
 pub fn find_program() -> Result<PathBuf, String> {
     if let Some(named) = std::env::var_os("OOM_MAKER_BIN") {
         // Whoever names one knows how old it is.
-        return Ok(PathBuf::from(named));
+        let program = PathBuf::from(named);
+        let missing = || format!("{} is missing: OOM_MAKER_BIN names it", program.display());
+        return if program.exists() { Ok(program) } else { Err(missing()) };
     }
     let this = std::env::current_exe().unwrap();
     let profile = this.ancestors().skip(1).find(|folder| !folder.ends_with("deps")).unwrap();
