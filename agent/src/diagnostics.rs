@@ -22,7 +22,8 @@ pub const HANDLING: &str = "oom_watcher::handling";
 
 /// Libraries whose everyday messages are not news to an operator, and OpenTelemetry's, because the agent itself tells
 /// once when an export begins to fail. A filter that names them has them again.
-const QUIET: &str = "opentelemetry=off,opentelemetry_sdk=off,opentelemetry-otlp=off,kube_client=off,kube_runtime=off,h2=warn,hyper=warn,hyper_util=warn,rustls=warn,tonic=warn,tower=warn";
+const QUIET: &str = "opentelemetry=off,opentelemetry_sdk=off,opentelemetry-otlp=off,kube_client=off,kube_runtime=off,\
+    h2=warn,hyper=warn,hyper_util=warn,rustls=warn,tonic=warn,tower=warn";
 
 /// What a pipe that is said to be writable takes without waiting: `PIPE_BUF`, pipe(7).
 const PIPE_BUF: usize = 4096;

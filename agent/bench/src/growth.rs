@@ -108,7 +108,11 @@ fn export(agent: &Agent, collector: &Collector, containers: u32, repeat: u32) ->
     let exports = |received: &Received| received.metrics.iter().filter(is_marked).count();
     let all = |received: &Received| {
         let newest = received.data_points().filter(|(metric, _)| metric.name == "oom_kills_per_node").last();
-        newest.is_some_and(|(_, point)| matches!(point.value, Some(number_data_point::Value::AsInt(kills)) if kills >= containers.into()))
+        let kills = newest.and_then(|(_, point)| match point.value? {
+            number_data_point::Value::AsInt(kills) => Some(kills),
+            number_data_point::Value::AsDouble(_) => None,
+        });
+        kills >= Some(containers.into())
     };
     eventually("export with all kills", || collector.look(all).then_some(()));
     let next = |after: usize| {

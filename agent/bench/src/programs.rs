@@ -61,8 +61,8 @@ pub(crate) fn between(before: &[Ran], after: &[Ran]) -> Vec<Ran> {
     after.iter().map(since).collect()
 }
 
-/// The programs of probes that are loaded now, by name, and the processes that hold each: none that can be seen, if they
-/// are pinned or their holder is in another pid namespace.
+/// The programs of probes that are loaded now, by name, and the processes that hold each: none that can be seen, if
+/// they are pinned or their holder is in another pid namespace.
 pub(crate) fn held() -> BTreeMap<String, BTreeSet<String>> {
     let names: BTreeMap<u32, String> = loaded().map(|(name, program)| (program.id(), name)).collect();
     let mut held: BTreeMap<String, BTreeSet<String>> =

@@ -23,7 +23,8 @@ struct Options {
     #[arg(long, global = true)]
     root: Option<String>,
     /// The memory limit of a cgroup, in KiB.
-    #[arg(long = "limit-kib", global = true, default_value_t = 4096, value_parser = clap::value_parser!(u64).range(512..=65536))]
+    #[arg(long = "limit-kib", global = true, default_value_t = 4096)]
+    #[arg(value_parser = clap::value_parser!(u64).range(512..=65536))]
     limit: u64,
     /// Chooses the random names.
     #[arg(long, global = true, default_value_t = 1)]

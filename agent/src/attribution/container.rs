@@ -485,7 +485,8 @@ mod tests {
             "/kubepods/besteffort/pod123",
             "/kubepods.slice/kubepods-pod123.slice/foo",
             // The id of the node would be wrong, not merely imprecise.
-            "/docker/NODE64/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod123.slice/cri-containerd-1234567890abcdef.scope",
+            "/docker/NODE64/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod123.slice/\
+             cri-containerd-1234567890abcdef.scope",
             "/docker/NODE64/kubelet/kubepods/burstable/pod123/1234567890abcdef",
         ] {
             check(path, "unknown malformed_id");

@@ -167,7 +167,8 @@ mod tests {
     use super::*;
     use crate::kill::{Cgroup, KillId, Memory, Missed, Trigger, Victim};
 
-    const POD: &str = "/kubepods/burstable/pod4a163a05-439d-484b-8e53-2968bc15824f/cde6dfaf5007ed65aad2d6aed72af91b0f3d95813492f773286e29ae145d20f4";
+    const POD: &str = "/kubepods/burstable/pod4a163a05-439d-484b-8e53-2968bc15824f/\
+        cde6dfaf5007ed65aad2d6aed72af91b0f3d95813492f773286e29ae145d20f4";
 
     fn kill_in(path: &str) -> Kill {
         Kill {

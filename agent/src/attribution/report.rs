@@ -162,13 +162,15 @@ mod tests {
     fn the_json_has_every_key_and_null_for_what_is_absent() {
         let path = format!("/kubepods.slice/kubepods-burstable.slice/{POD}/{SCOPE}");
         let expected = serde_json::json!({
-            "path": path, "kind": "kubernetes", "runtime": "containerd", "pod_uid": "dde1244b-5bb5-4297-b544-85f3bc0d80bf",
-            "container_id": ID, "qos": "Burstable", "unit": null, "why": null,
+            "path": path, "kind": "kubernetes", "runtime": "containerd",
+            "pod_uid": "dde1244b-5bb5-4297-b544-85f3bc0d80bf", "container_id": ID,
+            "qos": "Burstable", "unit": null, "why": null,
         });
         assert_eq!(serde_json::to_value(report(&path)).unwrap(), expected);
 
         let expected = serde_json::json!({
-            "path": "/", "kind": "unknown", "runtime": null, "pod_uid": null, "container_id": null, "qos": null, "unit": null, "why": "root_cgroup",
+            "path": "/", "kind": "unknown", "runtime": null, "pod_uid": null,
+            "container_id": null, "qos": null, "unit": null, "why": "root_cgroup",
         });
         assert_eq!(serde_json::to_value(report("/")).unwrap(), expected);
     }

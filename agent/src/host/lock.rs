@@ -120,9 +120,11 @@ mod tests {
 
     #[test]
     fn the_holder_of_a_lock_is_found_by_the_inode() {
-        let locks = "1: FLOCK  ADVISORY  READ 26597 fe:00:10051587 0 EOF\n2: FLOCK  ADVISORY  WRITE 28803 00:27:44442 \
-            0 EOF\n\
-                     2: -> FLOCK  ADVISORY  WRITE 1 00:27:44443 0 EOF\n3: POSIX  ADVISORY  WRITE 7 00:27:4444 0 EOF\n4: FLOCK ADVISORY WRITE 0 00:27:5 0 EOF";
+        let locks = "1: FLOCK  ADVISORY  READ 26597 fe:00:10051587 0 EOF\n\
+            2: FLOCK  ADVISORY  WRITE 28803 00:27:44442 0 EOF\n\
+            2: -> FLOCK  ADVISORY  WRITE 1 00:27:44443 0 EOF\n\
+            3: POSIX  ADVISORY  WRITE 7 00:27:4444 0 EOF\n\
+            4: FLOCK ADVISORY WRITE 0 00:27:5 0 EOF";
         assert_eq!(holder_in(locks, 44_442, |device| device == "00:27"), Some(28_803));
         assert_eq!(holder_in(locks, 44_442, |device| device == "00:2"), None);
         for (inode, expected) in [(44_442, Some(28_803)), (44_443, None), (4_444, None), (442, None), (5, None)] {

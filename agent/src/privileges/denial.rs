@@ -362,7 +362,9 @@ mod tests {
 
     #[test]
     fn what_the_kernel_writes_is_understood() {
-        let status = "Name:\tx\nUid:\t0\t65532\t0\t0\nCapPrm:\t000000c000000000\nCapEff:\t0\nCapBnd:\t000001ffffffffff\nNoNewPrivs:\t1\nSeccomp:\t2\n";
+        let status = "Name:\tx\nUid:\t0\t65532\t0\t0\n\
+            CapPrm:\t000000c000000000\nCapEff:\t0\nCapBnd:\t000001ffffffffff\n\
+            NoNewPrivs:\t1\nSeccomp:\t2\n";
         let standing = Standing::from_status(status);
         assert_eq!(
             (standing.user, standing.permitted, standing.bounding),

@@ -1,6 +1,7 @@
 //! What is saved of an account, whole or as what has changed, so that a save after a kill is cheap.
 //!
-//! Kills that were seen and are not handled yet are left out: the events of such kills are read again by the next agent.
+//! Kills that were seen and are not handled yet are left out: the events of such kills are read again by the next
+//! agent.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -51,8 +52,8 @@ impl Unsaved {
 }
 
 impl Account {
-    /// What is to be saved now. `waiting` are the kills that were [`seen`](Self::seen) and are not handled. `whole`: all of
-    /// it, even if a change would do.
+    /// What is to be saved now. `waiting` are the kills that were [`seen`](Self::seen) and are not handled. `whole`:
+    /// all of it, even if a change would do.
     pub fn keep<'a>(&mut self, waiting: impl Iterator<Item = &'a Kill>, whole: bool) -> Kept {
         let unseen = unseen(waiting);
         let saved = |id: u64, known: &Known| match unseen.get(&id) {

@@ -11,8 +11,8 @@
 //! node: a cgroup's counter alone may be ahead for reasons of its own.
 //!
 //! The caller reads, in this order: the kernel's counters, then the probe's; then it takes from the ring buffer what is
-//! there; then it asks [`Account::check`]. It saves the account ([`Account::keep`]) before it reports the findings: what
-//! was reported is never reported again, unless the saved state is lost.
+//! there; then it asks [`Account::check`]. It saves the account ([`Account::keep`]) before it reports the findings:
+//! what was reported is never reported again, unless the saved state is lost.
 
 mod keep;
 mod places;
@@ -297,8 +297,8 @@ impl Account {
         }
     }
 
-    /// Notes that so many kills which were seen will not be seen again, though they were not handled before the account was
-    /// saved: their probe is gone with its events. They are missing from now on.
+    /// Notes that so many kills which were seen will not be seen again, though they were not handled before the account
+    /// was saved: their probe is gone with its events. They are missing from now on.
     pub fn lost(&mut self, kills: u64) {
         self.node = self.node.map(|node| node.saturating_sub(kills));
     }

@@ -124,9 +124,9 @@ mod tests {
     fn the_record_says_that_it_is_reconstructed_and_what_is_unknown() {
         let record = of(&kills(), &sample::container("app"));
         let expected = "The OOM killer killed a process of container app in pod shop/web-1 between \
-            2026-09-21T14:13:20.000Z and \
-                        2026-09-21T14:14:20.000Z, while no probe was attached; this is reconstructed from the kernel's counter: which process it was, when \
-                        exactly and how much memory it used is not known";
+            2026-09-21T14:13:20.000Z and 2026-09-21T14:14:20.000Z, while no probe was attached; this is \
+            reconstructed from the kernel's counter: which process it was, when exactly and how much memory it used is \
+            not known";
         assert_eq!((record.body.as_str(), record.time), (expected, sample::time(60)));
         assert!(!record.context.is_valid());
         let keys: Vec<&str> = record.attributes.iter().map(|attribute| attribute.key.as_str()).collect();

@@ -68,7 +68,14 @@ macro_rules! metrics {
     ($($id:ident = $kind:ident $name:literal, $prometheus:literal, $unit:expr, $labels:expr, $help:literal;)+) => {
         $(
             #[doc = $help]
-            pub const $id: Metric = Metric { name: $name, prometheus: $prometheus, kind: Kind::$kind, unit: $unit, help: $help, labels: $labels };
+            pub const $id: Metric = Metric {
+                name: $name,
+                prometheus: $prometheus,
+                kind: Kind::$kind,
+                unit: $unit,
+                help: $help,
+                labels: $labels,
+            };
         )+
 
         /// All metrics.
@@ -83,11 +90,13 @@ metrics! {
         "Kills that their container survived, so that Kubernetes shows nothing of them; absent before the first";
     KILLS_PER_NODE = Counter "oom_kills_per_node", "oom_kills_per_node_total", Some("{kill}"), NODE,
         "Processes that the kernel's OOM killer killed on the node, whoever owned them";
-    MEMORY_USAGE = Gauge "oom_memory_usage", "oom_memory_usage_bytes", Some("By"), &["container", "memory_type", "namespace", "node", "pod"],
+    MEMORY_USAGE = Gauge "oom_memory_usage", "oom_memory_usage_bytes", Some("By"),
+        &["container", "memory_type", "namespace", "node", "pod"],
         "Memory of the largest victim of the last incident; a figure that the kernel did not tell is absent";
     LAST_TIMESTAMP = Gauge "oom_last_timestamp", "oom_last_timestamp", None, OWNER,
         "When the last process was killed, in seconds since 1970";
-    INCIDENTS = Counter "oom_incidents", "oom_incidents_total", Some("{incident}"), &["container", "namespace", "node", "pod", "scope"],
+    INCIDENTS = Counter "oom_incidents", "oom_incidents_total", Some("{incident}"),
+        &["container", "namespace", "node", "pod", "scope"],
         "Decisions of the OOM killer, each counted once, for the owner of its first victim; scope is whose limit was \
          hit";
     MEMORY_LIMIT = Gauge "oom_memory_limit", "oom_memory_limit_bytes", Some("By"), OWNER,
@@ -98,33 +107,44 @@ metrics! {
         "Kills of which the agent knows no more than that they happened";
     EVENTS_IGNORED = Counter "oom_watcher.events_ignored", "oom_watcher_events_ignored_total", Some("{event}"), REASON,
         "What looked like a kill and was none";
-    MISSED_KILLS = Counter "oom_watcher.missed_kills", "oom_watcher_missed_kills_total", Some("{kill}"), &["node", "reason", "reconstructed"],
+    MISSED_KILLS = Counter "oom_watcher.missed_kills", "oom_watcher_missed_kills_total", Some("{kill}"),
+        &["node", "reason", "reconstructed"],
         "Kills that nobody saw, found in the kernel's counters; those that are reconstructed count for their owners";
-    UNEXPLAINED_KILLS = Counter "oom_watcher.unexplained_kills", "oom_watcher_unexplained_kills_total", Some("{kill}"), NODE,
+    UNEXPLAINED_KILLS = Counter "oom_watcher.unexplained_kills", "oom_watcher_unexplained_kills_total", Some("{kill}"),
+        NODE,
         "Kills that the kernel counted while the probe was attached, and the probe did not see";
     KERNEL_KILLS = Counter "oom_watcher.kernel_kills", "oom_watcher_kernel_kills_total", Some("{kill}"), NODE,
         "The kernel's own count since the node was booted: oom_kill of /proc/vmstat, the first victim of a group kill \
          usually twice; absent if it does not tell";
-    KILLS_WITHOUT_OWNER = Counter "oom_watcher.kills_without_owner", "oom_watcher_kills_without_owner_total", Some("{kill}"), REASON,
+    KILLS_WITHOUT_OWNER = Counter "oom_watcher.kills_without_owner",
+        "oom_watcher_kills_without_owner_total", Some("{kill}"),
+        REASON,
         "Kills whose owner, or whose container in a known pod, could not be named";
     EXPORT_ITEMS = Counter "oom_watcher.export_items", "oom_watcher_export_items_total", Some("{item}"), SIGNAL,
         "Log records, spans and data points that the collector took";
-    EXPORT_FAILURES = Counter "oom_watcher.export_failures", "oom_watcher_export_failures_total", Some("{request}"), SIGNAL,
+    EXPORT_FAILURES = Counter "oom_watcher.export_failures", "oom_watcher_export_failures_total", Some("{request}"),
+        SIGNAL,
         "Requests to the collector that failed; they are tried again";
-    EXPORT_LOST = Counter "oom_watcher.export_lost", "oom_watcher_export_lost_total", Some("{item}"), &["node", "reason", "signal"],
+    EXPORT_LOST = Counter "oom_watcher.export_lost", "oom_watcher_export_lost_total", Some("{item}"),
+        &["node", "reason", "signal"],
         "Log records and spans that never reached the collector";
-    EXPORT_QUEUE_ITEMS = Gauge "oom_watcher.export_queue_items", "oom_watcher_export_queue_items", Some("{item}"), SIGNAL,
+    EXPORT_QUEUE_ITEMS = Gauge "oom_watcher.export_queue_items", "oom_watcher_export_queue_items", Some("{item}"),
+        SIGNAL,
         "Log records and spans that wait for the collector";
     EXPORT_QUEUE_BYTES = Gauge "oom_watcher.export_queue", "oom_watcher_export_queue_bytes", Some("By"), SIGNAL,
         "Memory of what waits for the collector, as it will be sent";
     EXPORT_SPOOL_BYTES = Gauge "oom_watcher.export_spool", "oom_watcher_export_spool_bytes", Some("By"), SIGNAL,
         "Size of the files in which what waits for the collector is kept; 0 without a spool";
-    EXPORT_SPOOL_FAILURES = Counter "oom_watcher.export_spool_failures", "oom_watcher_export_spool_failures_total", Some("{attempt}"), SIGNAL,
+    EXPORT_SPOOL_FAILURES = Counter "oom_watcher.export_spool_failures",
+        "oom_watcher_export_spool_failures_total", Some("{attempt}"),
+        SIGNAL,
         "Attempts to write these files that failed, which are tried again, and files that could not be used at the \
          start";
     SERIES = Gauge "oom_watcher.series", "oom_watcher_series", Some("{series}"), NODE,
         "Owners that have series of their own";
-    SERIES_OVERFLOW_KILLS = Counter "oom_watcher.series_overflow_kills", "oom_watcher_series_overflow_kills_total", Some("{kill}"), NODE,
+    SERIES_OVERFLOW_KILLS = Counter "oom_watcher.series_overflow_kills",
+        "oom_watcher_series_overflow_kills_total", Some("{kill}"),
+        NODE,
         "Kills counted on the overflow series because no owner could get series of its own";
     SERIES_LIMIT = Gauge "oom_watcher.series_limit", "oom_watcher_series_limit", Some("{series}"), NODE,
         "Owners that may have series of their own";
@@ -145,7 +165,9 @@ metrics! {
          counted for it already";
     BUILD_INFO = Gauge "oom_watcher.build_info", "oom_watcher_build_info", None, &["node", "probe", "version"],
         "Always 1; the labels say which agent and which probe run";
-    CONNECTIONS_REFUSED = Counter "oom_watcher.connections_refused", "oom_watcher_connections_refused_total", Some("{connection}"), NODE,
+    CONNECTIONS_REFUSED = Counter "oom_watcher.connections_refused",
+        "oom_watcher_connections_refused_total", Some("{connection}"),
+        NODE,
         "Connections to the metrics port that were refused because too many were open";
     LOG_LINES_LOST = Counter "oom_watcher.log_lines_lost", "oom_watcher_log_lines_lost_total", Some("{line}"), NODE,
         "Lines of the agent's own log that were left out because nobody read its standard error";

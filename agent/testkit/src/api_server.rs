@@ -89,7 +89,9 @@ impl ApiServer {
         let path = self.folder.path().join("settings.yaml");
         let kubeconfig = self.folder.path().join("kubeconfig").display().to_string();
         let pod_logs = self.folder.path().join("log/pods").display().to_string();
-        let settings = json!({"kubernetes": {"kubeconfig": kubeconfig, "container_wait": container_wait, "labels": ["team"], "pod_logs": pod_logs}});
+        let settings = json!({"kubernetes": {
+            "kubeconfig": kubeconfig, "container_wait": container_wait, "labels": ["team"], "pod_logs": pod_logs,
+        }});
         std::fs::write(&path, settings.to_string()).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
         path

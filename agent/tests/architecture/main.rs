@@ -156,8 +156,8 @@ fn imported<'a>(own: &[&'a str], words: &[&'a str]) -> Option<&'a str> {
 }
 
 /// The file that a path in `file` leads into: the longest beginning of it that is a module with a file of its own.
-/// `None` where that is its own file or no file of ours; `mod.rs` stands for its folder's names, which its own files may
-/// use.
+/// `None` where that is its own file or no file of ours; `mod.rs` stands for its folder's names, which its own files
+/// may use.
 fn target<'a>(file: &str, words: &[&str], modules: &'a BTreeMap<Vec<&str>, &str>) -> Option<&'a str> {
     let own = module(file);
     let up = words.iter().take_while(|word| **word == "super").count();

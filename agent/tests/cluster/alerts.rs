@@ -51,7 +51,8 @@ fn check(cluster: &Cluster, series: &[Value], queries: &[(String, bool)]) {
         })
         .collect();
     let file = cluster.folder().join("promtool.yaml");
-    let rules = json!({"evaluation_interval": "1m", "tests": [{"interval": "1m", "input_series": series, "promql_expr_test": tests}]});
+    let tests = json!({"interval": "1m", "input_series": series, "promql_expr_test": tests});
+    let rules = json!({"evaluation_interval": "1m", "tests": [tests]});
     std::fs::write(&file, rules.to_string()).unwrap();
     let output = Command::new(cluster.program("promtool")).args(["test", "rules"]).arg(&file).output().unwrap();
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

@@ -32,7 +32,9 @@ fn spool(state: &Path) -> PathBuf {
 
 /// Waits until the API server allows the agent to ask, or does not: it learns of changed permissions a moment later.
 fn await_allowed(cluster: &Cluster, expected: bool) {
-    let what = json!({"namespace": "kube-system", "group": "apps", "resource": "daemonsets", "name": "oom-watcher", "verb": "get"});
+    let what = json!({
+        "namespace": "kube-system", "group": "apps", "resource": "daemonsets", "name": "oom-watcher", "verb": "get",
+    });
     let review = json!({"spec": {"user": "system:serviceaccount:kube-system:oom-watcher", "resourceAttributes": what}});
     let is_allowed = || {
         cluster.admin.post("/apis/authorization.k8s.io/v1/subjectaccessreviews", &review)["status"]["allowed"]
@@ -43,7 +45,8 @@ fn await_allowed(cluster: &Cluster, expected: bool) {
 
 fn make_daemonset(cluster: &Cluster) {
     let labels = json!({"app": "oom-watcher"});
-    let template = json!({"metadata": {"labels": labels}, "spec": {"containers": [{"name": "oom-watcher", "image": "oom-watcher"}]}});
+    let containers = json!([{"name": "oom-watcher", "image": "oom-watcher"}]);
+    let template = json!({"metadata": {"labels": labels}, "spec": {"containers": containers}});
     let spec = json!({"selector": {"matchLabels": labels}, "template": template});
     cluster.admin.post(PATH.rsplit_once('/').unwrap().0, &json!({"metadata": {"name": "oom-watcher"}, "spec": spec}));
 }

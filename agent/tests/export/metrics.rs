@@ -88,7 +88,8 @@ fn the_page_has_the_names_and_labels_of_the_contract() {
     agent.stats.attached.store(true, Ordering::Relaxed);
     agent.stats.logs.lost_queue_full.add(5);
     let text = text(&agent.bridge());
-    let web = r#"container="app",namespace="default",node="node-a",pod="web-1""#;
+    let pod = r#"namespace="default",node="node-a",pod="web-1""#;
+    let web = format!(r#"container="app",{pod}"#);
     let unit = r#"container="cron\"job\".service",namespace="",node="node-a",pod="""#;
     for line in [
         format!("oom_kills_total{{{web}}} 2"),
@@ -96,10 +97,10 @@ fn the_page_has_the_names_and_labels_of_the_contract() {
         // The second one was not the container's first process.
         format!("oom_survived_kills_total{{{web}}} 1"),
         r#"oom_kills_per_node_total{node="node-a"} 10"#.to_owned(),
-        r#"oom_memory_usage_bytes{container="app",memory_type="anon_rss",namespace="default",node="node-a",pod="web-1"} 1000"#.to_owned(),
-        r#"oom_memory_usage_bytes{container="app",memory_type="swap",namespace="default",node="node-a",pod="web-1"} 0"#.to_owned(),
+        format!(r#"oom_memory_usage_bytes{{container="app",memory_type="anon_rss",{pod}}} 1000"#),
+        format!(r#"oom_memory_usage_bytes{{container="app",memory_type="swap",{pod}}} 0"#),
         format!("oom_last_timestamp{{{web}}} 1790000000.123"),
-        r#"oom_incidents_total{container="app",namespace="default",node="node-a",pod="web-1",scope="container"} 2"#.to_owned(),
+        format!(r#"oom_incidents_total{{{web},scope="container"}} 2"#),
         format!("oom_memory_limit_bytes{{{web}}} 9000"),
         r#"oom_reclaim_seconds_bucket{node="node-a",le="0.0025"} 0"#.to_owned(),
         r#"oom_reclaim_seconds_bucket{node="node-a",le="0.005"} 1"#.to_owned(),

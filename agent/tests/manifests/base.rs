@@ -113,7 +113,10 @@ fn it_runs_on_every_node_also_when_memory_is_tight() {
         (&container["image"], &container["imagePullPolicy"]),
         (&json!("oom-watcher:latest"), &json!("IfNotPresent"))
     );
-    let probe = |path: &str, seconds: u8| json!({"httpGet": {"path": path, "port": "metrics"}, "periodSeconds": seconds, "timeoutSeconds": 5});
+    let probe = |path: &str, seconds: u8| {
+        let get = json!({"path": path, "port": "metrics"});
+        json!({"httpGet": get, "periodSeconds": seconds, "timeoutSeconds": 5})
+    };
     assert_eq!(
         (&container["livenessProbe"], &container["readinessProbe"]),
         (&probe("/healthz", 20), &probe("/readyz", 10))

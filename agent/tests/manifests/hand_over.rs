@@ -30,7 +30,8 @@ fn confined(user: &str, group: &str) -> Command {
 /// What the agent does there: reads its state, writes another and puts it in the place of the first, and sets aside
 /// what it cannot use.
 fn used_by_agent(folder: &Path) -> Result<String, String> {
-    let script = r#"cd "$0" && cat state.json && echo new >state.json.new && mv state.json.new state.json && mv state.json state.json.bad && echo again >state.json"#;
+    let script = r#"cd "$0" && cat state.json && echo new >state.json.new && mv state.json.new state.json &&
+        mv state.json state.json.bad && echo again >state.json"#;
     run(confined("65532", "65532").args(["sh", "-c", script]).arg(folder))
 }
 

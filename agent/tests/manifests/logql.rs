@@ -1,5 +1,5 @@
-//! The LogQL that we ship parses with Grafana's grammar, and its labels exist. No Loki is needed. The ring "stack" tests
-//! that its filters select the record of a real kill.
+//! The LogQL that we ship parses with Grafana's grammar, and its labels exist. No Loki is needed. The ring "stack"
+//! tests that its filters select the record of a real kill.
 
 use oom_watcher::record::schema::ATTRIBUTES;
 

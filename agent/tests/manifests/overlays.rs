@@ -12,6 +12,11 @@ use oom_watcher_testkit::needs::needs;
 const POD: &str = "DaemonSet oom-watcher spec template spec";
 const AGENT: &str = "DaemonSet oom-watcher spec template spec containers [oom-watcher]";
 
+/// A volume of the node that an overlay adds.
+fn volume(name: &str, path: &str, kind: &str) -> String {
+    format!(r#"volumes [{name}]: none -> {{"hostPath":{{"path":"{path}","type":"{kind}"}},"name":"{name}"}}"#)
+}
+
 /// `of POD`, `of AGENT`: the rest of a line.
 fn check(overlay: &Objects, base: &Objects, expected: &[(&str, &str)]) {
     let mut expected: Vec<_> = expected.iter().map(|(place, rest)| format!("{place} {rest}")).collect();
@@ -54,12 +59,9 @@ fn privileged_is_the_whole_node_and_reads_it_alone() {
             ),
             (AGENT, r#"volumeMounts [proc]: none -> {"mountPath":"/host/proc","name":"proc","readOnly":true}"#),
             (AGENT, r#"volumeMounts [sys]: none -> {"mountPath":"/sys","name":"sys","readOnly":true}"#),
-            (
-                POD,
-                r#"volumes [debug]: none -> {"hostPath":{"path":"/sys/kernel/debug","type":"Directory"},"name":"debug"}"#,
-            ),
-            (POD, r#"volumes [proc]: none -> {"hostPath":{"path":"/proc","type":"Directory"},"name":"proc"}"#),
-            (POD, r#"volumes [sys]: none -> {"hostPath":{"path":"/sys","type":"Directory"},"name":"sys"}"#),
+            (POD, &volume("debug", "/sys/kernel/debug", "Directory")),
+            (POD, &volume("proc", "/proc", "Directory")),
+            (POD, &volume("sys", "/sys", "Directory")),
         ],
     );
 }
@@ -71,11 +73,13 @@ fn non_root_is_another_user_and_what_hands_the_directory_over() {
     // Word for word, as it is root.
     let hand_over = &overlay.get("DaemonSet", "oom-watcher")["spec"]["template"]["spec"]["initContainers"];
     let expected = concat!(
-        r#"[{"command":["find","/run/oom-watcher","-user","0","-exec","chgrp","65532","{}","+","-exec","chmod","g=u,o=","{}","+"],"#,
+        r#"[{"command":["find","/run/oom-watcher","-user","0","-exec","chgrp","65532","{}","+","#,
+        r#""-exec","chmod","g=u,o=","{}","+"],"#,
         r#""image":"oom-watcher:latest","imagePullPolicy":"IfNotPresent","name":"hand-over","#,
         r#""resources":{"limits":{"memory":"32Mi"},"requests":{"cpu":"10m","memory":"16Mi"}},"#,
         r#""securityContext":{"allowPrivilegeEscalation":false,"capabilities":{"drop":["ALL"]},"privileged":false,"#,
-        r#""readOnlyRootFilesystem":true,"runAsGroup":65532,"runAsUser":0},"terminationMessagePolicy":"FallbackToLogsOnError","#,
+        r#""readOnlyRootFilesystem":true,"runAsGroup":65532,"runAsUser":0},"#,
+        r#""terminationMessagePolicy":"FallbackToLogsOnError","#,
         r#""volumeMounts":[{"mountPath":"/run/oom-watcher","name":"state"}]}]"#,
     );
     assert_eq!(hand_over.to_string(), expected);
@@ -100,10 +104,7 @@ fn pinned_has_its_own_directory_of_the_bpf_file_system() {
         &[
             (AGENT, r#"env [OOM_WATCHER_PIN_DIR] value: "none" -> "/pins""#),
             (AGENT, r#"volumeMounts [pins]: none -> {"mountPath":"/pins","name":"pins"}"#),
-            (
-                POD,
-                r#"volumes [pins]: none -> {"hostPath":{"path":"/sys/fs/bpf/oom-watcher","type":"DirectoryOrCreate"},"name":"pins"}"#,
-            ),
+            (POD, &volume("pins", "/sys/fs/bpf/oom-watcher", "DirectoryOrCreate")),
         ],
     );
 }
@@ -111,19 +112,14 @@ fn pinned_has_its_own_directory_of_the_bpf_file_system() {
 #[test]
 fn spool_has_a_directory_of_the_node() {
     let renders = needs!(Renders::find());
+    let spool = r#"{"name":"OOM_WATCHER_SPOOL_DIR","value":"/var/lib/oom-watcher"}"#;
     check(
         &renders.overlay("spool"),
         &renders.base(),
         &[
-            (
-                AGENT,
-                r#"env [OOM_WATCHER_SPOOL_DIR]: none -> {"name":"OOM_WATCHER_SPOOL_DIR","value":"/var/lib/oom-watcher"}"#,
-            ),
+            (AGENT, &format!("env [OOM_WATCHER_SPOOL_DIR]: none -> {spool}")),
             (AGENT, r#"volumeMounts [spool]: none -> {"mountPath":"/var/lib/oom-watcher","name":"spool"}"#),
-            (
-                POD,
-                r#"volumes [spool]: none -> {"hostPath":{"path":"/var/lib/oom-watcher","type":"DirectoryOrCreate"},"name":"spool"}"#,
-            ),
+            (POD, &volume("spool", "/var/lib/oom-watcher", "DirectoryOrCreate")),
         ],
     );
 }

@@ -38,7 +38,8 @@ oom_score = 0
 "#;
 
 const NETWORK: &str = r#"{"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "ptp", "ipMasq": false,
-"ipam": {"type": "host-local", "dataDir": "/run/addresses", "ranges": [[{"subnet": "10.88.0.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}}]}"#;
+"ipam": {"type": "host-local", "dataDir": "/run/addresses", "ranges": [[{"subnet": "10.88.0.0/24"}]],
+"routes": [{"dst": "0.0.0.0/0"}]}}]}"#;
 
 const KUBELET: &str = r#"apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration

@@ -10,7 +10,8 @@ pub(crate) const CONTAINER: &str = "5c1b9a3b1f0d4e6c8a7f2b3c4d5e6f708192a3b4c5d6
 /// Its pod.
 pub(crate) const POD: &str = "8d6e2c1a-3f4b-4c5d-9e6f-7a8b9c0d1e2f";
 /// Its path.
-pub(crate) const PATH: &str = "/kubepods/burstable/pod8d6e2c1a-3f4b-4c5d-9e6f-7a8b9c0d1e2f/5c1b9a3b1f0d4e6c8a7f2b3c4d5e6f708192a3b4c5d6e7f8091a2b3c4d5e6f70";
+pub(crate) const PATH: &str = "/kubepods/burstable/pod8d6e2c1a-3f4b-4c5d-9e6f-7a8b9c0d1e2f/\
+    5c1b9a3b1f0d4e6c8a7f2b3c4d5e6f708192a3b4c5d6e7f8091a2b3c4d5e6f70";
 
 const MIB: u64 = 1 << 20;
 

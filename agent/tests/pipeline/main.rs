@@ -46,18 +46,22 @@ async fn a_kill_of_a_kubernetes_container_has_the_series_of_the_contract() {
     stage.kill([kill(4242)]);
     let lines = stage.series(OWNED).await;
     let samples: Vec<&str> = lines.iter().map(String::as_str).filter(|line| !line.starts_with('#')).collect();
+    let rest = r#"namespace="",node="node-a",pod="""#;
+    let owner = format!(r#"container="5c1b9a3b1f0d",{rest}"#);
+    let usage =
+        |kind: &str| format!(r#"oom_memory_usage_bytes{{container="5c1b9a3b1f0d",memory_type="{kind}",{rest}}}"#);
     let expected = [
-        r#"oom_incidents_total{container="5c1b9a3b1f0d",namespace="",node="node-a",pod="",scope="container"} 1"#,
-        r#"oom_kills_per_node_total{node="node-a"} 1"#,
-        r#"oom_kills_total{container="5c1b9a3b1f0d",namespace="",node="node-a",pod=""} 1"#,
-        r#"oom_last_timestamp{container="5c1b9a3b1f0d",namespace="",node="node-a",pod=""} 1790000000"#,
-        r#"oom_memory_limit_bytes{container="5c1b9a3b1f0d",namespace="",node="node-a",pod=""} 268435456"#,
-        r#"oom_memory_usage_bytes{container="5c1b9a3b1f0d",memory_type="anon_rss",namespace="",node="node-a",pod=""} 209715200"#,
-        r#"oom_memory_usage_bytes{container="5c1b9a3b1f0d",memory_type="file_rss",namespace="",node="node-a",pod=""} 3145728"#,
-        r#"oom_memory_usage_bytes{container="5c1b9a3b1f0d",memory_type="pgtables",namespace="",node="node-a",pod=""} 524288"#,
-        r#"oom_memory_usage_bytes{container="5c1b9a3b1f0d",memory_type="shmem_rss",namespace="",node="node-a",pod=""} 1048576"#,
-        r#"oom_memory_usage_bytes{container="5c1b9a3b1f0d",memory_type="swap",namespace="",node="node-a",pod=""} 0"#,
-        r#"oom_memory_usage_bytes{container="5c1b9a3b1f0d",memory_type="total_vm",namespace="",node="node-a",pod=""} 536870912"#,
+        format!(r#"oom_incidents_total{{{owner},scope="container"}} 1"#),
+        r#"oom_kills_per_node_total{node="node-a"} 1"#.to_owned(),
+        format!("oom_kills_total{{{owner}}} 1"),
+        format!("oom_last_timestamp{{{owner}}} 1790000000"),
+        format!("oom_memory_limit_bytes{{{owner}}} 268435456"),
+        format!("{} 209715200", usage("anon_rss")),
+        format!("{} 3145728", usage("file_rss")),
+        format!("{} 524288", usage("pgtables")),
+        format!("{} 1048576", usage("shmem_rss")),
+        format!("{} 0", usage("swap")),
+        format!("{} 536870912", usage("total_vm")),
     ];
     assert_eq!(samples, expected);
     let kinds: BTreeMap<&str, &str> =
@@ -82,9 +86,8 @@ async fn a_kill_becomes_one_log_record_with_everything_known() {
     );
     assert_eq!(Duration::from_nanos(record.time_unix_nano), time(0).duration_since(std::time::UNIX_EPOCH).unwrap());
     let body = "The OOM killer killed python3 (pid 4242) of container 5c1b9a3b1f0d in the pod with uid \
-        8d6e2c1a-3f4b-4c5d-9e6f-7a8b9c0d1e2f because its \
-                container used 256.0 MiB of the limit of 256.0 MiB; the process itself held 204.0 MiB; an allocation by worker-3 (pid 77) triggered it; \
-                its container keeps running";
+        8d6e2c1a-3f4b-4c5d-9e6f-7a8b9c0d1e2f because its container used 256.0 MiB of the limit of 256.0 MiB; the \
+        process itself held 204.0 MiB; an allocation by worker-3 (pid 77) triggered it; its container keeps running";
     assert_eq!(value(record.body.as_ref()), format!("{body:?}"));
     let id = kill(4242).id.0;
     let path = kills::PATH;

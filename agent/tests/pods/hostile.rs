@@ -35,14 +35,21 @@ fn hostile() -> Vec<Value> {
         &format!("containerd://{}", "g".repeat(64)),
         &huge,
     ];
+    let containers = many(&|number| json!({"name": format!("c-{number}"), "image": "a"}));
+    let statuses =
+        many(&|number| json!({"name": format!("s-{number}"), "containerID": format!("containerd://{number:064x}")}));
+    let strange_ids = ids.map(|id| json!({"name": "a", "containerID": id, "restartCount": -1}));
+    let strange_name = json!({"name": "\u{7f}\u{202e}", "resources": {"limits": {"memory": "1e999Ei"}}});
+    let owners = many(&|_| json!({"kind": huge[..200], "name": "", "controller": true}));
+    let times = json!({"uid": uid(7), "name": "times", "creationTimestamp": "9999999-99-99"});
     vec![
         json!({"metadata": {"uid": uid(1), "name": huge, "namespace": huge, "labels": labels, "annotations": labels}}),
-        json!({"metadata": metadata(2, "many"), "spec": {"containers": many(&|number| json!({"name": format!("c-{number}"), "image": "a"}))}}),
-        json!({"metadata": metadata(3, "statuses"), "status": {"containerStatuses": many(&|number| json!({"name": format!("s-{number}"), "containerID": format!("containerd://{number:064x}")}))}}),
-        json!({"metadata": metadata(4, "ids"), "status": {"containerStatuses": ids.map(|id| json!({"name": "a", "containerID": id, "restartCount": -1}))}}),
-        json!({"metadata": metadata(5, "line\n\"break\\\u{0}"), "spec": {"containers": [{"name": "\u{7f}\u{202e}", "resources": {"limits": {"memory": "1e999Ei"}}}]}}),
-        json!({"metadata": {"uid": uid(6), "ownerReferences": many(&|_| json!({"kind": huge[..200], "name": "", "controller": true}))}}),
-        json!({"metadata": {"uid": uid(7), "name": "times", "creationTimestamp": "9999999-99-99"}, "status": {"startTime": huge, "qosClass": huge}}),
+        json!({"metadata": metadata(2, "many"), "spec": {"containers": containers}}),
+        json!({"metadata": metadata(3, "statuses"), "status": {"containerStatuses": statuses}}),
+        json!({"metadata": metadata(4, "ids"), "status": {"containerStatuses": strange_ids}}),
+        json!({"metadata": metadata(5, "line\n\"break\\\u{0}"), "spec": {"containers": [strange_name]}}),
+        json!({"metadata": {"uid": uid(6), "ownerReferences": owners}}),
+        json!({"metadata": times, "status": {"startTime": huge, "qosClass": huge}}),
         json!({"metadata": {"uid": uid(8)}, "spec": null, "status": null}),
     ]
 }

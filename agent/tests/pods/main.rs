@@ -38,14 +38,17 @@ fn kill(seed: u32) -> Held {
 
 /// A pod with two containers, of which the first has that id, or none yet.
 fn pod(container: &Container, name: &str, has_id: bool) -> Value {
-    let id = has_id.then(|| format!("containerd://{}", container.container_id));
+    let (image, id) = ("registry.example/app:1.2", has_id.then(|| format!("containerd://{}", container.container_id)));
+    let app = json!({"name": "app", "image": image, "resources": {"limits": {"memory": "4Mi"}}});
+    let status = json!({"name": "app", "image": image, "restartCount": 2, "containerID": id});
     json!({
         "metadata": {
-            "namespace": "shop", "name": name, "uid": container.pod_uid, "labels": {"team": "cart", "pod-template-hash": "5d4f8"},
+            "namespace": "shop", "name": name, "uid": container.pod_uid,
+            "labels": {"team": "cart", "pod-template-hash": "5d4f8"},
             "ownerReferences": [{"kind": "ReplicaSet", "name": "web-5d4f8", "controller": true}],
         },
-        "spec": {"containers": [{"name": "app", "image": "registry.example/app:1.2", "resources": {"limits": {"memory": "4Mi"}}}, {"name": "log"}]},
-        "status": {"containerStatuses": [{"name": "app", "image": "registry.example/app:1.2", "restartCount": 2, "containerID": id}]},
+        "spec": {"containers": [app, {"name": "log"}]},
+        "status": {"containerStatuses": [status]},
     })
 }
 

@@ -80,10 +80,11 @@ fn a_bad_release_is_one_message_however_many_nodes_it_is_on() {
     let programs = needs!(Programs::find_stack());
     let stack = Stack::start(&programs, "groups: []");
     let killed = |node: usize, namespace: &str| {
-        alert(
-            "ContainerOOMKilled",
-            json!({"severity": "warning", "node": format!("n-{node}"), "namespace": namespace, "pod": format!("web-{node}"), "container": "app"}),
-        )
+        let (node, pod) = (format!("n-{node}"), format!("web-{node}"));
+        let labels = json!({
+            "severity": "warning", "node": node, "namespace": namespace, "pod": pod, "container": "app",
+        });
+        alert("ContainerOOMKilled", labels)
     };
     // Outside of pods it is a matter of each node.
     stack.post_alerts(&(0..20).map(|node| killed(node, "shop")).chain((0..2).map(|node| killed(node, ""))).collect());

@@ -34,9 +34,12 @@ fn kill() -> Held {
 
 /// The pod with that container, as the API has it.
 fn pod(container: &Container) -> Value {
+    let (image, id) = ("registry.example/app:1.2", format!("containerd://{}", container.container_id));
+    let app = json!({"name": "app", "image": image, "resources": {"limits": {"memory": "4Mi"}}});
+    let status = json!({"name": "app", "image": image, "restartCount": 0, "containerID": id});
     json!({
         "metadata": {"namespace": "shop", "name": POD, "uid": container.pod_uid},
-        "spec": {"containers": [{"name": "app", "image": "registry.example/app:1.2", "resources": {"limits": {"memory": "4Mi"}}}]},
-        "status": {"containerStatuses": [{"name": "app", "image": "registry.example/app:1.2", "restartCount": 0, "containerID": format!("containerd://{}", container.container_id)}]},
+        "spec": {"containers": [app]},
+        "status": {"containerStatuses": [status]},
     })
 }

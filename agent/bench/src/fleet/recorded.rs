@@ -53,10 +53,13 @@ impl Recorded {
         let containers: Vec<_> = burst(CONTAINERS).cgroups.into_iter().filter_map(|cgroup| cgroup.container).collect();
         let (api, collector) = (ApiServer::start(), Collector::start());
         for (index, container) in containers.iter().enumerate() {
+            let (image, id) = ("registry.example/app:1.2", format!("containerd://{}", container.container_id));
+            let spec = json!({"name": "app", "image": image, "resources": {"limits": {"memory": "1Mi"}}});
+            let status = json!({"name": "app", "image": image, "restartCount": 0, "containerID": id});
             api.apply(json!({
                 "metadata": {"namespace": "shop", "name": format!("web-{NODE}-{index:02}"), "uid": container.pod_uid},
-                "spec": {"containers": [{"name": "app", "image": "registry.example/app:1.2", "resources": {"limits": {"memory": "1Mi"}}}]},
-                "status": {"containerStatuses": [{"name": "app", "image": "registry.example/app:1.2", "restartCount": 0, "containerID": format!("containerd://{}", container.container_id)}]},
+                "spec": {"containers": [spec]},
+                "status": {"containerStatuses": [status]},
             }));
         }
         let settings = api.settings("5s").display().to_string();

@@ -38,7 +38,10 @@ pub(crate) fn measure(report: &mut Report, programs: &Programs, recorded: &Arc<R
     background.handle.spawn(serve(listener, Arc::clone(recorded)));
     let stack = Stack::start_every(programs, "groups: []", INTERVAL, &[]);
     let empty = Usage::of(stack.pid("prometheus"));
-    let target = |node: usize| json!({"targets": [address.to_string()], "labels": {"__metrics_path__": format!("/{node}/metrics"), "instance": name(node)}});
+    let target = |node: usize| {
+        let labels = json!({"__metrics_path__": format!("/{node}/metrics"), "instance": name(node)});
+        json!({"targets": [address.to_string()], "labels": labels})
+    };
     stack.targets(&serde_json::Value::from_iter((0..nodes).map(target)).to_string());
     let number = |query: &str| stack.prometheus_number(query).ok().flatten();
     eventually_within(PATIENCE, "a scrape of each", || number("sum(up)").filter(|up| *up as usize == nodes));

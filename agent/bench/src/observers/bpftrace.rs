@@ -10,7 +10,8 @@ use super::{Sighting, Sightings, cgroup_of};
 use oom_watcher_testkit::programs::end_with_this;
 
 /// In a mount namespace of its own, so that the machine stays as it is where tracefs is not mounted.
-const SCRIPT: &str = r#"[ -e /sys/kernel/tracing/events ] || mount -t tracefs tracefs /sys/kernel/tracing; exec bpftrace -B line -e 'tracepoint:oom:mark_victim { printf("victim %d\n", args->pid); }'"#;
+const SCRIPT: &str = r#"[ -e /sys/kernel/tracing/events ] || mount -t tracefs tracefs /sys/kernel/tracing
+exec bpftrace -B line -e 'tracepoint:oom:mark_victim { printf("victim %d\n", args->pid); }'"#;
 
 /// A running one. Dropping it ends it.
 pub(crate) struct Bpftrace {

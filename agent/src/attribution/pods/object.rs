@@ -274,8 +274,10 @@ mod tests {
         for json in [
             "{}",
             r#"{"metadata": null, "spec": null, "status": null}"#,
-            r#"{"metadata": {"name": null, "labels": null, "annotations": null, "ownerReferences": null, "creationTimestamp": null}}"#,
-            r#"{"spec": {"containers": null}, "status": {"containerStatuses": null, "startTime": null, "qosClass": null}}"#,
+            r#"{"metadata": {"name": null, "labels": null, "annotations": null, "ownerReferences": null,
+                "creationTimestamp": null}}"#,
+            r#"{"spec": {"containers": null},
+                "status": {"containerStatuses": null, "startTime": null, "qosClass": null}}"#,
             r#"{"metadata": {"creationTimestamp": "yesterday"}, "status": {"startTime": ""}}"#,
         ] {
             let object = read(json).unwrap();
@@ -286,7 +288,9 @@ mod tests {
                 "{json}"
             );
         }
-        let status = r#"{"status": {"containerStatuses": [{"name": "a", "state": null, "lastState": {"terminated": null}, "restartCount": null}, {}]}}"#;
+        let status = r#"{"status": {"containerStatuses": [
+            {"name": "a", "state": null, "lastState": {"terminated": null}, "restartCount": null}, {}
+        ]}}"#;
         assert_eq!(read(status).unwrap().status.container_statuses.len(), 2);
     }
 

@@ -20,26 +20,36 @@ fn id(number: u32) -> String {
 }
 
 fn status(name: &str, container: u32, restarts: i32, before: Option<u32>) -> Value {
+    let containerd = |number: u32| format!("containerd://{}", id(number));
     json!({
-        "name": name, "image": format!("registry.example/{name}:1"), "imageID": format!("registry.example/{name}@sha256:{container}"),
-        "restartCount": restarts, "containerID": format!("containerd://{}", id(container)),
-        "lastState": before.map_or(json!({}), |before| json!({"terminated": {"containerID": format!("containerd://{}", id(before))}})),
+        "name": name, "restartCount": restarts, "containerID": containerd(container),
+        "image": format!("registry.example/{name}:1"),
+        "imageID": format!("registry.example/{name}@sha256:{container}"),
+        "lastState": before.map_or(json!({}), |before| json!({"terminated": {"containerID": containerd(before)}})),
     })
 }
 
 fn pod(uid: &str, statuses: &[Value]) -> Value {
     json!({
         "metadata": {
-            "namespace": "shop", "name": "web-5d4f8-abcde", "uid": uid, "creationTimestamp": "2026-01-01T00:00:00Z", "managedFields": [{}],
-            "labels": {"pod-template-hash": "5d4f8", "team": "cart", "app": "web"}, "annotations": {"note": "yes", "secret": "no"},
+            "namespace": "shop", "name": "web-5d4f8-abcde", "uid": uid,
+            "creationTimestamp": "2026-01-01T00:00:00Z", "managedFields": [{}],
+            "labels": {"pod-template-hash": "5d4f8", "team": "cart", "app": "web"},
+            "annotations": {"note": "yes", "secret": "no"},
             "ownerReferences": [{"kind": "ReplicaSet", "name": "web-5d4f8", "controller": true}],
         },
         "spec": {
             "containers": [
-                {"name": "app", "image": "app:1", "resources": {"limits": {"memory": "256Mi"}, "requests": {"memory": "128Mi"}}},
+                {
+                    "name": "app", "image": "app:1",
+                    "resources": {"limits": {"memory": "256Mi"}, "requests": {"memory": "128Mi"}},
+                },
                 {"name": "log", "image": "log:1"},
             ],
-            "initContainers": [{"name": "setup", "image": "setup:1"}, {"name": "proxy", "image": "proxy:1", "restartPolicy": "Always"}],
+            "initContainers": [
+                {"name": "setup", "image": "setup:1"},
+                {"name": "proxy", "image": "proxy:1", "restartPolicy": "Always"},
+            ],
             "ephemeralContainers": [{"name": "debugger", "image": "debug:1"}],
         },
         "status": {"qosClass": "Burstable", "startTime": "2026-01-01T00:00:01Z", "containerStatuses": statuses},

@@ -108,8 +108,8 @@ impl Otlp {
         Ok(Self { logs, spans, metrics, envelope })
     }
 
-    /// Queues the log record of a kill. Never waits. Gives its number, by which [`acknowledged`](Self::acknowledged) tells that
-    /// it is safe; `None` if it goes nowhere or was lost at once.
+    /// Queues the log record of a kill. Never waits. Gives its number, by which [`acknowledged`](Self::acknowledged)
+    /// tells that it is safe; `None` if it goes nowhere or was lost at once.
     pub fn log(&self, record: LogRecord) -> Option<u64> {
         let logs = self.logs.as_ref()?;
         let before = logs.working.queue().accepted();

@@ -33,7 +33,12 @@ macro_rules! attributes {
     ($($id:ident = $type:ident $key:literal $(in $unit:literal)?, $help:literal;)+) => {
         $(
             #[doc = $help]
-            pub const $id: Attribute = Attribute { key: $key, r#type: Type::$type, unit: attributes!(@unit $($unit)?), help: $help };
+            pub const $id: Attribute = Attribute {
+                key: $key,
+                r#type: Type::$type,
+                unit: attributes!(@unit $($unit)?),
+                help: $help,
+            };
         )+
 
         /// All attributes, sorted by key.
@@ -188,7 +193,8 @@ attributes! {
         "The pod's quality-of-service class: Guaranteed, Burstable or BestEffort";
     SCOPE_METHOD = String "oom_watcher.scope.method",
         "How it was found whose limit was hit: oom_control (the kernel's own word), oom_lock (its mark on the cgroup) \
-         or headroom (the cgroup with the least room below its limit, while the machine had memory left). Absent if it was not found";
+         or headroom (the cgroup with the least room below its limit, while the machine had memory left). Absent if it \
+         was not found";
     SCOPE_TYPE = String "oom_watcher.scope.type",
         "Whose limit was hit: container, pod, kubepods, cgroup (any other) or node (nobody's: the machine ran out)";
     SPAN_END = String "oom_watcher.span.end",

@@ -46,8 +46,8 @@ impl Pod {
 
 /// A container's specification.
 pub fn container(name: &str) -> Value {
-    let memory = json!({"memory": "4Mi"});
-    json!({"name": name, "image": format!("registry.example/{name}:1.2"), "resources": {"limits": memory, "requests": memory}})
+    let (image, memory) = (format!("registry.example/{name}:1.2"), json!({"memory": "4Mi"}));
+    json!({"name": name, "image": image, "resources": {"limits": memory, "requests": memory}})
 }
 
 /// What a workload makes its pods of.
@@ -84,7 +84,11 @@ impl Cluster {
     /// Shows the API server a static pod, as the kubelet does that has read it from a file.
     pub fn make_mirror(&self, name: &str, hash: &str) -> Pod {
         let node = self.kubelet.get(&format!("/api/v1/nodes/{NODE}"))["metadata"]["uid"].clone();
-        let annotations = json!({"kubernetes.io/config.hash": hash, "kubernetes.io/config.mirror": hash, "kubernetes.io/config.source": "file"});
+        let annotations = json!({
+            "kubernetes.io/config.hash": hash,
+            "kubernetes.io/config.mirror": hash,
+            "kubernetes.io/config.source": "file",
+        });
         let owner = json!([{"apiVersion": "v1", "kind": "Node", "name": NODE, "uid": node, "controller": true}]);
         let metadata = json!({"name": name, "annotations": annotations, "ownerReferences": owner});
         let spec = json!({"nodeName": NODE, "containers": [container("app")]});
@@ -115,8 +119,9 @@ impl Cluster {
 pub fn running(name: &str, id: &str, restarts: u32) -> Value {
     let image = format!("registry.example/{name}:1.2");
     json!({
-        "name": name, "image": image, "imageID": format!("{image}@sha256:abc"), "containerID": format!("containerd://{id}"), "ready": true,
-        "started": true, "restartCount": restarts, "state": {"running": {"startedAt": "2026-01-01T00:00:01Z"}}, "lastState": {},
+        "name": name, "image": image, "imageID": format!("{image}@sha256:abc"),
+        "containerID": format!("containerd://{id}"), "ready": true, "started": true, "restartCount": restarts,
+        "state": {"running": {"startedAt": "2026-01-01T00:00:01Z"}}, "lastState": {},
     })
 }
 

@@ -30,7 +30,8 @@ rules:
 ";
 
 /// What makes pods of workloads. Absent are those that delete pods of a node without a kubelet.
-const CONTROLLERS: &str = "deployment-controller,replicaset-controller,statefulset-controller,daemonset-controller,job-controller,cronjob-controller,serviceaccount-controller";
+const CONTROLLERS: &str = "deployment-controller,replicaset-controller,statefulset-controller,daemonset-controller,\
+    job-controller,cronjob-controller,serviceaccount-controller";
 
 /// The servers.
 pub struct Cluster {
