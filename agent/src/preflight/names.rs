@@ -43,8 +43,8 @@ impl Names {
             Self::FromFiles { cgroups, all: true } => {
                 let found = format!(
                     "{refused}: names and limits come from the files of {cgroups} cgroups; absent are what cgroups \
-                     used at the kill and so, without on_decision, \
-                     whose limit was hit; the pid in a container, and the name of a cgroup that was made and gone at once"
+                     used at the kill and so, without on_decision, whose limit was hit; the pid in a container, and \
+                     the name of a cgroup that was made and gone at once"
                 );
                 finding("attach", Verdict::Degraded, found)
                     .or_else("lockdown=integrity, where whose limit was hit matters more")

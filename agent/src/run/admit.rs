@@ -1,7 +1,7 @@
 //! The door for kills: what an event is, and whether it counts.
 //!
-//! The only place that asks on which node a kill was, whether it was read before, and whether an earlier agent has counted
-//! it; and the only one that counts kills for the node.
+//! The only place that asks on which node a kill was, whether it was read before, and whether an earlier agent has
+//! counted it; and the only one that counts kills for the node.
 
 use std::sync::Arc;
 use std::time::SystemTime;

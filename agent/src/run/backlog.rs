@@ -1,9 +1,9 @@
 //! Events in the order in which they were read, until they may leave the kernel's memory: their owner is known, their
 //! counts are saved, their log record is safe. If the agent dies, the next one reads all others again.
 //!
-//! A kill whose container the Kubernetes API does not know yet waits, for a bounded time. Others go past it, unless they
-//! are of the same pod or may be of the same decision: so an incident's first kill is the same for whoever reads them.
-//! The kernel gets its memory back in order alone, so events behind one that waits stay there with it.
+//! A kill whose container the Kubernetes API does not know yet waits, for a bounded time. Others go past it, unless
+//! they are of the same pod or may be of the same decision: so an incident's first kill is the same for whoever reads
+//! them. The kernel gets its memory back in order alone, so events behind one that waits stay there with it.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::SystemTime;
@@ -97,8 +97,8 @@ impl Backlog {
         })
     }
 
-    /// Takes the kills that `may_go`, and those that are too many, in the order in which they came; none goes past another
-    /// one of its pod or its decision.
+    /// Takes the kills that `may_go`, and those that are too many, in the order in which they came; none goes past
+    /// another one of its pod or its decision.
     pub(super) fn take(&mut self, may_go: impl Fn(&Waiting) -> bool) -> Vec<Ready> {
         let too_many = self.waiting.len().saturating_sub(MAX_WAITING);
         let (mut pods, mut decisions): (HashSet<&str>, HashSet<Decided>) = Default::default();

@@ -1,8 +1,9 @@
 //! The books of the data path: what is counted, what is saved of it, and what the kernel counted that nobody saw.
 //!
 //! [`Books::open`] goes on where the last agent ended. [`see`](Books::see) and [`count`](Books::count) note a kill,
-//! [`save`](Books::save) keeps both over the agent's end. At each check [`look`](Books::look) reads the kernel's counters,
-//! then the events that are there are read, then [`check`](Books::check) compares. When each is due is theirs to know.
+//! [`save`](Books::save) keeps both over the agent's end. At each check [`look`](Books::look) reads the kernel's
+//! counters, then the events that are there are read, then [`check`](Books::check) compares. When each is due is theirs
+//! to know.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,19 +36,19 @@ pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(30);
 /// The same while something is missing and not reported yet: cgroups come and go.
 pub(super) const OPEN_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How soon after a kill it is saved: at once, but in a burst not more often than this, and not for more than a tenth of
-/// the time.
+/// How soon after a kill it is saved: at once, but in a burst not more often than this, and not for more than a tenth
+/// of the time.
 pub(super) const SAVE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The state is saved whole so many times before the series of an owner that is there would expire: only then is it saved
-/// when the owner was expected last.
+/// The state is saved whole so many times before the series of an owner that is there would expire: only then is it
+/// saved when the owner was expected last.
 const WHOLE_SAVES: u32 = 4;
 
 /// How often series without kills are looked for.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Kills that go past one of their ring buffer that waits. Beyond, that one is handled with what is known of it: the state
-/// has the numbers of all of them.
+/// Kills that go past one of their ring buffer that waits. Beyond, that one is handled with what is known of it: the
+/// state has the numbers of all of them.
 const MAX_BEYOND: usize = 4096;
 
 /// Records of missed kills from one check; further ones are counted.
@@ -165,8 +166,8 @@ impl Books {
         self.unsaved = true;
     }
 
-    /// Notes that a kill needs nothing more than to be saved. `oldest_waiting` is the first one of its ring buffer that was
-    /// read and does.
+    /// Notes that a kill needs nothing more than to be saved. `oldest_waiting` is the first one of its ring buffer that
+    /// was read and does.
     pub(super) fn handled(&mut self, ring: u32, sequence: u64, oldest_waiting: Option<u64>) {
         self.handled.entry(ring).or_default().add(sequence, oldest_waiting);
         self.unsaved = true;
@@ -177,8 +178,8 @@ impl Books {
         self.handled.iter().find(|(_, handled)| handled.beyond() > MAX_BEYOND).map(|(ring, _)| *ring)
     }
 
-    /// Notes what the probe has counted, and how many kills wait. Kills that the probe had no room for are reported, and
-    /// looked for at once, while their cgroups are there.
+    /// Notes what the probe has counted, and how many kills wait. Kills that the probe had no room for are reported,
+    /// and looked for at once, while their cgroups are there.
     pub(super) fn note(&mut self, counted: &Counters, waiting: usize) {
         copy_counters(counted, &self.stats);
         self.stats.waiting_kills.set(waiting as u64);
@@ -240,8 +241,8 @@ impl Books {
         Observed { probe: probe_counts(&probe(), &self.stats), ..observed }
     }
 
-    /// Compares, counts what is missing, saves, and then gives `report` the record of each missed kill of which the cgroup
-    /// is known.
+    /// Compares, counts what is missing, saves, and then gives `report` the record of each missed kill of which the
+    /// cgroup is known.
     pub(super) fn check(
         &mut self,
         observed: Observed,
@@ -300,8 +301,8 @@ impl Books {
         }
     }
 
-    /// Saves what has changed, or everything. `probe` is what the probe has counted; all its events until then that it did
-    /// not drop are in the backlog, or were. Kills that wait are saved as if they had not been read.
+    /// Saves what has changed, or everything. `probe` is what the probe has counted; all its events until then that it
+    /// did not drop are in the backlog, or were. Kills that wait are saved as if they had not been read.
     ///
     /// If it fails that is logged, and nothing waits for it: what the state is for is lost then.
     pub(super) fn save(&mut self, probe: ProbeCounts, backlog: &mut Backlog) {

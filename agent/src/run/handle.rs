@@ -38,7 +38,8 @@ pub(super) struct Handler {
 
 impl Handler {
     /// Carries one kill through attribution and record to the exports. Never waits. `freed` is when the memory of its
-    /// victim was free, if that is known already. Returns the number of its log record, if that waits for the collector.
+    /// victim was free, if that is known already. Returns the number of its log record, if that waits for the
+    /// collector.
     pub(super) fn handle(&mut self, admitted: &Admitted, freed: Option<SystemTime>, books: &mut Books) -> Option<u64> {
         let kill = &*admitted.kill;
         // Signed: the layer makes a text of any other number.

@@ -1,12 +1,13 @@
 //! THE DATA PATH: builds the stages, carries each kill through them ([`Pipeline`]), drains them at the end.
 //!
-//! The order matters: the port is bound before the probe is attached, because a port that is taken must not cost a kill;
-//! the capabilities go to a thread of their own before there is another one, so that no thread which listens or sends ever
-//! has any; exports are set up before the probe is attached, and nothing that handles a kill waits for the network.
+//! The order matters: the port is bound before the probe is attached, because a port that is taken must not cost a
+//! kill; the capabilities go to a thread of their own before there is another one, so that no thread which listens or
+//! sends ever has any; exports are set up before the probe is attached, and nothing that handles a kill waits for the
+//! network.
 //!
-//! One kill: [`admit`] decides whether it counts, [`backlog`] has it wait for its container and stay in the kernel until it
-//! is safe, [`handle`] makes series, record and span of it, [`books`] saves what is counted and compares it with the
-//! kernel's counters. [`pipeline`] is the loop around them.
+//! One kill: [`admit`] decides whether it counts, [`backlog`] has it wait for its container and stay in the kernel
+//! until it is safe, [`handle`] makes series, record and span of it, [`books`] saves what is counted and compares it
+//! with the kernel's counters. [`pipeline`] is the loop around them.
 
 mod admit;
 mod backlog;
@@ -155,9 +156,10 @@ impl Agent {
         (self.outlets.open(origin), self.web.serve(Arc::default()))
     }
 
-    /// Attaches the probe on the thread that has the capabilities for it, and watches until `stop` gives way; then drains,
-    /// for as long as the configuration allows or until `stop_now` gives way. `ready` is called when kills are seen from
-    /// now on, with what the probe can report. Names of cgroups are counted in where they are found by their ids.
+    /// Attaches the probe on the thread that has the capabilities for it, and watches until `stop` gives way; then
+    /// drains, for as long as the configuration allows or until `stop_now` gives way. `ready` is called when kills are
+    /// seen from now on, with what the probe can report. Names of cgroups are counted in where they are found by their
+    /// ids.
     ///
     /// # Errors
     /// The probe cannot be attached or read, or something was lost because `stop_now` gave way.
@@ -201,8 +203,8 @@ impl Agent {
         ready(features);
 
         let watched = pipeline.watch(&mut probe, &health, stop).await;
-        // Nothing new from here on, unless the next agent is to have it: what is there is handled, then everything that is
-        // queued is delivered.
+        // Nothing new from here on, unless the next agent is to have it: what is there is handled, then everything that
+        // is queued is delivered.
         probe.stop();
         pipeline.finish(&mut probe);
         health.set(Some("the agent is ending".to_owned()));

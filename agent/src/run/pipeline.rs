@@ -213,8 +213,8 @@ impl Pipeline {
         self.books.expire(now);
     }
 
-    /// Delivers what is queued, no longer than until `deadline`; what is left then is lost, and counted. Returns the events
-    /// that may leave the kernel's memory.
+    /// Delivers what is queued, no longer than until `deadline`; what is left then is lost, and counted. Returns the
+    /// events that may leave the kernel's memory.
     pub async fn drain(self, deadline: Instant) -> Vec<Place> {
         let Self { mut handler, mut backlog, .. } = self;
         handler.give_up_ends();

@@ -39,7 +39,8 @@ pub(super) fn report(probe: &Probe) {
                 info!(program = program.name, refused, "a program is not attached that the kernel could do without")
             }
             None => {
-                debug!(program = program.name, verified_instructions = program.verified_instructions, time = ?program.time, "loaded")
+                let instructions = program.verified_instructions;
+                debug!(program = program.name, verified_instructions = instructions, time = ?program.time, "loaded")
             }
         }
     }

@@ -66,8 +66,8 @@ impl Changes {
     }
 }
 
-/// Reads the changes of the state `id`, in their order. What cannot be read ends them, and is the second part: a line that
-/// is no change, or the file itself. A line without an end is left out without a word.
+/// Reads the changes of the state `id`, in their order. What cannot be read ends them, and is the second part: a line
+/// that is no change, or the file itself. A line without an end is left out without a word.
 pub(super) fn read(path: &Path, id: Uuid, mut change: impl FnMut(Change)) -> Result<(), String> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-/// The kills of one ring buffer that are handled, by their [sequence](crate::kill::Kill::sequence): all up to a mark, and
-/// some beyond it, where a kill waits for its container and others have gone past it.
+/// The kills of one ring buffer that are handled, by their [sequence](crate::kill::Kill::sequence): all up to a mark,
+/// and some beyond it, where a kill waits for its container and others have gone past it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "Form")]
 pub struct Handled {

@@ -1,10 +1,10 @@
 //! What outlives the agent: a small file and the changes since then, so that a restart goes on counting, and knows what
 //! was missed meanwhile.
 //!
-//! By default they are on a tmpfs (`/run`), like the probe's pins in bpffs: neither outlives the machine, and the kernel's
-//! counters begin at 0 with it. So the state is renamed into place whole, its changes are appended, and neither is synced
-//! to a disk: after a crash of the agent they are there, after one of the machine nobody needs them. On a disk a lost or
-//! torn file is a state that cannot be read: set aside, with a warning.
+//! By default they are on a tmpfs (`/run`), like the probe's pins in bpffs: neither outlives the machine, and the
+//! kernel's counters begin at 0 with it. So the state is renamed into place whole, its changes are appended, and
+//! neither is synced to a disk: after a crash of the agent they are there, after one of the machine nobody needs them.
+//! On a disk a lost or torn file is a state that cannot be read: set aside, with a warning.
 //!
 //! The form, and what may be added to it: `docs/decisions/0010-the-state.md`.
 
@@ -136,8 +136,8 @@ impl Store {
         Self { directory, changes: None, fails: false }
     }
 
-    /// What was saved for `node`. A state that cannot be used is set aside (one is kept), with a warning that says what is
-    /// lost; it never stops the agent.
+    /// What was saved for `node`. A state that cannot be used is set aside (one is kept), with a warning that says what
+    /// is lost; it never stops the agent.
     pub fn load(&self, boot: Uuid, node: &str) -> Option<Loaded> {
         let directory = self.directory.as_deref()?;
         let reason = match read(&directory.join(NAME), node) {
@@ -149,7 +149,8 @@ impl Store {
             reason,
             directory = %directory.display(),
             kept,
-            "the saved state cannot be used: counts begin at 0, and kills while no agent ran are known only if the probe \
+            "the saved state cannot be used: counts begin at 0, and kills while no agent ran are known only if the \
+             probe \
              was pinned"
         );
         None
@@ -236,8 +237,8 @@ pub fn remove(directory: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The state with its changes. What cannot be read of them is lost, with a warning: the events of those kills may still be
-/// in the probe, and the kernel's counters have them.
+/// The state with its changes. What cannot be read of them is lost, with a warning: the events of those kills may still
+/// be in the probe, and the kernel's counters have them.
 fn with_changes(directory: &Path, found: Found, boot: Uuid) -> Loaded {
     let Found { boot_id, id, mut state } = found;
     if let Some(id) = id
