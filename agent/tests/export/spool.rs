@@ -77,7 +77,12 @@ async fn what_was_taken_does_not_come_again() {
     receiver.answer(Answer::Ok);
     let (otlp, _) = start(&spooling(receiver.address(), folder.path()));
     otlp.shutdown(deadline()).await;
-    assert_eq!(numbers(&receiver.records()), [1, 2]);
+    // An attempt that was under way when the first agent ended may be answered only now: then the second one comes
+    // twice.
+    let mut came = numbers(&receiver.records());
+    came.dedup();
+    assert_eq!(came, [1, 2]);
+    assert_eq!(numbers(&receiver.records()).iter().filter(|number| **number == 1).count(), 1);
 }
 
 #[tokio::test]
