@@ -58,7 +58,7 @@ impl Programs {
 }
 
 /// Free at this moment: who takes one of them before the server does makes the test fail.
-pub fn free_ports<const N: usize>() -> [u16; N] {
+pub(crate) fn free_ports<const N: usize>() -> [u16; N] {
     let listeners = [(); N].map(|()| TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).unwrap());
     listeners.map(|listener| listener.local_addr().unwrap().port())
 }
@@ -117,7 +117,7 @@ impl Drop for Server {
 }
 
 /// The body of a page of a server on this machine, if it is a good one.
-pub fn try_get(port: u16, path: &str) -> Result<String, String> {
+pub(crate) fn try_get(port: u16, path: &str) -> Result<String, String> {
     ask(port, "GET", path, "")
 }
 

@@ -37,7 +37,7 @@ impl Restricted {
     }
 
     /// That of the environment, if it has one.
-    pub fn of_environment() -> Option<Self> {
+    pub(crate) fn of_environment() -> Option<Self> {
         let user = std::env::var(AS_USER).ok()?;
         Some(Self::user(user.parse().unwrap_or_else(|_| panic!("{AS_USER} is no user id: {user}"))))
     }
