@@ -62,6 +62,7 @@ pub(super) struct Waiting {
     pub(super) admitted: Admitted,
     /// The pod that it was in.
     pod: Option<String>,
+    since: Instant,
     /// When it has waited for long enough.
     until: Instant,
     /// When the memory of its victim was free, if that was reported meanwhile.
@@ -86,7 +87,7 @@ impl Backlog {
     pub(super) fn wait(&mut self, admitted: Admitted, pod: Option<String>, until: Instant) {
         let number = self.first + self.events.len() as u64;
         self.events.push_back(Held { place: admitted.place, state: State::Waiting });
-        self.waiting.insert(number, Waiting { admitted, pod, until, freed: None });
+        self.waiting.insert(number, Waiting { admitted, pod, since: Instant::now(), until, freed: None });
     }
 
     /// Whether a kill in this pod has to stay behind one that waits.
@@ -116,9 +117,9 @@ impl Backlog {
         going.into_iter().filter_map(|number| self.remove(number)).collect()
     }
 
-    /// Takes the kill that waits longest in one ring buffer, or in any.
-    pub(super) fn take_oldest(&mut self, ring: Option<u32>) -> Option<Ready> {
-        let is_in = |waiting: &Waiting| ring.is_none_or(|ring| waiting.admitted.place.ring == ring);
+    /// Takes the kill that waits longest in one ring buffer.
+    pub(super) fn take_oldest(&mut self, ring: u32) -> Option<Ready> {
+        let is_in = |waiting: &Waiting| waiting.admitted.place.ring == ring;
         let (number, _) = self.waiting.iter().find(|(_, waiting)| is_in(waiting))?;
         self.remove(*number)
     }
@@ -147,9 +148,10 @@ impl Backlog {
         found.map(|waiting| waiting.freed = Some(time)).is_some()
     }
 
-    /// When the kill that waits longest has waited for long enough. Absent if none waits.
+    /// When the kill that waits longest has waited for long enough: long ago if too many wait. Absent if none waits.
     pub(super) fn until(&self) -> Option<Instant> {
-        self.waiting.values().next().map(|waiting| waiting.until)
+        let first = self.waiting.values().next()?;
+        Some(if self.waiting.len() > MAX_WAITING { first.since } else { first.until })
     }
 
     /// The kills that wait and are among nobody's counts, in the order in which they came.

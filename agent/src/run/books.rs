@@ -105,8 +105,8 @@ impl Books {
         let resumed = match store.load(origin.boot_id, &config.node) {
             Some(loaded) => {
                 stats.restore(&loaded.state.counted);
-                let Loaded { state, this_boot } = loaded;
-                table.lock().restore(state.series.clone(), SystemTime::now());
+                let Loaded { mut state, this_boot } = loaded;
+                table.lock().restore(std::mem::take(&mut state.series), SystemTime::now());
                 Resumed::new(state, this_boot, origin, stats)
             }
             None => {
@@ -308,6 +308,18 @@ impl Books {
     pub(super) fn save(&mut self, probe: ProbeCounts, backlog: &mut Backlog) {
         let (begin, saved) = (Instant::now(), SystemTime::now());
         self.account.counted(probe);
+        if self.store.keeps() {
+            self.keep(begin, saved, backlog);
+        } else {
+            // Nobody asks what has changed, and it must not become more and more.
+            drop(self.table.lock().changes());
+        }
+        backlog.saved();
+        self.unsaved = false;
+        self.save_at = Instant::now() + SAVE_INTERVAL.max(begin.elapsed() * 10);
+    }
+
+    fn keep(&mut self, begin: Instant, saved: SystemTime, backlog: &Backlog) {
         let mut handled = self.handled.clone();
         let mut waiting: BTreeMap<u32, u64> = BTreeMap::new();
         backlog.uncounted().for_each(|admitted| *waiting.entry(admitted.place.ring).or_default() += 1);
@@ -330,9 +342,6 @@ impl Books {
                 self.store.save(self.boot, &state);
             }
         }
-        backlog.saved();
-        self.unsaved = false;
-        self.save_at = Instant::now() + SAVE_INTERVAL.max(begin.elapsed() * 10);
     }
 
     /// What the probe has counted, as the account has it.

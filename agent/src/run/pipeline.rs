@@ -107,9 +107,12 @@ impl Pipeline {
     /// Does all that is due: after each event, and at each [deadline](Self::deadline).
     fn advance(&mut self, probe: &mut Probe) {
         let now = Instant::now();
-        self.handle_waiting(|waiting| waiting.is_overdue(now));
-        while let Some(ready) = self.books.crowded_ring().and_then(|ring| self.backlog.take_oldest(Some(ring))) {
+        if self.backlog.until().is_some_and(|until| until <= now) {
+            self.handle_ready(now);
+        }
+        while let Some(ready) = self.books.crowded_ring().and_then(|ring| self.backlog.take_oldest(ring)) {
             self.handle(&ready);
+            self.handle_ready(now);
         }
         self.books.note(&probe.counters().read(), self.backlog.waiting());
         if self.books.wants_check(now) {
@@ -135,18 +138,15 @@ impl Pipeline {
     /// Pods have changed: containers have their series, and kills that waited for them go on.
     fn owners_changed(&mut self) {
         self.expect_containers();
-        let ready = {
-            let handler = &self.handler;
-            self.backlog.take(|waiting| handler.is_whole(&waiting.admitted.kill))
-        };
-        ready.iter().for_each(|ready| self.handle(ready));
+        self.handle_ready(Instant::now());
     }
 
-    /// Handles the kills that need not wait any longer, with what is known of them.
-    fn handle_waiting(&mut self, may_go: impl Fn(&Waiting) -> bool) {
-        for ready in self.backlog.take(may_go) {
-            self.handle(&ready);
-        }
+    /// Handles the kills of which all is known that will be, or that have waited for long enough; with them those that had
+    /// to stay behind one of these and have nothing else to wait for.
+    fn handle_ready(&mut self, now: Instant) {
+        let handler = &self.handler;
+        let ready = self.backlog.take(|waiting| waiting.is_overdue(now) || handler.is_whole(&waiting.admitted.kill));
+        ready.iter().for_each(|ready| self.handle(ready));
     }
 
     fn handle(&mut self, ready: &Ready) {
@@ -159,7 +159,8 @@ impl Pipeline {
     /// At the end: handles all that waits, and what still comes, with what is known of it, and saves.
     pub(super) fn finish(&mut self, probe: &mut Probe) {
         self.patience = Duration::ZERO;
-        self.handle_waiting(|_| true);
+        let all = self.backlog.take(|_| true);
+        all.iter().for_each(|ready| self.handle(ready));
         self.save(probe);
         self.books.note(&probe.counters().read(), 0);
     }
@@ -196,6 +197,7 @@ impl Pipeline {
         while let Some(place) = self.backlog.oldest().filter(|place| probe.is_crowded(place.ring)) {
             if let Some(ready) = self.backlog.take_front() {
                 self.handle(&ready);
+                self.handle_ready(Instant::now());
             }
             probe.release(place);
             self.backlog.forget_oldest();

@@ -168,6 +168,11 @@ impl Store {
         Ok(found.is_some())
     }
 
+    /// Whether there is a directory for it.
+    pub fn keeps(&self) -> bool {
+        self.directory.is_some()
+    }
+
     /// Whether the state is to be saved whole: not yet done, or its changes have become many.
     pub fn wants_whole(&self) -> bool {
         self.changes.as_ref().is_none_or(Changes::are_many)

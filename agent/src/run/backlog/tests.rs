@@ -103,13 +103,23 @@ fn others_go_past_unless_they_are_of_its_pod_or_its_decision() {
     assert_eq!(sequences(&backlog.take(|_| true)), [1, 3, 9]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_known_kill_goes_with_the_one_that_it_stayed_behind() {
+    let (mut backlog, later) = (waiting(&["a", "a", "a"]), Instant::now() + Duration::from_secs(1));
+    let known = |waiting: &Waiting| waiting.admitted.kill.sequence == 2;
+    assert_eq!(sequences(&backlog.take(known)), [0; 0]);
+    // The first one has waited for long enough, 3 has neither.
+    assert_eq!(sequences(&backlog.take(|waiting| waiting.is_overdue(later) || known(waiting))), [1, 2]);
+}
+
 #[test]
 fn what_waits_is_bounded() {
     let mut backlog = Backlog::default();
     let until = Instant::now() + Duration::from_secs(3600);
     (0..=MAX_WAITING as u64).for_each(|number| backlog.wait(admitted(number), None, until));
+    assert!(backlog.until() <= Some(Instant::now()), "one is too many");
     assert_eq!(sequences(&backlog.take(|_| false)), [0]);
-    assert_eq!(sequences(&backlog.take(|_| false)), [0; 0]);
+    assert_eq!((backlog.until(), sequences(&backlog.take(|_| false))), (Some(until), vec![]));
 }
 
 #[test]
@@ -129,5 +139,5 @@ fn what_an_earlier_agent_has_counted_is_not_uncounted() {
     backlog.wait(admitted(2), None, Instant::now());
     assert_eq!(backlog.uncounted().map(|admitted| admitted.kill.id).collect::<Vec<_>>(), [id]);
     assert_eq!((backlog.oldest_uncounted(RING), backlog.waiting()), (Some(2), 2));
-    assert_eq!(backlog.take_oldest(Some(RING)).map(|ready| ready.waiting.admitted.is_counted), Some(true));
+    assert_eq!(backlog.take_oldest(RING).map(|ready| ready.waiting.admitted.is_counted), Some(true));
 }

@@ -8,6 +8,7 @@ use crate::cgroups::node::Reason;
 use crate::config::{self, Flags};
 use crate::reconcile::{CgroupCounts, Cgroups, Counted};
 use crate::record::sample;
+use crate::record::series::Rows;
 use crate::source::probe::Place;
 use crate::source::ring::Position;
 
@@ -270,6 +271,16 @@ fn a_kill_that_was_seen_and_saved_is_not_missed_after_a_restart() {
     let mut second = node.start();
     assert!(first.books.has_counted(9, 1) && !first.books.has_counted(9, 2) && !first.books.has_counted(1, 1));
     assert!(second.checks(&node).is_empty());
+}
+
+#[test]
+fn without_a_directory_what_changes_does_not_become_more_and_more() {
+    let mut agent = Node::new().start_with(new(9, 0));
+    agent.books.store = Store::new(None);
+    let kill = agent.sees(9, 1);
+    agent.handles(&kill);
+    agent.save(confirmed(1));
+    assert_eq!((agent.kills(), agent.table.lock().changes()), ((1, nginx(1)), Rows::default()));
 }
 
 /// Two kills of which the first one waits for its container and the other goes past it; then the agent dies.
