@@ -141,8 +141,8 @@ impl Pipeline {
         self.handle_ready(Instant::now());
     }
 
-    /// Handles the kills of which all is known that will be, or that have waited for long enough; with them those that had
-    /// to stay behind one of these and have nothing else to wait for.
+    /// Handles the kills of which all is known that will be, or that have waited for long enough; with them those that
+    /// had to stay behind one of these and have nothing else to wait for.
     fn handle_ready(&mut self, now: Instant) {
         let handler = &self.handler;
         let ready = self.backlog.take(|waiting| waiting.is_overdue(now) || handler.is_whole(&waiting.admitted.kill));
