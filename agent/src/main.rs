@@ -42,7 +42,11 @@ enum Command {
     /// Watch this node (the default)
     Run,
     /// Show whether this node can run the agent, with a remedy for each problem
-    Check,
+    Check {
+        /// One JSON object
+        #[arg(long)]
+        json: bool,
+    },
     /// Kill a child process in a scratch cgroup and follow the kill to the outputs
     Selftest {
         /// Print the series, the log record and the span of the kill
@@ -136,7 +140,7 @@ fn main() -> ExitCode {
     let command = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()).command;
     let done = match command.unwrap_or(Command::Run) {
         Command::Run => run(&flags),
-        Command::Check => check(&flags),
+        Command::Check { json } => check(&flags, json),
         Command::Selftest { victim: true, .. } => selftest::victim().map_err(Error::from).map(|()| ExitCode::SUCCESS),
         Command::Selftest { show, .. } => self_test(&flags, show),
         Command::Owner { subject, json } => owner(&subject, json),
@@ -239,21 +243,16 @@ impl Ending {
     }
 }
 
-fn check(flags: &Flags) -> Result<ExitCode, Error> {
+fn check(flags: &Flags, json: bool) -> Result<ExitCode, Error> {
     let loaded = load(flags)?;
-    let runtime = runtime()?;
-    let findings = preflight::judge(&runtime.block_on(preflight::look(&loaded.config)));
+    let report = preflight::judge(&runtime()?.block_on(preflight::look(loaded)));
     let mut out = io::stdout().lock();
-    for warning in &loaded.warnings {
-        writeln!(out, "{:<13} {:<9} {}: {}", "configuration", Verdict::Degraded, warning.name, warning.text)?;
+    if json {
+        writeln!(out, "{}", serde_json::to_string(&report).map_err(anyhow::Error::from)?)?;
+    } else {
+        write!(out, "{report}")?;
     }
-    for finding in &findings {
-        writeln!(out, "{:<13} {:<9} {}", finding.name, finding.verdict, finding.found)?;
-        if let Some(remedy) = finding.remedy {
-            writeln!(out, "{:<13} {:<9} -> {remedy}", "", "")?;
-        }
-    }
-    Ok(match preflight::verdict(&findings) {
+    Ok(match report.verdict {
         Verdict::Fail => ExitCode::from(3),
         Verdict::Pass | Verdict::Degraded => ExitCode::SUCCESS,
     })

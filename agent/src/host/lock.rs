@@ -1,12 +1,11 @@
 //! A folder that one agent at a time may use, and who uses it.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::Path;
 
-use anyhow::anyhow;
+use super::refusal::explained;
 
 /// Keeps the folder until it is dropped, or the process ends.
 #[derive(Debug)]
@@ -39,19 +38,16 @@ impl Lock {
             holder => Denied::Taken(holder),
         })?;
         for last in [false, true] {
-            // SAFETY: no memory is involved.
-            if unsafe { libc::flock(folder.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } == 0 {
-                break;
-            }
-            match io::Error::last_os_error() {
+            match folder.try_lock() {
+                Ok(()) => break,
                 // Somebody has it. The device is not asked: some file systems have one for their files and another for
                 // locks.
-                error if error.kind() == io::ErrorKind::WouldBlock => match holder(path, |_, _| true) {
+                Err(TryLockError::WouldBlock) => match holder(path, |_, _| true) {
                     // It may have ended between the two looks.
                     None if !last => {}
                     holder => return Err(Denied::Taken(holder)),
                 },
-                error => return Err(Denied::Unusable(error)),
+                Err(TryLockError::Error(error)) => return Err(Denied::Unusable(error)),
             }
         }
         Ok(Self { _folder: folder })
@@ -83,24 +79,6 @@ pub fn try_out(path: &Path) -> anyhow::Result<()> {
     made.map_err(|error| explained(error, there).context(format!("making a folder in {}", there.display())))
 }
 
-/// Adds to what was refused in a folder whose it is, if that is why, and what to do.
-pub fn explained(error: io::Error, path: &Path) -> anyhow::Error {
-    // SAFETY: no memory is involved.
-    let own = unsafe { libc::geteuid() };
-    let owner = path.ancestors().find_map(|path| Some((path, fs::metadata(path).ok()?.uid())));
-    match owner {
-        _ if error.kind() != io::ErrorKind::PermissionDenied => error.into(),
-        Some((path, owner)) if owner != own => {
-            anyhow!(
-                "{error}: {} is user {owner}'s, the agent is user {own}: run it as that user, or let it have another \
-                 folder",
-                path.display()
-            )
-        }
-        _ => anyhow!("{error}: in a container AppArmor may forbid it, or the file system is read-only"),
-    }
-}
-
 /// `1: FLOCK  ADVISORY  WRITE 28803 00:27:44442 0 EOF`: proc_locks(5).
 fn holder_in(locks: &str, inode: u64, is_on: impl Fn(&str) -> bool) -> Option<u32> {
     let suffix = format!(":{inode}");
@@ -130,27 +108,6 @@ mod tests {
         for (inode, expected) in [(44_442, Some(28_803)), (44_443, None), (4_444, None), (442, None), (5, None)] {
             assert_eq!(holder_in(locks, inode, |_| true), expected, "{inode}");
         }
-    }
-
-    #[test]
-    fn a_refusal_says_whose_the_folder_is() {
-        let denied = |path: &Path| explained(io::ErrorKind::PermissionDenied.into(), path).to_string();
-        // SAFETY: no memory is involved.
-        let own = unsafe { libc::geteuid() };
-        let folder = tempfile::tempdir().unwrap();
-        assert_eq!(
-            denied(folder.path()).split(": ").last(),
-            Some("in a container AppArmor may forbid it, or the file system is read-only")
-        );
-        // The nearest that is there.
-        std::os::unix::fs::lchown(folder.path(), Some(own + 1), None).unwrap();
-        let expected = format!(
-            "{} is user {}'s, the agent is user {own}: run it as that user, or let it have another folder",
-            folder.path().display(),
-            own + 1
-        );
-        assert!(denied(&folder.path().join("not/there")).ends_with(&expected));
-        assert_eq!(explained(io::ErrorKind::NotFound.into(), folder.path()).to_string(), "entity not found");
     }
 
     #[test]

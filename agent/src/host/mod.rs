@@ -5,3 +5,4 @@ pub mod allocator;
 pub mod kernel;
 pub mod lock;
 pub mod meminfo;
+pub mod refusal;

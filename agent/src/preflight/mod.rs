@@ -4,67 +4,36 @@
 //! The last word has the probe itself: it is loaded, attached and detached again. The findings before it explain why it
 //! fails.
 
+mod attach;
+mod finding;
 mod lasting;
-mod names;
 mod permissions;
 
-use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use crate::cgroups::hierarchy::{Hierarchy, Version};
 use crate::cgroups::node::{Node, Reason};
-use crate::config::Config;
+use crate::config::{self, Warning};
 use crate::export::{otlp, prometheus};
 use crate::host;
 use crate::kubernetes;
 use crate::kubernetes::pod_logs::PodLogs;
 use crate::privileges;
 use crate::privileges::denial::Standing;
-use crate::source::btf::Btf;
-use crate::source::layout;
-use crate::source::probe::{self, Loaded, Probe};
+use crate::source::probe::{self, AttachError, Loaded, Probe};
 use crate::stats::Signal;
+pub use attach::Names;
+use finding::finding;
+pub use finding::{Finding, Report, Verdict};
 pub use lasting::Lasting;
-pub use names::Names;
-
-/// How bad it is. Ordered: the worst is the verdict of all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Verdict {
-    /// As it should be.
-    Pass,
-    /// Kills are seen, but something is lost.
-    Degraded,
-    /// Kills are not seen.
-    Fail,
-}
-
-impl fmt::Display for Verdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Pass => "pass",
-            Self::Degraded => "degraded",
-            Self::Fail => "FAIL",
-        })
-    }
-}
-
-/// One line of the table.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
-    /// What was looked at.
-    pub name: &'static str,
-    /// How bad it is.
-    pub verdict: Verdict,
-    /// What was found.
-    pub found: String,
-    /// What to do about it. Absent if there is nothing to do.
-    pub remedy: Option<&'static str>,
-}
 
 /// What was seen on this node, unjudged.
 #[derive(Debug)]
 pub struct Seen {
+    /// What is probably not meant in the configuration.
+    pub warnings: Vec<Warning>,
     /// Whether the probe is in this binary.
     pub object: bool,
     /// `uname -r`, empty if it cannot be read.
@@ -73,10 +42,10 @@ pub struct Seen {
     pub standing: Option<Standing>,
     /// The size of the ring buffer, bytes.
     pub ring_bytes: u32,
-    /// The kernel's type information: the tracepoints it lacks, or why it cannot be used.
-    pub types: Result<Vec<&'static str>, String>,
-    /// Where the memory controller is.
-    pub memory: Option<MemoryController>,
+    /// Whether the kernel's type information has all that the probe needs.
+    pub types: Result<(), AttachError>,
+    /// Which version of cgroups limits memory. Absent: none that can be reached from here.
+    pub memory: Option<Version>,
     /// The text of the lockdown file; absent if it cannot be read.
     pub lockdown: Option<String>,
     /// Where `/metrics` is to be served.
@@ -86,7 +55,7 @@ pub struct Seen {
     /// Each signal that is exported, and whether its endpoint answers.
     pub endpoints: Vec<(Signal, String, Result<(), String>)>,
     /// The attempt to attach: where names come from, or why it failed.
-    pub attached: Result<Names, String>,
+    pub attached: Result<Names, AttachError>,
     /// The programs that were loaded for it. Empty if it failed.
     pub programs: Vec<Loaded>,
     /// What outlives the agent.
@@ -110,20 +79,11 @@ pub enum Port {
     Taken(io::Error),
 }
 
-/// Which version of cgroups has the memory controller.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MemoryController {
-    /// The unified hierarchy.
-    V2,
-    /// A hierarchy of its own.
-    V1,
-}
-
 /// Looks at everything, with the capabilities of the calling thread, which it makes effective. Must be called inside a
 /// Tokio runtime.
-pub async fn look(config: &Config) -> Seen {
+pub async fn look(configured: config::Loaded) -> Seen {
+    let config::Loaded { config, warnings, .. } = configured;
     privileges::raise();
-    let read = |path: &str| std::fs::read_to_string(path);
     let mut endpoints = Vec::new();
     for (signal, endpoint) in [
         (Signal::Logs, &config.otlp.logs),
@@ -137,13 +97,14 @@ pub async fn look(config: &Config) -> Seen {
     // Not pinned: it must not be in the way of an agent.
     let probe = Probe::attach(&probe::Config { pins: None, ..config.probe.clone() });
     Seen {
+        warnings,
         object: probe::BUILD != "none",
         kernel: host::kernel::release().unwrap_or_default(),
         standing: Standing::of_this_thread().ok(),
         ring_bytes: config.probe.ring_bytes,
-        types: types(Path::new(probe::BTF)),
-        memory: read("/proc/self/mountinfo").ok().and_then(|mounts| memory_controller(&mounts)),
-        lockdown: read("/sys/kernel/security/lockdown").ok(),
+        types: probe::check_types(),
+        memory: Hierarchy::find().ok().map(|hierarchy| hierarchy.version),
+        lockdown: std::fs::read_to_string("/sys/kernel/security/lockdown").ok(),
         listen: config.listen,
         port: match prometheus::bind(config.listen) {
             Ok(_) => Port::Free,
@@ -151,7 +112,7 @@ pub async fn look(config: &Config) -> Seen {
             Err(error) => Port::Taken(error),
         },
         endpoints,
-        lasting: Lasting::look(config),
+        lasting: Lasting::look(&config),
         node: Node::find(&config.node_cgroup).map_err(|error| format!("{error:#}")),
         pod_logs: config.pod_logs.clone().filter(|pods| PodLogs::new(pods.clone()).are_there()),
         pods: match &config.kubernetes {
@@ -159,37 +120,32 @@ pub async fn look(config: &Config) -> Seen {
             None => None,
         },
         programs: probe.as_ref().map(|probe| probe.programs().to_vec()).unwrap_or_default(),
-        attached: probe.map(|probe| Names::look(&probe)).map_err(|error| error.to_string()),
+        attached: probe.map(|probe| Names::look(&probe)),
     }
 }
 
-/// Judges what was seen. Pure.
-pub fn judge(seen: &Seen) -> Vec<Finding> {
-    let mut findings = vec![
+/// Judges what was seen. Pure. A cause has its remedy once, where it is looked for first: what follows from it refers to
+/// that.
+pub fn judge(seen: &Seen) -> Report {
+    let mut findings: Vec<Finding> = seen.warnings.iter().map(configuration).collect();
+    findings.extend([
         object(seen),
         kernel(seen),
         permissions::capabilities(seen),
-        types_and_tracepoints(seen),
+        types(seen),
         memory(seen),
         lockdown(seen),
         permissions::locked_memory(seen),
         port(seen),
-    ];
+    ]);
     findings.extend(seen.endpoints.iter().map(|(signal, url, answer)| endpoint(*signal, url, answer)));
-    if seen.endpoints.is_empty() {
-        findings.push(
-            finding(
-                "otlp",
-                Verdict::Pass,
-                "no endpoint is configured: nothing is exported over OTLP, /metrics is served",
-            )
-            .or_else("set OTEL_EXPORTER_OTLP_ENDPOINT to export log records, spans and metrics"),
-        );
-    }
-    findings.push(attached(seen));
+    let node = node(seen);
+    findings.push(match &seen.attached {
+        Ok(names) => names.judge(findings.iter().chain([&node])),
+        Err(error) => attach::judge(error, &findings),
+    });
     findings.extend(seen.lasting.judge());
-    findings.push(node(seen));
-    findings.push(pods(seen));
+    findings.extend([node, pods(seen)]);
     if !seen.programs.is_empty() {
         findings.push(finding(
             "programs",
@@ -197,7 +153,12 @@ pub fn judge(seen: &Seen) -> Vec<Finding> {
             seen.programs.iter().map(program).collect::<Vec<_>>().join("; "),
         ));
     }
-    findings
+    Report::of(findings)
+}
+
+/// A warning says itself what to do. That no endpoint is set is one of them.
+fn configuration(warning: &Warning) -> Finding {
+    finding("configuration", Verdict::Degraded, format!("{}: {}", warning.name, warning.text))
 }
 
 /// What the verifier walked through, and how long that took; or what is not known without the program.
@@ -210,27 +171,11 @@ fn program(loaded: &Loaded) -> String {
     }
 }
 
-/// The worst of all.
-pub fn verdict(findings: &[Finding]) -> Verdict {
-    findings.iter().map(|finding| finding.verdict).max().unwrap_or(Verdict::Pass)
-}
-
-fn finding(name: &'static str, verdict: Verdict, found: impl Into<String>) -> Finding {
-    Finding { name, verdict, found: found.into(), remedy: None }
-}
-
-impl Finding {
-    fn or_else(self, remedy: &'static str) -> Self {
-        Self { remedy: Some(remedy), ..self }
-    }
-}
-
 fn object(seen: &Seen) -> Finding {
     if seen.object {
         finding("probe", Verdict::Pass, format!("built in, {}", probe::BUILD))
     } else {
-        finding("probe", Verdict::Fail, "not in this binary")
-            .or_else("build it with `make build`, which builds the probe first")
+        finding("probe", Verdict::Fail, "not in this binary").or_else(AttachError::NoObject.remedy())
     }
 }
 
@@ -243,25 +188,24 @@ fn kernel(seen: &Seen) -> Finding {
     }
 }
 
-fn types_and_tracepoints(seen: &Seen) -> Finding {
+fn types(seen: &Seen) -> Finding {
     match &seen.types {
-        Ok(absent) if absent.is_empty() => {
-            finding("types", Verdict::Pass, format!("{} has all the probe needs", probe::BTF))
-        }
-        Ok(absent) => finding("types", Verdict::Fail, format!("the kernel has no tracepoint {}", absent.join(", ")))
-            .or_else("use a kernel with CONFIG_TRACEPOINTS"),
-        Err(why) => finding("types", Verdict::Fail, why.clone())
-            .or_else("use a 64-bit kernel from 5.10 on with CONFIG_DEBUG_INFO_BTF and CONFIG_MEMCG, and mount /sys"),
+        Ok(()) => finding("types", Verdict::Pass, format!("{} has all the probe needs", probe::BTF)),
+        Err(error) => finding("types", Verdict::Fail, error.problem()).or_else(error.remedy()),
     }
 }
 
 fn memory(seen: &Seen) -> Finding {
     match seen.memory {
-        Some(MemoryController::V2) => finding("cgroups", Verdict::Pass, "version 2"),
-        Some(MemoryController::V1) => finding("cgroups", Verdict::Pass, "version 1"),
-        // The probe needs no mount; only `selftest` does.
-        None => finding("cgroups", Verdict::Degraded, "no memory hierarchy is mounted here: selftest cannot run")
-            .or_else("mount the host's /sys/fs/cgroup, if selftest is wanted"),
+        Some(Version::V2) => finding("cgroups", Verdict::Pass, "version 2"),
+        Some(Version::V1) => finding("cgroups", Verdict::Pass, "version 1"),
+        // The probe needs no mount.
+        None => finding(
+            "cgroups",
+            Verdict::Degraded,
+            "no memory cgroups are mounted here: the kernel's counts of kills cannot be read, and selftest cannot run",
+        )
+        .or_else("mount the host's /sys/fs/cgroup, read-only is enough for all but selftest"),
     }
 }
 
@@ -302,13 +246,6 @@ fn endpoint(signal: Signal, url: &str, answer: &Result<(), String>) -> Finding {
     }
 }
 
-fn attached(seen: &Seen) -> Finding {
-    match &seen.attached {
-        Ok(names) => names.judge(),
-        Err(why) => finding("attach", Verdict::Fail, why.clone()),
-    }
-}
-
 fn node(seen: &Seen) -> Finding {
     match &seen.node {
         Ok(node @ Node::All(Reason::OwnAlone)) => finding("node", Verdict::Degraded, node.to_string())
@@ -331,31 +268,6 @@ fn pods(seen: &Seen) -> Finding {
         Some(Err(why)) => finding("kubernetes", Verdict::Degraded, format!("{names}: {why}"))
             .or_else("mend that, or set OOM_WATCHER_KUBERNETES=false, and the API is not asked"),
     }
-}
-
-fn types(path: &Path) -> Result<Vec<&'static str>, String> {
-    let bytes = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let btf = Btf::parse(&bytes).map_err(|error| format!("{}: {error}", path.display()))?;
-    let switches = layout::Switches { helpers: true, arguments: false, cpus: 1 };
-    layout::resolve(&btf, switches).map_err(|missing| missing.to_string())?;
-    Ok(probe::TRACEPOINTS.into_iter().filter(|tracepoint| !btf.has_tracepoint(tracepoint)).collect())
-}
-
-fn memory_controller(mountinfo: &str) -> Option<MemoryController> {
-    // After " - ": file system type, source, options of the superblock. proc_pid_mountinfo(5).
-    let mounts = || {
-        mountinfo
-            .lines()
-            .filter_map(|line| line.split_once(" - "))
-            .map(|(_, tail)| tail.split_whitespace().collect::<Vec<_>>())
-    };
-    let v1 = mounts().any(
-        |mount| matches!(mount[..], ["cgroup", _, options] if options.split(',').any(|option| option == "memory")),
-    );
-    if v1 {
-        return Some(MemoryController::V1);
-    }
-    mounts().any(|mount| mount.first() == Some(&"cgroup2")).then_some(MemoryController::V2)
 }
 
 #[cfg(test)]

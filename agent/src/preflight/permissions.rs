@@ -12,18 +12,11 @@ pub(super) fn capabilities(seen: &Seen) -> Finding {
         return finding("capabilities", Verdict::Degraded, "cannot be read from /proc/thread-self/status")
             .or_else("mount /proc");
     };
-    match standing.denial(seen.ring_bytes) {
-        Denial::Missing(missing) => {
-            finding("capabilities", Verdict::Fail, missing.to_string()).or_else(missing.remedy())
+    let denial = standing.denial(seen.ring_bytes);
+    match denial {
+        Denial::Missing(_) | Denial::UserNamespace | Denial::Filter => {
+            finding("capabilities", Verdict::Fail, denial.problem()).or_else(denial.remedy())
         }
-        Denial::UserNamespace => {
-            finding("capabilities", Verdict::Fail, "they count in a user namespace of its own only")
-                .or_else("run it in the node's user namespace (in a pod hostUsers: true, which is the default)")
-        }
-        Denial::Filter => finding("capabilities", Verdict::Fail, "all are there, but a seccomp filter refuses bpf(2)")
-            .or_else(
-                "update the container runtime (CRI-O 1.31 allows it), or set seccompProfile to one that allows bpf",
-            ),
         // The first is a finding of its own; whether the others refuse anything, the attempt to attach tells.
         Denial::LockedMemory | Denial::SeLinux(_) | Denial::AppArmor(_) | Denial::Unknown => {
             let own = standing.permitted.has(CAP_BPF) && standing.permitted.has(CAP_PERFMON);
@@ -50,7 +43,7 @@ pub(super) fn locked_memory(seen: &Seen) -> Finding {
             Verdict::Fail,
             format!("{} KiB may be locked, and this kernel charges {needed} KiB of maps to that", limit >> 10),
         )
-        .or_else("raise the limit (ulimit -l unlimited), or add CAP_SYS_RESOURCE"),
+        .or_else(Denial::LockedMemory.remedy()),
         Some(limit) => {
             finding("memlock", Verdict::Pass, format!("{} KiB, enough or raised by CAP_SYS_RESOURCE", limit >> 10))
         }

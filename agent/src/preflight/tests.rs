@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use super::*;
 use crate::privileges::capabilities::{CAP_BPF, CAP_SYS_ADMIN, CAP_SYS_RESOURCE, NEEDED, Set};
+use crate::privileges::denial::Denial;
 use crate::source::probe::pins::Kept;
 
 fn good() -> Seen {
     let needed = Set::of(&NEEDED);
     Seen {
+        warnings: Vec::new(),
         object: true,
         kernel: "6.1.0-56-cloud-amd64".into(),
         standing: Some(Standing {
@@ -20,8 +22,8 @@ fn good() -> Seen {
             ..Standing::default()
         }),
         ring_bytes: 1 << 20,
-        types: Ok(Vec::new()),
-        memory: Some(MemoryController::V2),
+        types: Ok(()),
+        memory: Some(Version::V2),
         lockdown: Some("[none] integrity confidentiality".into()),
         listen: SocketAddr::from(([0, 0, 0, 0], 8080)),
         port: Port::Free,
@@ -54,24 +56,103 @@ fn programs_are_told_with_their_cost_or_why_they_are_not_attached() {
     );
 }
 
-/// Changes one thing, and the named finding alone must change to the verdict, with a remedy.
+/// Changes one thing, and the named finding alone must change to the verdict, with a remedy of its own.
 #[track_caller]
 fn check(name: &str, expected: Verdict, change: impl FnOnce(&mut Seen)) {
     let mut seen = good();
     change(&mut seen);
-    for finding in judge(&seen) {
+    let report = judge(&seen);
+    for finding in &report.findings {
         let verdict = if finding.name == name { expected } else { Verdict::Pass };
         assert_eq!(finding.verdict, verdict, "{finding:?}");
-        assert!(
-            finding.verdict == Verdict::Pass || finding.remedy.is_some() || finding.name == "attach",
-            "no remedy: {finding:?}"
-        );
+        let has_remedy = finding.remedy.as_ref().is_some_and(|remedy| !remedy.starts_with("see "));
+        assert_eq!(finding.verdict != Verdict::Pass, has_remedy, "{finding:?}");
     }
+    assert_eq!(report.verdict, expected);
+    assert_eq!(report.summary.ends_with(&format!("see {name}")), expected != Verdict::Pass, "{}", report.summary);
 }
 
 #[test]
 fn a_good_node_passes() {
-    assert_eq!(verdict(&judge(&good())), Verdict::Pass);
+    let report = judge(&good());
+    assert_eq!((report.verdict, report.summary.as_str()), (Verdict::Pass, "the agent can run here"));
+    assert!(report.to_string().ends_with("\nverdict       pass      the agent can run here\n"), "{report}");
+}
+
+/// What follows from a cause refers to it.
+#[test]
+fn a_cause_has_its_remedy_once() {
+    let only_bpf = Standing { permitted: Set::of(&[CAP_BPF]), ..good().standing.unwrap() };
+    let denied = |why| Err(AttachError::NotPermitted("making maps", anyhow::anyhow!("no"), why));
+    let confined = |seen: &mut Seen| seen.lockdown = Some("none integrity [confidentiality]".into());
+    type Change<'a> = Box<dyn Fn(&mut Seen) + 'a>;
+    let cases: [(&str, Change<'_>); 7] = [
+        ("probe", Box::new(|seen| (seen.object, seen.attached) = (false, Err(AttachError::NoObject)))),
+        (
+            "capabilities",
+            Box::new(|seen| {
+                seen.attached = denied(only_bpf.denial(1 << 20));
+                seen.standing = Some(only_bpf.clone());
+            }),
+        ),
+        (
+            "memlock",
+            Box::new(|seen| {
+                seen.standing.as_mut().unwrap().kernel = Some((5, 10));
+                seen.attached = denied(Denial::LockedMemory);
+            }),
+        ),
+        (
+            "types",
+            Box::new(|seen| {
+                let missing = || Err(AttachError::NoTracepoint("mark_victim"));
+                seen.types = missing();
+                seen.attached = missing().map(|()| Names::FromKernel);
+            }),
+        ),
+        (
+            "lockdown",
+            Box::new(|seen| {
+                confined(seen);
+                seen.attached = Ok(Names::FromFiles { cgroups: 300, all: true });
+            }),
+        ),
+        (
+            "node",
+            Box::new(|seen| {
+                seen.node = Ok(Node::All(Reason::OwnAlone));
+                seen.attached = Ok(Names::FromFiles { cgroups: 3, all: false });
+            }),
+        ),
+        (
+            "cgroups",
+            Box::new(|seen| {
+                seen.memory = None;
+                seen.attached = Ok(Names::Nowhere("not mounted".into()));
+            }),
+        ),
+    ];
+    for (cause, change) in cases {
+        let mut seen = good();
+        change(&mut seen);
+        let report = judge(&seen);
+        let remedy = |name: &str| report.findings.iter().find(|one| one.name == name).unwrap().remedy.clone().unwrap();
+        assert!(!remedy(cause).starts_with("see "), "{cause}: {}", remedy(cause));
+        assert_eq!(remedy("attach"), format!("see {cause}"));
+    }
+}
+
+#[test]
+fn a_warning_is_a_finding_that_says_itself_what_to_do() {
+    let warnings = vec![Warning { name: "NODE_NAME".into(), text: "not set: set it".into() }; 2];
+    let report = judge(&Seen { warnings, ..good() });
+    assert_eq!(report.summary, "the agent can run here, but something is missing: see configuration");
+    let json = serde_json::to_value(&report).unwrap();
+    assert_eq!(json["verdict"], "degraded");
+    let expected = serde_json::json!({
+        "name": "configuration", "verdict": "degraded", "found": "NODE_NAME: not set: set it", "remedy": null,
+    });
+    assert_eq!(json["findings"][1], expected);
 }
 
 #[test]
@@ -92,8 +173,8 @@ fn each_fault_is_found_and_has_a_remedy() {
     check("memlock", Verdict::Pass, |seen| {
         seen.standing = Some(Standing { kernel: Some((5, 10)), ..has(&[CAP_SYS_ADMIN, CAP_SYS_RESOURCE]) })
     });
-    check("types", Verdict::Fail, |seen| seen.types = Err("no such file".into()));
-    check("types", Verdict::Fail, |seen| seen.types = Ok(vec!["mark_victim"]));
+    check("types", Verdict::Fail, |seen| seen.types = Err(AttachError::NoBtf(io::ErrorKind::NotFound.into())));
+    check("types", Verdict::Fail, |seen| seen.types = Err(AttachError::NoTracepoint("mark_victim")));
     check("cgroups", Verdict::Degraded, |seen| seen.memory = None);
     check("lockdown", Verdict::Degraded, |seen| seen.lockdown = Some("none integrity [confidentiality]".into()));
     check("port", Verdict::Pass, |seen| seen.port = Port::Ours);
@@ -106,11 +187,12 @@ fn each_fault_is_found_and_has_a_remedy() {
     ] {
         check("attach", Verdict::Degraded, |seen| seen.attached = Ok(names));
     }
-    check("attach", Verdict::Fail, |seen| seen.attached = Err("not permitted".into()));
+    check("attach", Verdict::Fail, |seen| seen.attached = Err(AttachError::Taken(Some(7))));
     check("pins", Verdict::Pass, |seen| seen.lasting.pins = Some(Ok(Kept { sets: 2, holder: Some(7) })));
-    check("pins", Verdict::Degraded, |seen| seen.lasting.pins = Some(Err("not on a BPF file system".into())));
+    check("pins", Verdict::Degraded, |seen| seen.lasting.pins = Some(Err(("no".into(), Some("mount one")))));
     check("pins", Verdict::Pass, |seen| seen.lasting.pins = None);
-    check("state", Verdict::Degraded, |seen| seen.lasting.state = Some(Err("not permitted".into())));
+    check("pins", Verdict::Degraded, |seen| seen.lasting.pins = Some(Err(("no".into(), None))));
+    check("state", Verdict::Degraded, |seen| seen.lasting.state = Some(Err(("not permitted".into(), None))));
     check("state", Verdict::Pass, |seen| seen.lasting.state = None);
     check("node", Verdict::Pass, |seen| seen.node = Ok(Node::All(Reason::NotMounted)));
     check("node", Verdict::Degraded, |seen| seen.node = Ok(Node::All(Reason::OwnAlone)));
@@ -118,13 +200,4 @@ fn each_fault_is_found_and_has_a_remedy() {
     check("kubernetes", Verdict::Pass, |seen| seen.pods = None);
     check("kubernetes", Verdict::Degraded, |seen| seen.pods = Some(Ok(0)));
     check("kubernetes", Verdict::Degraded, |seen| seen.pods = Some(Err("forbidden".into())));
-}
-
-#[test]
-fn what_the_kernel_writes_is_understood() {
-    let v1 = "30 25 0:26 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n31 25 0:27 / /sys/fs/cgroup/unified rw \
-        - cgroup2 cgroup2 rw\n";
-    assert_eq!(memory_controller(v1), Some(MemoryController::V1));
-    assert_eq!(memory_controller("30 25 0:26 / /sys/fs/cgroup ro - cgroup2 cgroup2 rw\n"), Some(MemoryController::V2));
-    assert_eq!(memory_controller("30 25 0:26 / /proc rw - proc proc rw\n"), None);
 }

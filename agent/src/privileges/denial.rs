@@ -203,39 +203,32 @@ pub enum Denial {
     Unknown,
 }
 
-impl fmt::Display for Denial {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Denial {
+    /// What the kernel goes by.
+    pub fn problem(&self) -> String {
         match self {
-            Self::Missing(missing) => write!(f, "{missing}: {}", missing.remedy()),
-            Self::UserNamespace => f.write_str(
-                "its capabilities count in its own user namespace only: run it in the node's (in a pod hostUsers: \
-                 true, which is the default)",
-            ),
-            Self::Filter => f.write_str(
-                "a seccomp filter refuses bpf(2), as CRI-O's and Podman's own did for long: update the container \
-                 runtime (CRI-O 1.31 allows it), or set seccompProfile to one that allows bpf",
-            ),
-            Self::LockedMemory => f.write_str(
-                "kernels before 5.11 charge eBPF maps to the limit of locked memory: raise it (ulimit -l unlimited), \
-                 or add CAP_SYS_RESOURCE",
-            ),
-            Self::SeLinux(label) => {
-                write!(
-                    f,
-                    "SELinux confines it as {label}, which may refuse it: set seLinuxOptions.type to spc_t, or \
-                    to a type that may use bpf"
-                )
+            Self::Missing(missing) => missing.to_string(),
+            Self::UserNamespace => "its capabilities count in its own user namespace only".to_owned(),
+            Self::Filter => "a seccomp filter refuses bpf(2), as CRI-O's and Podman's own did for long".to_owned(),
+            Self::LockedMemory => "kernels before 5.11 charge eBPF maps to the limit of locked memory".to_owned(),
+            Self::SeLinux(label) => format!("SELinux confines it as {label}, which may refuse it"),
+            Self::AppArmor(label) => format!("AppArmor confines it as {label}, which may refuse it"),
+            Self::Unknown => "it has the capabilities".to_owned(),
+        }
+    }
+
+    /// What to do about it.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::Missing(missing) => missing.remedy(),
+            Self::UserNamespace => "run it in the node's (in a pod hostUsers: true, which is the default)",
+            Self::Filter => {
+                "update the container runtime (CRI-O 1.31 allows it), or set seccompProfile to one that allows bpf"
             }
-            Self::AppArmor(label) => {
-                write!(
-                    f,
-                    "AppArmor confines it as {label}, which may refuse it: set an appArmorProfile that allows \
-                    the capabilities bpf and perfmon"
-                )
-            }
-            Self::Unknown => {
-                f.write_str("it has the capabilities: the kernel's log (dmesg) may say what else refuses it")
-            }
+            Self::LockedMemory => "raise it (ulimit -l unlimited), or add CAP_SYS_RESOURCE",
+            Self::SeLinux(_) => "set seLinuxOptions.type to spc_t, or to a type that may use bpf",
+            Self::AppArmor(_) => "set an appArmorProfile that allows the capabilities bpf and perfmon",
+            Self::Unknown => "the kernel's log (dmesg) may say what else refuses it",
         }
     }
 }
@@ -310,7 +303,8 @@ mod tests {
     fn check(expected: &str, change: impl FnOnce(&mut Standing)) {
         let mut standing = good();
         change(&mut standing);
-        let says = standing.denial(RING).to_string();
+        let denial = standing.denial(RING);
+        let says = format!("{}: {}", denial.problem(), denial.remedy());
         assert!(says.contains(expected), "{says}");
     }
 

@@ -18,12 +18,13 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::host::lock;
+use crate::host::refusal::explained;
 use crate::reconcile::{self, Account};
 use crate::record::series::{Rows, Snapshot};
 use crate::stats::Kept;
@@ -146,7 +147,7 @@ impl Store {
         };
         let kept = fs::rename(directory.join(NAME), directory.join(BAD)).is_ok().then_some(BAD);
         warn!(
-            reason,
+            reason = format!("{reason:#}"),
             directory = %directory.display(),
             kept,
             "the saved state cannot be used: counts begin at 0, and kills while no agent ran are known only if the \
@@ -164,7 +165,7 @@ impl Store {
     pub fn try_out(&self, node: &str) -> anyhow::Result<bool> {
         let Some(directory) = self.directory.as_deref() else { return Ok(false) };
         lock::try_out(directory)?;
-        let found = read(&directory.join(NAME), node).map_err(|reason| anyhow::anyhow!("{reason}").context(NAME))?;
+        let found = read(&directory.join(NAME), node).context(NAME)?;
         Ok(found.is_some())
     }
 
@@ -189,7 +190,7 @@ impl Store {
     /// Adds a change to what was saved. If that fails, the state has to be saved whole next.
     pub fn append(&mut self, change: &Change) -> bool {
         let (Some(directory), Some(changes)) = (&self.directory, &mut self.changes) else { return false };
-        let added = changes.append(change).map_err(|error| lock::explained(error, directory));
+        let added = changes.append(change).map_err(|error| explained(error, directory));
         self.finish(added.map(|()| None))
     }
 
@@ -231,7 +232,7 @@ pub fn remove(directory: &Path) -> anyhow::Result<()> {
     for name in [NAME, TEMPORARY, CHANGES, BAD] {
         match fs::remove_file(directory.join(name)) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(lock::explained(error, directory))
+                return Err(explained(error, directory))
                     .with_context(|| format!("removing {}", directory.join(name).display()));
             }
             _ => {}
@@ -259,25 +260,25 @@ fn with_changes(directory: &Path, found: Found, boot: Uuid) -> Loaded {
 }
 
 /// `None` if there is no file; what is wrong with it otherwise.
-fn read(path: &Path, node: &str) -> Result<Option<Found>, String> {
+fn read(path: &Path, node: &str) -> anyhow::Result<Option<Found>> {
     // A pipe would have to be waited for, and a link may lead anywhere.
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(lock::explained(error, path).to_string()),
-        Ok(metadata) if !metadata.is_file() => return Err("not a regular file".to_owned()),
-        Ok(metadata) if metadata.len() > MAX_BYTES => return Err("too large".to_owned()),
+        Err(error) => return Err(explained(error, path)),
+        Ok(metadata) if !metadata.is_file() => bail!("not a regular file"),
+        Ok(metadata) if metadata.len() > MAX_BYTES => bail!("too large"),
         Ok(_) => {}
     }
     let mut text = String::new();
     let whole = File::open(path).and_then(|file| file.take(MAX_BYTES).read_to_string(&mut text));
-    whole.map_err(|error| lock::explained(error, path).to_string())?;
-    let Version { version } = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+    whole.map_err(|error| explained(error, path))?;
+    let Version { version } = serde_json::from_str(&text)?;
     if !(OLDEST..=VERSION).contains(&version) {
-        return Err(format!("of version {version}, this agent reads versions {OLDEST} to {VERSION}"));
+        bail!("of version {version}, this agent reads versions {OLDEST} to {VERSION}");
     }
-    let found: Found = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+    let found: Found = serde_json::from_str(&text)?;
     if found.state.node != node {
-        return Err(format!("of another node, {}", found.state.node));
+        bail!("of another node, {}", found.state.node);
     }
     Ok(Some(found))
 }
@@ -295,7 +296,7 @@ fn write(directory: &Path, boot: Uuid, state: &State) -> anyhow::Result<Changes>
         saved => saved,
     };
     let begun = saved.and_then(|()| Changes::create(&directory.join(CHANGES), id, text.len() as u64));
-    begun.map_err(|error| lock::explained(error, directory))
+    begun.map_err(|error| explained(error, directory))
 }
 
 fn replace(directory: &Path, text: &[u8]) -> io::Result<()> {

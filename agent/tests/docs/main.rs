@@ -15,7 +15,7 @@ use oom_watcher::kill::{Scope, Why};
 use oom_watcher::record::schema::{ATTRIBUTES, EVENT_NAME, Kind, LABELS, METRICS, SPAN_NAME, Type, memory_types};
 use oom_watcher_testkit::pages::{anchors, code, files, links, page, rows, words};
 use oom_watcher_testkit::root;
-use rust_text::{constant, constant_part, literals, number};
+use rust_text::{constant, constant_part, literals, literals_of, number};
 
 const TELEMETRY: &str = "docs/telemetry.md";
 const OPERATIONS: &str = "docs/operations.md";
@@ -187,26 +187,30 @@ fn every_message_is_on_the_page() {
     for (file, mark) in [
         ("agent/src/run/mod.rs", "write!("),
         ("agent/src/run/mod.rs", "write_str("),
-        ("agent/src/source/probe/mod.rs", "write!("),
-        ("agent/src/source/probe/mod.rs", "write_str("),
         ("agent/src/source/btf.rs", "write!("),
         ("agent/src/source/btf.rs", "write_str("),
         ("agent/src/source/layout.rs", "write!("),
         ("agent/src/source/event.rs", "write!("),
         ("agent/src/preflight/lasting.rs", ".or_else("),
         ("agent/src/preflight/lasting.rs", "finding("),
-        ("agent/src/preflight/names.rs", ".or_else("),
-        ("agent/src/preflight/names.rs", "finding("),
+        ("agent/src/preflight/attach.rs", ".or_else("),
+        ("agent/src/preflight/attach.rs", "finding("),
         ("agent/src/privileges/denial.rs", "of("),
         ("agent/src/privileges/denial.rs", "write!("),
-        ("agent/src/privileges/denial.rs", "write_str("),
-        ("agent/src/privileges/denial.rs", "fn remedy("),
         ("agent/src/preflight/mod.rs", ".or_else("),
         ("agent/src/preflight/mod.rs", "finding("),
         ("agent/src/preflight/permissions.rs", ".or_else("),
         ("agent/src/preflight/permissions.rs", "finding("),
+        ("agent/src/preflight/finding.rs", "format!("),
+        ("agent/src/host/refusal.rs", "Refusal::new("),
+        ("agent/src/source/probe/pins.rs", "Refusal::new("),
     ] {
         messages.extend(literals(file, mark).into_iter().flatten());
+    }
+    for file in ["agent/src/source/probe/error.rs", "agent/src/privileges/denial.rs"] {
+        let said = ["problem", "remedy"].map(|function| literals_of(file, function));
+        assert!(said.iter().all(|said| said.len() > 4), "{file}: {said:?}");
+        messages.extend(said.into_iter().flatten());
     }
     assert!(messages.len() > 60, "only {} messages were found in the code", messages.len());
     let missing: BTreeSet<&str> =

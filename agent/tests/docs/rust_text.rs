@@ -56,13 +56,26 @@ pub(crate) fn literals(file: &str, mark: &str) -> Vec<Vec<String>> {
     text.split(mark).skip(1).map(|rest| inside(rest.chars().peekable())).collect()
 }
 
+/// The string literals inside of each function of that name. Not those of tests.
+pub(crate) fn literals_of(file: &str, function: &str) -> Vec<String> {
+    let text = page(file);
+    let begin = format!("fn {function}(");
+    let bodies = text.split(&begin).skip(1).filter_map(|rest| rest.split_once('{'));
+    bodies.flat_map(|(_, body)| until(body.chars().peekable(), ('{', '}'))).collect()
+}
+
 /// The literals up to the parenthesis that closes.
-fn inside(mut rest: Peekable<Chars<'_>>) -> Vec<String> {
+fn inside(rest: Peekable<Chars<'_>>) -> Vec<String> {
+    until(rest, ('(', ')'))
+}
+
+/// The literals up to the bracket that closes what is open.
+fn until(mut rest: Peekable<Chars<'_>>, (open, close): (char, char)) -> Vec<String> {
     let (mut depth, mut found) = (1, Vec::new());
     while let Some(c) = rest.next() {
         match c {
-            '(' => depth += 1,
-            ')' => depth -= 1,
+            _ if c == open => depth += 1,
+            _ if c == close => depth -= 1,
             '"' => found.push(literal(&mut rest)),
             // A character, or a lifetime.
             '\'' => {
@@ -105,6 +118,8 @@ fn rust_is_read() {
     let check = |code: &str, expected: &[&str]| assert_eq!(inside(code.chars().peekable()), expected, "{code}");
     check(r#"f, "a {b}")); "no""#, &["a {b}"]);
     check(r#"'"', g("a\"b"), "c)d") "no""#, &["a\"b", "c)d"]);
+    let body = r#"match a { B => f("a"), C => { "b" } } } fn g() { "no" }"#;
+    assert_eq!(until(body.chars().peekable(), ('{', '}')), ["a", "b"]);
     check("&'a x, // \"no\"\n \"a \\\n     b\")", &["a b"]);
     assert_eq!(
         [number("8 * 1024"), number("1 << 20"), number("16_384")],

@@ -71,7 +71,11 @@ fn without_privilege_the_capabilities_are_named() {
         programs are refused\n\
                 -> add BPF and PERFMON to the container's securityContext.capabilities";
     assert_eq!((check.code, finding(&check, "capabilities").as_str()), (Some(3), says));
-    assert!(finding(&check, "attach").starts_with("attach        FAIL "), "{}", check.out);
+    let attach = finding(&check, "attach");
+    assert!(attach.starts_with("attach        FAIL ") && attach.ends_with("\n-> see capabilities"), "{attach}");
+    assert_eq!(check.out.matches("securityContext").count(), 1, "{}", check.out);
+    let verdict = "verdict       FAIL      the agent cannot run here: see capabilities, attach";
+    assert_eq!(check.out.lines().last(), Some(verdict));
 }
 
 fn no_mount(error: io::Error) -> String {
@@ -109,29 +113,27 @@ fn without_type_information_its_path_and_the_remedy_are_named() {
     let cases: [(Change, &str, &str); 2] = [
         (
             missing,
-            "reading the kernel's type information at /sys/kernel/btf/vmlinux: No such file or directory (os error 2): \
-             use a kernel built with CONFIG_DEBUG_INFO_BTF=y, and mount /sys in a container",
-            "No such file or directory (os error 2)",
+            "reading the kernel's type information at /sys/kernel/btf/vmlinux: No such file or directory (os error 2)",
+            "use a kernel built with CONFIG_DEBUG_INFO_BTF=y, and mount /sys in a container",
         ),
         (
             empty,
-            "understanding /sys/kernel/btf/vmlinux: truncated BTF: use a kernel built with CONFIG_DEBUG_INFO_BTF=y, or \
-             a newer oom-watcher for a newer kernel",
-            "truncated BTF",
+            "understanding /sys/kernel/btf/vmlinux: truncated BTF",
+            "use a kernel built with CONFIG_DEBUG_INFO_BTF=y, or a newer oom-watcher for a newer kernel",
         ),
     ];
-    for (change, says, found) in cases {
+    for (change, problem, remedy) in cases {
         let ended = needs!(end_of(change(command(&[("NODE_NAME", "node-a")], ANY_PORT))).map_err(no_mount));
         assert_eq!(
             (ended.code, ended.err.lines().last()),
-            (Some(3), Some(format!("oom-watcher: attaching the probe: {says}").as_str()))
+            (Some(3), Some(format!("oom-watcher: attaching the probe: {problem}: {remedy}").as_str()))
         );
         let check = end_of(change(command(&[("NODE_NAME", "node-a")], &[&["check"], ANY_PORT].concat()))).unwrap();
-        let says = format!(
-            "types         FAIL      /sys/kernel/btf/vmlinux: {found}\n\
-             -> use a 64-bit kernel from 5.10 on with CONFIG_DEBUG_INFO_BTF and CONFIG_MEMCG, and mount /sys"
+        assert_eq!(
+            (check.code, finding(&check, "types")),
+            (Some(3), format!("types         FAIL      {problem}\n-> {remedy}"))
         );
-        assert_eq!((check.code, finding(&check, "types")), (Some(3), says));
+        assert_eq!(finding(&check, "attach"), format!("attach        FAIL      {problem}\n-> see types"));
     }
 }
 
@@ -155,8 +157,7 @@ fn a_tracepoint_that_the_kernel_lacks_is_named() {
     let says = "oom-watcher: attaching the probe: the kernel has no tracepoint mark_victim: use a kernel built with \
         CONFIG_TRACEPOINTS=y";
     assert_eq!((ended.code, ended.err.lines().last()), (Some(3), Some(says)));
-    let says =
-        "types         FAIL      the kernel has no tracepoint mark_victim\n-> use a kernel with CONFIG_TRACEPOINTS";
+    let says = "types         FAIL      the kernel has no tracepoint mark_victim\n-> use a kernel built with CONFIG_TRACEPOINTS=y";
     assert_eq!((check.code, finding(&check, "types").as_str()), (Some(3), says));
 }
 
@@ -171,6 +172,28 @@ fn check_passes_where_the_agent_works() {
         "{}",
         check.out
     );
+}
+
+#[test]
+fn check_as_json_has_what_the_table_has() {
+    needs!(may_attach());
+    let check = |json: &[&'static str]| {
+        let ended = run(&[("NODE_NAME", "node-a")], &[&["check", "--pin-dir", "none"], ANY_PORT, json].concat());
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        ended.out
+    };
+    let (table, json) = (check(&[]), check(&["--json"]));
+    assert_eq!(json.lines().count(), 1, "{json}");
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let last = table.lines().last().unwrap();
+    let verdict = (json["verdict"].as_str().unwrap(), json["summary"].as_str().unwrap());
+    assert_eq!(last, format!("verdict       {:<9} {}", verdict.0, verdict.1));
+    let of_table: Vec<_> = table.lines().filter(|line| !line.starts_with(' ')).map(|line| line[..13].trim()).collect();
+    let findings = json["findings"].as_array().unwrap();
+    let of_json: Vec<_> = findings.iter().map(|finding| finding["name"].as_str().unwrap()).chain(["verdict"]).collect();
+    assert_eq!(of_json, of_table);
+    // No endpoint is set, which is said once.
+    assert_eq!(table.matches("OTEL_EXPORTER_OTLP_ENDPOINT").count(), 1, "{table}");
 }
 
 #[test]
@@ -196,9 +219,8 @@ fn check_tells_what_outlives_the_agent_and_leaves_nothing() {
     };
     let [pins, state] = check(&path("pins"), &path("state"));
     let says = format!(
-        "pins          degraded  kills while no agent runs are not seen: {} is not on a BPF file system: mount one \
-         (mount -t bpf bpf /sys/fs/bpf)\n\
-         -> let the agent write to a BPF file system, or set OOM_WATCHER_PIN_DIR=none",
+        "pins          degraded  kills while no agent runs are not seen: {} is not on a BPF file system\n\
+         -> mount one (mount -t bpf bpf /sys/fs/bpf)",
         path("pins")
     );
     assert_eq!((pins, state.as_str()), (says, "state         pass      can be saved; none is there yet"));

@@ -6,13 +6,14 @@
 //! it. Nothing is synced: what was written is safe from the agent's end, not from the machine's.
 
 use std::collections::VecDeque;
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use tracing::warn;
 
+use crate::host::lock::{Denied, Lock};
 pub use frames::Numbered;
 use frames::{DONE, ITEM, MARK, frame, read};
 
@@ -31,7 +32,7 @@ const BAD: &str = "bad";
 pub struct Spool {
     folder: PathBuf,
     /// Locked as long as it is open: until this agent ends, however it does.
-    _lock: File,
+    _lock: Lock,
     /// Oldest first. The last one is open if `file` is there.
     segments: VecDeque<Segment>,
     file: Option<File>,
@@ -75,11 +76,12 @@ impl Spool {
     /// # Errors
     /// The folder cannot be made or listed; [`ErrorKind::ResourceBusy`] if another agent has it.
     pub fn open(folder: &Path) -> io::Result<(Self, Left)> {
-        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        let lock = File::open(folder)?;
-        lock.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => io::Error::new(ErrorKind::ResourceBusy, "another agent has it"),
-            TryLockError::Error(error) => error,
+        let lock = Lock::take(folder).map_err(|denied| match denied {
+            Denied::Taken(holder) => {
+                let who = holder.map_or_else(String::new, |pid| format!(", process {pid}"));
+                io::Error::new(ErrorKind::ResourceBusy, format!("another agent has it{who}"))
+            }
+            Denied::Unusable(error) => error,
         })?;
         let mut paths = files(folder, SUFFIX)?;
         // Names are numbers of one length.

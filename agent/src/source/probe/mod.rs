@@ -3,6 +3,7 @@
 //! Nothing is polled: the kernel wakes the agent. After [`Probe::attach`] no capability is needed any more: events and
 //! counters are shared memory.
 
+mod error;
 mod load;
 pub mod pins;
 
@@ -22,13 +23,13 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use uuid::Uuid;
 
-use super::btf::{self, Btf};
+use super::btf::Btf;
 use super::event::{self, Malformed, Scale};
-use super::layout::Missing;
+use super::layout;
 use super::ring::{Numbers, Position, Ring};
 use crate::host::{allocator, meminfo};
 use crate::kill::{Kill, Machine};
-use crate::privileges::denial::Denial;
+pub use error::AttachError;
 use load::Attached;
 pub use load::Loaded;
 use pins::{Denied, Folder, Set, Sets};
@@ -60,75 +61,6 @@ const MAX_FREED: usize = 4096;
 
 /// Identifies the probe that was built into this binary: a hash of the object, `none` without one.
 pub const BUILD: &str = env!("PROBE_BUILD");
-
-/// Why the probe is not attached. Each says what to do about it.
-#[derive(Debug)]
-pub enum AttachError {
-    /// The binary was built without the eBPF toolchain.
-    NoObject,
-    /// The kernel's type information cannot be read.
-    NoBtf(io::Error),
-    /// The id of this boot cannot be read.
-    NoBootId(io::Error),
-    /// It was read but not understood.
-    BadBtf(btf::Malformed),
-    /// The kernel has not what the probe reads.
-    Layout(Missing),
-    /// The kernel has not all of [`TRACEPOINTS`].
-    NoTracepoint(&'static str),
-    /// Another agent runs, with its process id if it can be seen.
-    Taken(Option<u32>),
-    /// The kernel does not allow this process to load it.
-    NotPermitted(&'static str, anyhow::Error, Denial),
-    /// The kernel's verifier, or something else on the way, refused it.
-    Refused(&'static str, anyhow::Error),
-}
-
-impl fmt::Display for AttachError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoObject => f.write_str(
-                "this binary was built without the eBPF probe: build it with `make build`, \
-                which builds the probe first",
-            ),
-            Self::NoBtf(error) => {
-                write!(
-                    f,
-                    "reading the kernel's type information at {BTF}: {error}: use a kernel built with \
-                     CONFIG_DEBUG_INFO_BTF=y, and mount /sys in a container"
-                )
-            }
-            Self::BadBtf(error) => {
-                write!(
-                    f,
-                    "understanding {BTF}: {error}: use a kernel built with CONFIG_DEBUG_INFO_BTF=y, or a newer \
-                    oom-watcher for a newer kernel"
-                )
-            }
-            Self::NoBootId(error) => write!(f, "reading {BOOT_ID}: {error}: mount /proc"),
-            Self::Layout(missing) => {
-                write!(f, "{missing}: the kernel must be 5.10 or newer, 64-bit, with memory cgroups (CONFIG_MEMCG)")
-            }
-            Self::Taken(holder) => f.write_str(&taken(*holder)),
-            Self::NoTracepoint(name) => {
-                write!(f, "the kernel has no tracepoint {name}: use a kernel built with CONFIG_TRACEPOINTS=y")
-            }
-            Self::NotPermitted(step, error, why) => write!(f, "{step}: {error:#}: {why}"),
-            Self::Refused(step, error) => write!(f, "{step}: {error:#}"),
-        }
-    }
-}
-
-impl std::error::Error for AttachError {}
-
-/// What to say if another agent runs.
-fn taken(holder: Option<u32>) -> String {
-    let who = holder
-        .map_or_else(|| "in a pid namespace that cannot be seen from here".to_owned(), |pid| format!("process {pid}"));
-    format!(
-        "another oom-watcher runs on this node, {who}: stop it, or give one of them another --pin-dir and --state-dir"
-    )
-}
 
 /// What the attached probe can tell on this kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -528,13 +460,28 @@ impl fmt::Debug for Probe {
     }
 }
 
+/// Whether the kernel's type information has all that the probe cannot do without.
+///
+/// # Errors
+/// It cannot be read, or what it lacks.
+pub fn check_types() -> Result<(), AttachError> {
+    let bytes = std::fs::read(BTF).map_err(AttachError::NoBtf)?;
+    let needed = layout::Switches { helpers: true, arguments: false, cpus: 1 };
+    layout::resolve(&types(&bytes)?, needed).map_err(AttachError::Layout).map(|_| ())
+}
+
+fn types(bytes: &[u8]) -> Result<Btf<'_>, AttachError> {
+    let btf = Btf::parse(bytes).map_err(AttachError::BadBtf)?;
+    match TRACEPOINTS.into_iter().find(|name| !btf.has_tracepoint(name)) {
+        Some(name) => Err(AttachError::NoTracepoint(name)),
+        None => Ok(btf),
+    }
+}
+
 /// With names if the kernel allows it.
 fn attach_new(config: &Config) -> Result<Attached, AttachError> {
     let bytes = std::fs::read(BTF).map_err(AttachError::NoBtf)?;
-    let btf = Btf::parse(&bytes).map_err(AttachError::BadBtf)?;
-    if let Some(name) = TRACEPOINTS.into_iter().find(|name| !btf.has_tracepoint(name)) {
-        return Err(AttachError::NoTracepoint(name));
-    }
+    let btf = types(&bytes)?;
     let cpus = aya::util::nr_cpus().map_err(|(step, error)| AttachError::Refused(step, error.into()))? as u32;
     // Under lockdown=confidentiality programs that read strings do not load; the same object without them does. It
     // cannot be read where securityfs is not mounted, as in most containers: then both are tried, and the error of the

@@ -17,6 +17,7 @@ use aya::programs::links::PinnedLink;
 use super::load::{self, Attached};
 use super::{BUILD, Config, Features};
 use crate::host::lock::{self, Lock};
+use crate::host::refusal::{Refusal, explained};
 
 /// Where pins are kept if nothing else is set.
 pub const DEFAULT: &str = "/sys/fs/bpf/oom-watcher";
@@ -88,7 +89,7 @@ impl Folder {
             Ok(lock) => Ok(Self { path: path.to_owned(), is_new: there != path, _lock: lock }),
             Err(lock::Denied::Taken(holder)) => Err(Denied::Taken(holder)),
             Err(lock::Denied::Unusable(error)) => {
-                Err(Denied::Unusable(lock::explained(error, path).context(format!("locking {}", path.display()))))
+                Err(Denied::Unusable(explained(error, path).context(format!("locking {}", path.display()))))
             }
         }
     }
@@ -249,7 +250,7 @@ pub fn remove_all(path: &Path) -> Result<Vec<PathBuf>> {
         return Ok(Vec::new());
     }
     let folder = Folder::open(path).map_err(|denied| match denied {
-        Denied::Taken(holder) => anyhow::anyhow!("{}", super::taken(holder)),
+        Denied::Taken(holder) => super::AttachError::Taken(holder).into(),
         Denied::Unusable(error) => error,
     })?;
     let mut removed = Vec::new();
@@ -270,7 +271,7 @@ pub fn remove_all(path: &Path) -> Result<Vec<PathBuf>> {
 /// The folders of sets. What others keep there is not looked at.
 fn ours(path: &Path) -> Result<Vec<PathBuf>> {
     let read = || fs::read_dir(path)?.map(|entry| entry.map(|entry| entry.path())).collect::<io::Result<Vec<_>>>();
-    let paths = read().map_err(|error| lock::explained(error, path).context(format!("reading {}", path.display())))?;
+    let paths = read().map_err(|error| explained(error, path).context(format!("reading {}", path.display())))?;
     Ok(paths
         .into_iter()
         .filter(|path| path.is_dir() && path.file_name().and_then(|name| name.to_str()).is_some_and(names_a_set))
@@ -303,7 +304,8 @@ fn prefix(config: &Config) -> String {
 fn on_bpffs(path: &Path) -> Result<&Path> {
     let there = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     if !is_bpffs(there)? {
-        bail!("{} is not on a BPF file system: mount one (mount -t bpf bpf /sys/fs/bpf)", path.display());
+        let problem = format!("{} is not on a BPF file system", path.display());
+        return Err(Refusal::new(problem, "mount one (mount -t bpf bpf /sys/fs/bpf)").into());
     }
     let new = path.strip_prefix(there).unwrap_or(path);
     if new.as_os_str().as_encoded_bytes().contains(&b'.') {
