@@ -1,5 +1,5 @@
-//! The attempt to attach the probe: why it failed, or where names and limits of cgroups come from on this node, and what
-//! is missing where the kernel refuses to have them read (lockdown=confidentiality).
+//! The attempt to attach the probe: why it failed, or where names and limits of cgroups come from on this node, and
+//! what is missing where the kernel refuses to have them read (lockdown=confidentiality).
 
 use super::{Finding, Verdict, finding};
 use crate::cgroups::names::CgroupNames;

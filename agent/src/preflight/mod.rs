@@ -124,8 +124,8 @@ pub async fn look(configured: config::Loaded) -> Seen {
     }
 }
 
-/// Judges what was seen. Pure. A cause has its remedy once, where it is looked for first: what follows from it refers to
-/// that.
+/// Judges what was seen. Pure. A cause has its remedy once, where it is looked for first: what follows from it refers
+/// to that.
 pub fn judge(seen: &Seen) -> Report {
     let mut findings: Vec<Finding> = seen.warnings.iter().map(configuration).collect();
     findings.extend([

@@ -157,7 +157,8 @@ fn a_tracepoint_that_the_kernel_lacks_is_named() {
     let says = "oom-watcher: attaching the probe: the kernel has no tracepoint mark_victim: use a kernel built with \
         CONFIG_TRACEPOINTS=y";
     assert_eq!((ended.code, ended.err.lines().last()), (Some(3), Some(says)));
-    let says = "types         FAIL      the kernel has no tracepoint mark_victim\n-> use a kernel built with CONFIG_TRACEPOINTS=y";
+    let says = "types         FAIL      the kernel has no tracepoint mark_victim\n\
+        -> use a kernel built with CONFIG_TRACEPOINTS=y";
     assert_eq!((check.code, finding(&check, "types").as_str()), (Some(3), says));
 }
 
