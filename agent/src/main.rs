@@ -245,7 +245,7 @@ impl Ending {
 
 fn check(flags: &Flags, json: bool) -> Result<ExitCode, Error> {
     let loaded = load(flags)?;
-    let report = preflight::judge(&runtime()?.block_on(preflight::look(loaded)));
+    let report = preflight::judge(&runtime()?.block_on(preflight::inspect(loaded)));
     let mut out = io::stdout().lock();
     if json {
         writeln!(out, "{}", serde_json::to_string(&report).map_err(anyhow::Error::from)?)?;

@@ -14,6 +14,11 @@ use oom_watcher_testkit::kills::make;
 use oom_watcher_testkit::wait::{eventually, eventually_within};
 
 const KILLS: u32 = 1000;
+/// Kills of which each is saved for itself, and the time between them: longer than the agent waits between two saves.
+const ALONE: u32 = 50;
+const SAVES: Duration = Duration::from_millis(150);
+/// As many as the table has room for.
+const OWNERS: u32 = 2000;
 /// Few enough for the ring buffer and for that of the notes.
 const UNREAD: u32 = 80;
 const SIGNALS: u32 = 200_000;
@@ -179,15 +184,15 @@ fn agent(report: &mut Report, repeat: u32) {
         ],
     );
     let (agent, collector) = alone();
-    let pid = agent.pid();
-    let mut kills = Vec::new();
-    for run in 1..=repeat {
-        let before = Usage::of(pid);
-        make(&format!("burst {KILLS} --limit-kib 1024"));
-        collector.await_records((run * KILLS) as usize, |_| true);
-        kills.push((Usage::of(pid).cpu - before.cpu).as_secs_f64() / f64::from(KILLS));
-    }
-    table.row("for each kill, with OTLP", vec![Cell::of(kills), None, None, None]);
+    table.row("for each kill, with OTLP", vec![of_a_kill(&agent, &collector, repeat), None, None, None]);
+    drop((agent, collector));
+    let (collector, folder) = (Collector::start(), tempfile::tempdir().unwrap());
+    let agent = Agent::start(&collector.environment(), &["--state-dir", folder.path().to_str().unwrap()]);
+    make(&format!("--seed {OWNERS} burst {OWNERS} --limit-kib 1024"));
+    collector.await_records(OWNERS as usize, |_| true);
+    let kills = of_a_kill_alone(&agent, &collector, repeat);
+    let name = format!("for each kill with a state of {OWNERS} containers, saved for it alone");
+    table.row(&name, vec![kills, None, None, None]);
     drop((agent, collector));
     for (name, exports, scrapes) in [
         ("idle", false, false),
@@ -224,6 +229,33 @@ fn agent(report: &mut Report, repeat: u32) {
         }
     }
     report.add(table);
+}
+
+/// The agent's CPU for each of [`KILLS`] kills, one after the other, each with its record.
+fn of_a_kill(agent: &Agent, collector: &Collector, repeat: u32) -> Option<Cell> {
+    let before = collector.records(|_| true).len();
+    let run = |run: u32| {
+        let begin = Usage::of(agent.pid());
+        make(&format!("burst {KILLS} --limit-kib 1024"));
+        collector.await_records(before + (run * KILLS) as usize, |_| true);
+        (Usage::of(agent.pid()).cpu - begin.cpu).as_secs_f64() / f64::from(KILLS)
+    };
+    Cell::of((1..=repeat).map(run).collect::<Vec<_>>())
+}
+
+/// The same for kills so far apart that each is saved for itself.
+fn of_a_kill_alone(agent: &Agent, collector: &Collector, repeat: u32) -> Option<Cell> {
+    let before = collector.records(|_| true).len();
+    let run = |run: u32| {
+        let begin = Usage::of(agent.pid());
+        for number in 1..=ALONE {
+            make("one --limit-kib 1024");
+            collector.await_records(before + (run * ALONE + number) as usize, |_| true);
+            thread::sleep(SAVES);
+        }
+        (Usage::of(agent.pid()).cpu - begin.cpu).as_secs_f64() / f64::from(ALONE)
+    };
+    Cell::of((0..repeat).map(run).collect::<Vec<_>>())
 }
 
 /// To this process, which ignores it.

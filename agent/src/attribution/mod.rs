@@ -88,7 +88,7 @@ fn in_its_pod(owner: Owner, pods: &Pods) -> Owner {
     match owner {
         Owner::Kubernetes(in_pod) => {
             let pod = match pods.find(&in_pod.pod_uid, in_pod.container_id.as_deref()) {
-                Found::Whole(found) | Found::PodAlone(found) => Some(Box::new(found.tell())),
+                Found::Whole(found) | Found::PodAlone(found) => Some(Box::new(found.describe())),
                 Found::Nothing => None,
             };
             Owner::Kubernetes(KubernetesOwner { pod, ..in_pod })
@@ -96,7 +96,7 @@ fn in_its_pod(owner: Owner, pods: &Pods) -> Owner {
         // The path may lack the part that names the pod.
         Owner::Container { runtime, id } => match pods.find("", Some(&id)) {
             Found::Whole(found) => {
-                let pod = found.tell();
+                let pod = found.describe();
                 Owner::Kubernetes(KubernetesOwner {
                     // All that the API tells of have one.
                     pod_uid: pod.uid.clone().unwrap_or_default(),

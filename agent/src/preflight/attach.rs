@@ -40,7 +40,7 @@ pub enum Names {
 
 impl Names {
     /// What an attached probe and this node allow. Must be called inside a Tokio runtime.
-    pub(super) fn look(probe: &Probe) -> Self {
+    pub(super) fn inspect(probe: &Probe) -> Self {
         if probe.features().names {
             return Self::FromKernel;
         }

@@ -20,7 +20,7 @@ pub struct Lasting {
 
 impl Lasting {
     /// Tries both, in no agent's way. Nothing is left.
-    pub(super) fn look(config: &Config) -> Self {
+    pub(super) fn inspect(config: &Config) -> Self {
         let pins = config.probe.pins.as_deref().map(|folder| pins::try_out(folder).map_err(|e| Refusal::parted(&e)));
         let store = config.state_directory.clone().map(|directory| Store::new(Some(directory)));
         Self { pins, state: store.map(|store| store.try_out(&config.node).map_err(|e| Refusal::parted(&e))) }

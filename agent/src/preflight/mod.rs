@@ -1,4 +1,4 @@
-//! What this node allows: `oom-watcher check`. Looks first ([`look`]), then judges ([`judge`], pure): each finding says
+//! What this node allows: `oom-watcher check`. Inspects first ([`inspect`]), then judges ([`judge`], pure): each finding says
 //! what to do about it.
 //!
 //! The last word has the probe itself: it is loaded, attached and detached again. The findings before it explain why it
@@ -81,7 +81,7 @@ pub enum Port {
 
 /// Looks at everything, with the capabilities of the calling thread, which it makes effective. Must be called inside a
 /// Tokio runtime.
-pub async fn look(configured: config::Loaded) -> Seen {
+pub async fn inspect(configured: config::Loaded) -> Seen {
     let config::Loaded { config, warnings, .. } = configured;
     privileges::raise();
     let mut endpoints = Vec::new();
@@ -112,7 +112,7 @@ pub async fn look(configured: config::Loaded) -> Seen {
             Err(error) => Port::Taken(error),
         },
         endpoints,
-        lasting: Lasting::look(&config),
+        lasting: Lasting::inspect(&config),
         node: Node::find(&config.node_cgroup).map_err(|error| format!("{error:#}")),
         pod_logs: config.pod_logs.clone().filter(|pods| PodLogs::new(pods.clone()).are_there()),
         pods: match &config.kubernetes {
@@ -120,7 +120,7 @@ pub async fn look(configured: config::Loaded) -> Seen {
             None => None,
         },
         programs: probe.as_ref().map(|probe| probe.programs().to_vec()).unwrap_or_default(),
-        attached: probe.map(|probe| Names::look(&probe)),
+        attached: probe.map(|probe| Names::inspect(&probe)),
     }
 }
 

@@ -222,7 +222,7 @@ impl Account {
             unsaved: Unsaved::All,
         };
         if let Some(cgroups) = &observed.cgroups {
-            account.settle(cgroups, false);
+            account.accept(cgroups, false);
         }
         account
     }
@@ -278,11 +278,11 @@ impl Account {
     /// Whether the next look should include the cgroups: something is missing, or they are not known well enough.
     /// Rarely, because it takes long.
     pub fn wants_cgroups(&self) -> bool {
-        self.look || !self.is_settled()
+        self.look || !self.is_balanced()
     }
 
     /// Whether nothing waits for the next check. Otherwise that should be soon: cgroups come and go.
-    pub fn is_settled(&self) -> bool {
+    pub fn is_balanced(&self) -> bool {
         !self.away && self.open.total() == 0
     }
 
@@ -386,8 +386,8 @@ impl Account {
     fn conclude(&mut self, last: Last, quiet: bool) -> Findings {
         match last.observed.cgroups {
             Some(cgroups) => {
-                let findings = self.tell(&cgroups);
-                self.settle(&cgroups, quiet);
+                let findings = self.find_missed(&cgroups);
+                self.accept(&cgroups, quiet);
                 findings
             }
             // Nobody was asked for the cgroups.
@@ -399,12 +399,12 @@ impl Account {
         }
     }
 
-    fn tell(&mut self, cgroups: &Cgroups) -> Findings {
+    fn find_missed(&mut self, cgroups: &Cgroups) -> Findings {
         let places: Vec<Place<'_>> = if self.complete { places(&cgroups.counts, &self.cgroups) } else { Vec::new() };
         let sum = |count: fn(&Place<'_>) -> u64| places.iter().map(count).fold(0, u64::saturating_add);
         let in_cgroups = sum(|place| place.missing());
         if self.away {
-            // The node's counter cannot be read: the cgroups' alone tell.
+            // The node's counter cannot be read: there are those of the cgroups alone.
             let more = in_cgroups.saturating_sub(self.open.total());
             self.open.away = self.open.away.saturating_add(more);
             self.node = self.node.map(|node| node.saturating_add(more).saturating_add(sum(|place| place.repeats)));
@@ -413,7 +413,7 @@ impl Account {
             let unseen_repeats = sum(|place| place.repeats).saturating_sub(self.repeats);
             self.open.away = self.open.away.saturating_sub(unseen_repeats);
         }
-        // With more in the cgroups than is missing, only those are told that are missing whichever the others are.
+        // With more in the cgroups than is missing, only those are reported that are missing whichever the others are.
         let surplus = in_cgroups.saturating_sub(self.open.total());
         let mut missed = Vec::new();
         for place in &places {
@@ -421,7 +421,7 @@ impl Account {
             for why in Missed::ALL {
                 let number = self.open.take(why, left);
                 if number > 0 {
-                    missed.push(place.told(first, number, why));
+                    missed.push(place.missed(first, number, why));
                 }
                 (left, first) = (left - number, first.saturating_add(number));
             }
@@ -430,7 +430,7 @@ impl Account {
     }
 
     /// What the cgroups' counters say is explained from now on.
-    fn settle(&mut self, cgroups: &Cgroups, quiet: bool) {
+    fn accept(&mut self, cgroups: &Cgroups, quiet: bool) {
         self.unsaved = Unsaved::All;
         let all = cgroups.left_out == 0;
         if quiet && all {
@@ -441,7 +441,7 @@ impl Account {
         let mut room = true;
         for cgroup in &cgroups.counts {
             if self.cgroups.len() < KNOWN_CGROUPS || self.cgroups.contains_key(&cgroup.id) {
-                self.cgroups.entry(cgroup.id).or_default().settle(cgroup);
+                self.cgroups.entry(cgroup.id).or_default().accept(cgroup);
             } else {
                 room = false;
             }

@@ -31,9 +31,9 @@ pub(super) struct Tally {
 }
 
 impl Known {
-    pub(super) fn settle(&mut self, cgroup: &CgroupCounts) {
-        self.own.settle(cgroup.own);
-        self.subtree.settle(cgroup.subtree.unwrap_or_default());
+    pub(super) fn accept(&mut self, cgroup: &CgroupCounts) {
+        self.own.accept(cgroup.own);
+        self.subtree.accept(cgroup.subtree.unwrap_or_default());
     }
 }
 
@@ -45,7 +45,7 @@ impl Known {
 }
 
 impl Tally {
-    fn settle(&mut self, counted: Counted) {
+    fn accept(&mut self, counted: Counted) {
         // What was seen after the kernel's counter was read stays.
         self.seen = self.settled.saturating_add(self.seen).saturating_sub(counted.kills);
         self.settled = counted.kills;
@@ -116,7 +116,7 @@ impl Place<'_> {
     }
 
     /// `number` of them.
-    pub(super) fn told(&self, first: u64, number: u64, why: Missed) -> MissedKills {
+    pub(super) fn missed(&self, first: u64, number: u64, why: Missed) -> MissedKills {
         MissedKills {
             cgroup_id: self.cgroup.id,
             cgroup_path: self.cgroup.path.clone(),

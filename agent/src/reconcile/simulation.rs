@@ -249,7 +249,7 @@ impl World {
         for _ in 0..5 {
             self.check();
         }
-        assert!(self.account.is_settled(), "run {}: {:?}", self.run, self.account);
+        assert!(self.account.is_balanced(), "run {}: {:?}", self.run, self.account);
     }
 
     fn restart(&mut self) {

@@ -75,7 +75,7 @@ fn settled(account: &mut Account, observed: &Observed) -> Findings {
             }
         }
     }
-    assert!(account.is_settled(), "{account:?}");
+    assert!(account.is_balanced(), "{account:?}");
     all
 }
 
@@ -141,7 +141,7 @@ fn a_kill_that_the_probe_did_not_see_is_unexplained_and_has_its_owner() {
     account.seen(&kill_in(&[7]));
     let observed = look(3, probe(1, 0, 0), &v1(&[(7, 2), (8, 1)]));
     check(&account.check(observed.clone()), &[], 0, 0, 0);
-    assert!(account.wants_cgroups() || account.is_settled());
+    assert!(account.wants_cgroups() || account.is_balanced());
     check(
         &settled(&mut account, &observed),
         &[(7, false, 1, 1, Missed::Unexplained), (8, false, 1, 1, Missed::Unexplained)],

@@ -1,7 +1,7 @@
 //! The books of the data path: what is counted, what is saved of it, and what the kernel counted that nobody saw.
 //!
 //! [`Books::open`] goes on where the last agent ended. [`see`](Books::see) and [`count`](Books::count) note a kill,
-//! [`save`](Books::save) keeps both over the agent's end. At each check [`look`](Books::look) reads the kernel's
+//! [`save`](Books::save) keeps both over the agent's end. At each check [`observe`](Books::observe) reads the kernel's
 //! counters, then the events that are there are read, then [`check`](Books::check) compares. When each is due is theirs
 //! to know.
 
@@ -17,7 +17,8 @@ use uuid::Uuid;
 
 use super::Origin;
 use super::backlog::Backlog;
-use crate::cgroups::counters;
+use super::counts::{copy_counters, kernel_counts, probe_counts};
+use super::resumed::Resumed;
 use crate::cgroups::hierarchy::Hierarchy;
 use crate::config::Config;
 use crate::kill::{Incident, Kill, KubernetesOwner, Missed, MissedKills, Owner, Why};
@@ -27,7 +28,7 @@ use crate::record::log_record::LogRecord;
 use crate::record::reconstructed::{Window, log_record};
 use crate::record::series::Table;
 use crate::source::probe::Counters;
-use crate::state::{Change, Handled, Loaded, State, Store};
+use crate::state::{Change, Handled, State, Store};
 use crate::stats::Stats;
 
 /// How often the kernel's counters are compared with what was seen.
@@ -103,18 +104,8 @@ impl Books {
         let hierarchy = origin.node.hierarchy();
         let store = Store::new(config.state_directory.clone());
         let resumed = match store.load(origin.boot_id, &config.node) {
-            Some(loaded) => {
-                stats.restore(&loaded.state.counted);
-                let Loaded { mut state, this_boot } = loaded;
-                table.lock().restore(std::mem::take(&mut state.series), SystemTime::now());
-                Resumed::new(state, this_boot, origin, stats)
-            }
-            None => {
-                let observed =
-                    Observed { probe: probe_counts(&origin.counted, stats), ..kernel_counts(hierarchy.as_ref()) };
-                stats.kernel_kills.set(observed.node);
-                Resumed::first(&observed)
-            }
+            Some(loaded) => Resumed::after(loaded, origin, stats, &mut table.lock()),
+            None => Resumed::first(hierarchy.as_ref(), origin, stats),
         };
         let Resumed { account, begun, handled, complete } = resumed;
         let now = Instant::now();
@@ -236,7 +227,7 @@ impl Books {
 
     /// Reads the kernel's counters, then the probe's. The events that are in the ring buffer then are to be read before
     /// [`check`](Self::check).
-    pub(super) fn look(&self, probe: impl FnOnce() -> Counters) -> Observed {
+    pub(super) fn observe(&self, probe: impl FnOnce() -> Counters) -> Observed {
         let observed = kernel_counts(self.hierarchy.as_ref().filter(|_| self.account.wants_cgroups()));
         Observed { probe: probe_counts(&probe(), &self.stats), ..observed }
     }
@@ -254,10 +245,10 @@ impl Books {
         self.stats.kernel_kills.set(observed.node);
         let found = self.account.check(observed);
         let window = Window { after: self.complete, found: now };
-        if self.account.is_settled() {
+        if self.account.is_balanced() {
             self.complete = Some(now);
         }
-        self.check_at = Instant::now() + if self.account.is_settled() { CHECK_INTERVAL } else { OPEN_INTERVAL };
+        self.check_at = Instant::now() + if self.account.is_balanced() { CHECK_INTERVAL } else { OPEN_INTERVAL };
         let owners: Vec<Owner> = found.missed.iter().map(attribute).collect();
         self.count_missed(&found, &owners, now);
         // Before anything is reported: an agent that reports first and then ends reports again.
@@ -348,79 +339,6 @@ impl Books {
     pub(super) fn probe_counts(&self, counted: &Counters) -> ProbeCounts {
         probe_counts(counted, &self.stats)
     }
-}
-
-/// What of the books comes from the agent before.
-struct Resumed {
-    account: Account,
-    begun: u64,
-    handled: BTreeMap<u32, Handled>,
-    complete: Option<SystemTime>,
-}
-
-impl Resumed {
-    /// There was none: what was killed before is not ours to report.
-    fn first(observed: &Observed) -> Self {
-        Self {
-            account: Account::first(observed),
-            begun: observed.probe.confirmed,
-            handled: BTreeMap::new(),
-            complete: Some(SystemTime::now()),
-        }
-    }
-
-    fn new(state: State, this_boot: bool, origin: &Origin, stats: &Stats) -> Self {
-        // A new probe may have seen kills since it was attached: they are as good as any later one.
-        let before = if origin.is_new { ProbeCounts::default() } else { probe_counts(&origin.counted, stats) };
-        let begun = before.confirmed;
-        let mut account = state.account;
-        if !this_boot {
-            account.after_boot(before);
-            return Self { account, begun, handled: BTreeMap::new(), complete: None };
-        }
-        let detached = |ring: u32| origin.detached.iter().find(|(detached, _)| *detached == ring);
-        let is_readable = |ring: u32| ring == origin.ring || detached(ring).is_some();
-        let mut handled = state.handled;
-        let waiting = |handled: &BTreeMap<u32, Handled>| handled.values().map(Handled::waiting).sum::<u64>();
-        let waited = waiting(&handled);
-        // Of the others there is nothing more to read.
-        handled.retain(|ring, _| is_readable(*ring));
-        match detached(state.probe) {
-            Some((_, counted)) => account.hand_over(probe_counts(counted, stats), before),
-            None if state.probe == origin.ring => account.resume(before, true),
-            None => {
-                // Another agent had the node last, with a probe of its own. Which of the kills that wait here it has
-                // counted nobody knows: all since its state are found in the kernel's counters, and their records tell
-                // more of them.
-                let detached = origin.detached.iter().map(|(ring, counted)| (*ring, counted.kills));
-                let all = detached.chain([(origin.ring, before.confirmed)]);
-                handled.extend(all.map(|(ring, confirmed)| (ring, Handled::through(confirmed))));
-                account.resume(before, false);
-            }
-        }
-        account.lost(waited.saturating_sub(waiting(&handled)));
-        Self { account, begun, handled, complete: Some(state.saved) }
-    }
-}
-
-fn kernel_counts(cgroups: Option<&Hierarchy>) -> Observed {
-    let node = counters::node_kills();
-    Observed { node, cgroups: cgroups.map(counters::cgroup_kills), probe: ProbeCounts::default() }
-}
-
-fn probe_counts(counted: &Counters, stats: &Stats) -> ProbeCounts {
-    let dropped = counted.ring_full.saturating_add(stats.malformed_events.get());
-    ProbeCounts { confirmed: counted.kills, repeated: counted.repeated, dropped }
-}
-
-/// Copies what the probe has counted to the statistics.
-pub(super) fn copy_counters(counted: &Counters, stats: &Stats) {
-    stats.ring_full.set(counted.ring_full);
-    stats.marks_without_kill.set(counted.marks_without_kill);
-    stats.signals_without_mark.set(counted.signals_without_mark);
-    stats.repeated.set(counted.repeated);
-    stats.shared_memory.set(counted.shared_memory);
-    stats.collateral.set(counted.collateral);
 }
 
 /// Why there is no owner, or none of the pod's containers.

@@ -12,9 +12,11 @@
 mod admit;
 mod backlog;
 mod books;
+mod counts;
 mod failure;
 mod handle;
 mod pipeline;
+mod resumed;
 mod start;
 
 use std::io;
@@ -262,7 +264,7 @@ impl Web {
         let counted = Arc::clone(&stats);
         let before_scrape = move || {
             if let Some(counters) = attached.get() {
-                books::copy_counters(&counters.read(), &counted);
+                counts::copy_counters(&counters.read(), &counted);
             }
         };
         prometheus::serve(listener, bridge, health, stats, before_scrape).await

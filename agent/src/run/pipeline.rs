@@ -175,7 +175,7 @@ impl Pipeline {
 
     /// Compares the kernel's counters with what was seen, and reports what nobody saw.
     fn check(&mut self, probe: &mut Probe) {
-        let observed = self.books.look(|| probe.counters().read());
+        let observed = self.books.observe(|| probe.counters().read());
         self.read_all(probe);
         let handler = &self.handler;
         let attribute = |kills: &_| handler.owner_of_missed(kills);

@@ -133,14 +133,14 @@ impl Known {
     }
 
     /// All that is known of it, and of that one of its containers, by number and id.
-    pub(super) fn tell(&self, container: Option<(usize, Id)>) -> Pod {
+    pub(super) fn describe(&self, container: Option<(usize, Id)>) -> Pod {
         let texts =
             |list: &[(Text, Text)]| list.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
         Pod {
             namespace: self.namespace.to_string(),
             name: self.name.to_string(),
             uid: Some(self.uid.to_string()),
-            container: container.and_then(|(number, id)| Some(self.containers.get(number)?.tell(id))),
+            container: container.and_then(|(number, id)| Some(self.containers.get(number)?.describe(id))),
             qos: self.qos,
             started: self.started,
             workload: self.workload.as_deref().cloned(),
@@ -151,7 +151,7 @@ impl Known {
 }
 
 impl Container {
-    fn tell(&self, id: Id) -> PodContainer {
+    fn describe(&self, id: Id) -> PodContainer {
         let text = |text: &Text| Some(text.to_string()).filter(|text| !text.is_empty());
         // The status tells the image of the newest only.
         let is_newest = self.ids.first().is_some_and(|(newest, _)| *newest == id);

@@ -63,8 +63,8 @@ pub struct Match<'a> {
 
 impl Match<'_> {
     /// All that is known of it.
-    pub fn tell(&self) -> Pod {
-        self.known.tell(self.container)
+    pub fn describe(&self) -> Pod {
+        self.known.describe(self.container)
     }
 }
 

@@ -71,9 +71,9 @@ fn pods(objects: &[Value]) -> Pods {
 /// The name of the container, `-` for a pod alone, `only` before one whose id is not known, nothing for nothing.
 fn name(pods: &Pods, uid: &str, container: Option<u32>) -> Option<String> {
     match pods.find(uid, container.map(id).as_deref()) {
-        Found::Whole(found) => Some(found.tell().container.map_or("whole".to_owned(), |container| container.name)),
+        Found::Whole(found) => Some(found.describe().container.map_or("whole".to_owned(), |container| container.name)),
         Found::PodAlone(found) => {
-            Some(found.tell().container.map_or("-".to_owned(), |container| format!("only {}", container.name)))
+            Some(found.describe().container.map_or("-".to_owned(), |container| format!("only {}", container.name)))
         }
         Found::Nothing => None,
     }
@@ -83,7 +83,7 @@ fn name(pods: &Pods, uid: &str, container: Option<u32>) -> Option<String> {
 fn a_container_is_told_with_everything_that_is_known_of_it() {
     let pods = pods(&[pod(WEB, &[status("app", 1, 3, Some(9))])]);
     let Found::Whole(found) = pods.find("another uid", Some(&id(1))) else { panic!("not by its id") };
-    let found = found.tell();
+    let found = found.describe();
     let container = PodContainer {
         name: "app".to_owned(),
         role: Some(Role::Regular),
@@ -108,7 +108,7 @@ fn a_container_is_told_with_everything_that_is_known_of_it() {
     assert_eq!(found, expected);
     // The one before it, of whose image nothing is known.
     let Found::Whole(before) = pods.find(WEB, Some(&id(9))) else { panic!("not by its last id") };
-    let before = before.tell();
+    let before = before.describe();
     assert_eq!(before.container, Some(PodContainer { image_id: None, restart_count: Some(2), ..container }));
 }
 
@@ -131,7 +131,7 @@ fn every_kind_of_container_is_found() {
     ];
     for (number, (name, role)) in (1..).zip(expected) {
         let Found::Whole(found) = pods.find(WEB, Some(&id(number))) else { panic!("{name} is not found") };
-        let container = found.tell().container.unwrap();
+        let container = found.describe().container.unwrap();
         assert_eq!((container.name.as_str(), container.role), (name, Some(role)));
     }
     assert_eq!(pods.containers().count(), 5);
@@ -160,7 +160,7 @@ fn a_static_pod_is_found_by_the_hash_of_its_configuration() {
     let Found::PodAlone(found) = pods.find("b53dfa9e2dc9b890f7fadb2770857b03", Some(&id(1))) else {
         panic!("not by its hash")
     };
-    let found = found.tell();
+    let found = found.describe();
     assert_eq!((found.uid.as_deref(), found.workload), (Some(WEB), None));
 }
 
@@ -171,7 +171,7 @@ fn ids_of_before_stay_while_the_pod_does() {
         pods.apply(known(&pod(WEB, &[status("app", restarts + 1, restarts.cast_signed(), Some(restarts))])));
     }
     let restarts = |container| match pods.find(WEB, Some(&id(container))) {
-        Found::Whole(found) => found.tell().container.unwrap().restart_count,
+        Found::Whole(found) => found.describe().container.unwrap().restart_count,
         _ => None,
     };
     assert_eq!((17..=20).map(restarts).collect::<Vec<_>>(), (16..20).map(Some).collect::<Vec<_>>());
@@ -198,7 +198,7 @@ fn a_pod_of_the_same_name_is_another_one() {
     pods.remove(WEB, time(0));
     pods.apply(known(&pod(OTHER, &[status("app", 2, 0, None)])));
     let uid = |container| match pods.find("", Some(&id(container))) {
-        Found::Whole(found) => found.tell().uid.unwrap_or_default(),
+        Found::Whole(found) => found.describe().uid.unwrap_or_default(),
         _ => String::new(),
     };
     assert_eq!((uid(1).as_str(), uid(2).as_str(), pods.len()), (WEB, OTHER, 1));

@@ -187,10 +187,10 @@ impl Queue {
     fn add(&self, waiting: &mut Waiting, item: Item) {
         waiting.bytes = waiting.bytes.saturating_add(item.bytes.len());
         waiting.items.push_back(item);
-        self.tell(waiting);
+        self.set_gauges(waiting);
     }
 
-    fn tell(&self, waiting: &Waiting) {
+    fn set_gauges(&self, waiting: &Waiting) {
         self.export().queued.set(waiting.items.len() as u64);
         self.export().queued_bytes.set(waiting.bytes as u64);
     }
@@ -226,7 +226,7 @@ impl Queue {
         let count = count.min(waiting.items.len());
         let bytes: usize = waiting.items.drain(..count).map(|item| item.bytes.len()).sum();
         waiting.bytes = waiting.bytes.saturating_sub(bytes);
-        self.tell(&waiting);
+        self.set_gauges(&waiting);
         drop(waiting);
         self.acknowledging.notify_one();
         self.unsaved.notify_one();
@@ -261,7 +261,7 @@ impl Queue {
         waiting.items.clear();
         waiting.bytes = 0;
         self.export().lost_shutdown.add(lost);
-        self.tell(&waiting);
+        self.set_gauges(&waiting);
         drop(waiting);
         if lost > 0 {
             warn!(signal = self.signal.as_str(), lost, "the agent ends before the collector took everything");

@@ -100,7 +100,7 @@ impl Agent {
 
     /// Until the next check.
     fn pause(&self) -> Duration {
-        if self.books.account.is_settled() { CHECK_INTERVAL } else { OPEN_INTERVAL }
+        if self.books.account.is_balanced() { CHECK_INTERVAL } else { OPEN_INTERVAL }
     }
 
     fn kills(&self) -> (u64, Vec<(String, u64)>) {
