@@ -2,8 +2,9 @@
 //! [`KernelLayout`] from the agent to the probe.
 //!
 //! All types are `repr(C)` without implicit padding, so that every byte the kernel hands out was written by the probe.
-//! The agent embeds the probe that was built from these very lines (agent/build.rs refuses an older one). A pinned probe
-//! of another build may have left events, too: fields are only ever added, and an event says how long its parts are.
+//! The agent embeds the probe that was built from these very lines (agent/build.rs refuses an older one). A pinned
+//! probe of another build may have left events, too: fields are only ever added, and an event says how long its parts
+//! are.
 #![no_std]
 
 mod event;
