@@ -1,5 +1,5 @@
-//! What this node allows: `oom-watcher check`. Inspects first ([`inspect`]), then judges ([`judge`], pure): each finding
-//! says what to do about it.
+//! What this node allows: `oom-watcher check`. Inspects first ([`inspect`]), then judges ([`judge`], pure): each
+//! finding says what to do about it.
 //!
 //! The last word has the probe itself: it is loaded, attached and detached again. The findings before it explain why it
 //! fails.
