@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Arg, ArgMatches};
 
 use super::keys::{Command, Flag, KEYS};
@@ -21,6 +22,8 @@ impl Flags {
             let variable = key.variable.map(|name| format!(" [env: {name}]")).unwrap_or_default();
             let help = format!("{}{variable} [default: {}]", key.meaning, key.default);
             let arg = Arg::new(id(flag)).long(id(flag)).value_name(flag.value).help(help).help_heading(HEADING);
+            // A variable that is not set gives an empty one in a script, which is never meant.
+            let arg = arg.value_parser(NonEmptyStringValueParser::new());
             // The address has a port already.
             Some(if flag.name == "--listen" { arg.conflicts_with("metrics-port") } else { arg })
         })
@@ -87,6 +90,7 @@ mod tests {
         assert_eq!(parse(Command::Run, all), Ok(expected));
         assert_eq!(parse(Command::Run, ""), Ok(Flags::default()));
         assert_eq!(parse(Command::Run, "--listen a --metrics-port 1"), Err(ErrorKind::ArgumentConflict));
+        assert_eq!(parse(Command::Run, "--state-dir="), Err(ErrorKind::InvalidValue));
     }
 
     #[test]

@@ -23,6 +23,7 @@ mod url;
 mod value;
 mod yaml;
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -123,7 +124,9 @@ fn read_file(r: &mut Resolver<'_>, default: &Path) {
         Some(Candidate { origin, text }) if text == "none" => (None, origin, String::new()),
         Some(Candidate { origin, text }) => (Some(PathBuf::from(text)), origin.clone(), origin.name()),
         // What cannot be looked at is no missing file: reading it says why.
-        None if matches!(default.try_exists(), Ok(false)) => (None, Origin::Default, String::new()),
+        None if default.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound) => {
+            (None, Origin::Default, String::new())
+        }
         None => (Some(default.to_owned()), Origin::Default, "the configuration file".to_owned()),
     };
     r.record("config", path.as_deref().map_or("none".into(), Path::to_string_lossy), origin);

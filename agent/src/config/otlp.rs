@@ -31,9 +31,14 @@ pub(super) fn resolve(r: &mut Resolver<'_>, node: &str) -> Option<Otlp> {
     let (logs, traces, metrics) = (endpoint(Signal::Logs), endpoint(Signal::Traces), endpoint(Signal::Metrics));
     if !missing.is_empty() {
         let signals = missing.join(", ");
+        let meant: Vec<_> = missing.iter().map(|name| format!("OTEL_{}_EXPORTER", name.to_uppercase())).collect();
+        let meant = meant.join(", ");
         r.warn(
             "OTEL_EXPORTER_OTLP_ENDPOINT",
-            format!("not set: no OTLP export of {signals}. /metrics is served all the same"),
+            format!(
+                "not set: no OTLP export of {signals}. /metrics is served all the same. If that is meant, set {meant} \
+                 to none"
+            ),
         );
     }
     let interval = set_or_default(r, "OTEL_METRIC_EXPORT_INTERVAL");

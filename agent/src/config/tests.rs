@@ -129,11 +129,12 @@ fn odd_variables_are_accepted_with_a_warning() {
     check(
         &[],
         &["OTEL_EXPORTER_OTLP_ENDPOINT: not set: no OTLP export of logs, traces, metrics. /metrics is served all the \
-           same"],
+           same. If that is meant, set OTEL_LOGS_EXPORTER, OTEL_TRACES_EXPORTER, OTEL_METRICS_EXPORTER to none"],
     );
     check(
         &[("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", "http://c"), ("OTEL_TRACES_EXPORTER", "none")],
-        &["OTEL_EXPORTER_OTLP_ENDPOINT: not set: no OTLP export of metrics. /metrics is served all the same"],
+        &["OTEL_EXPORTER_OTLP_ENDPOINT: not set: no OTLP export of metrics. /metrics is served all the same. If \
+           that is meant, set OTEL_METRICS_EXPORTER to none"],
     );
     check(
         &[("OTEL_SDK_DISABLED", "TRUE")],

@@ -151,6 +151,17 @@ pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(listener)
 }
 
+/// What to do where an address cannot be had.
+pub fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "stop what listens there (another oom-watcher?), or set another METRICS_PORT or --listen"
+        }
+        io::ErrorKind::PermissionDenied => "set a port from 1024 on, or add CAP_NET_BIND_SERVICE",
+        _ => "set --listen to an address of this machine",
+    }
+}
+
 /// Whether an oom-watcher answers at this address already.
 pub async fn is_served(address: SocketAddr) -> bool {
     let local = match address {

@@ -19,7 +19,12 @@ pub(super) fn judge(error: &AttachError, before: &[Finding]) -> Finding {
             ""
         }
     };
-    finding("attach", Verdict::Fail, error.problem()).or_as(cause, before, error.remedy())
+    let attach = |found: String| finding("attach", Verdict::Fail, found).or_as(cause, before, error.remedy());
+    match error {
+        _ if attach(String::new()).refers().is_none() => attach(error.problem()),
+        AttachError::NotPermitted(step, error, _) => attach(format!("{step}: {error:#}")),
+        _ => attach("the probe cannot be attached".to_owned()),
+    }
 }
 
 /// Where names and limits of cgroups come from.

@@ -5,6 +5,9 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
+/// Before the name of another finding.
+pub(super) const SEE: &str = "see ";
+
 /// How bad it is. Ordered: the worst is the verdict of all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
@@ -66,7 +69,12 @@ impl Finding {
         remedy: &'static str,
     ) -> Self {
         let is_said = findings.into_iter().any(|finding| finding.name == name && finding.verdict != Verdict::Pass);
-        self.or_else(if is_said { format!("see {name}").into() } else { Cow::from(remedy) })
+        self.or_else(if is_said { format!("{SEE}{name}").into() } else { Cow::from(remedy) })
+    }
+
+    /// The finding that is about the same cause, if this one only refers to it.
+    pub(super) fn refers(&self) -> Option<&str> {
+        self.remedy.as_deref()?.strip_prefix(SEE)
     }
 }
 
@@ -84,7 +92,8 @@ pub struct Report {
 impl Report {
     pub(super) fn of(findings: Vec<Finding>) -> Self {
         let verdict = findings.iter().map(|finding| finding.verdict).max().unwrap_or(Verdict::Pass);
-        let mut worst: Vec<_> = findings.iter().filter(|one| one.verdict == verdict).map(|one| one.name).collect();
+        let causes = findings.iter().filter(|one| one.verdict == verdict && one.refers().is_none());
+        let mut worst: Vec<_> = causes.map(|one| one.name).collect();
         worst.dedup();
         let summary = match verdict {
             Verdict::Pass => "the agent can run here".to_owned(),

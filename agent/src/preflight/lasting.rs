@@ -1,10 +1,14 @@
-//! What outlives the agent: whether the probe can be pinned, and the state be saved.
+//! What outlives the agent: whether the probe can be pinned, the state and the spool be saved, and whether an agent has
+//! them already.
 
-use super::{Finding, Verdict, finding};
+use super::{Finding, Port, Verdict, finding};
 use crate::config::Config;
+use crate::host::lock;
 use crate::host::refusal::Refusal;
+use crate::source::probe::AttachError;
 use crate::source::probe::pins::{self, Kept};
 use crate::state::Store;
+use crate::stats::Signal;
 
 /// Why something cannot be kept, and the remedy if one is known.
 type Trouble = (String, Option<&'static str>);
@@ -16,21 +20,36 @@ pub struct Lasting {
     pub pins: Option<Result<Kept, Trouble>>,
     /// Whether a state is there, or why it cannot be saved or used.
     pub state: Option<Result<bool, Trouble>>,
+    /// The agent that has the state, if one runs that can be seen from here.
+    pub state_holder: Option<u32>,
+    /// Which agent has the spool, if any, or why nothing can be kept there.
+    pub spool: Option<Result<Option<u32>, Trouble>>,
 }
 
 impl Lasting {
-    /// Tries both, in no agent's way. Nothing is left.
+    /// Tries all, in no agent's way. Nothing is left.
     pub(super) fn inspect(config: &Config) -> Self {
         let pins = config.probe.pins.as_deref().map(|folder| pins::try_out(folder).map_err(|e| Refusal::parted(&e)));
-        let store = config.state_directory.clone().map(|directory| Store::new(Some(directory)));
-        Self { pins, state: store.map(|store| store.try_out(&config.node).map_err(|e| Refusal::parted(&e))) }
+        let directory = config.state_directory.as_deref();
+        let store = directory.map(|directory| Store::new(Some(directory.to_owned())));
+        let spool = config.otlp.spool.as_deref().map(|folder| {
+            let holder = lock::holder_of(&folder.join(Signal::Logs.as_str()));
+            lock::try_out(folder).map(|()| holder).map_err(|e| Refusal::parted(&e))
+        });
+        Self {
+            pins,
+            state: store.map(|store| store.try_out(&config.node).map_err(|e| Refusal::parted(&e))),
+            state_holder: directory.and_then(lock::holder_of),
+            spool,
+        }
     }
 
-    pub(super) fn judge(&self) -> [Finding; 2] {
-        [self.judge_pins(), self.judge_state()]
+    /// `port`: whether the agent that has them is the one that is asked about.
+    pub(super) fn judge(&self, port: &Port) -> [Finding; 3] {
+        [self.judge_pins(port), self.judge_state(port), self.judge_spool(port)]
     }
 
-    fn judge_pins(&self) -> Finding {
+    fn judge_pins(&self, port: &Port) -> Finding {
         match &self.pins {
             None => finding(
                 "pins",
@@ -38,12 +57,11 @@ impl Lasting {
                 "none are wanted: of kills while no agent runs there is what the kernel's counters tell",
             ),
             Some(Ok(Kept { sets, holder })) => {
-                let user = holder.map(|pid| format!(", in use by process {pid}")).unwrap_or_default();
                 let there = match sets {
                     0 => "nothing is pinned yet".to_owned(),
                     sets => format!("{sets} there"),
                 };
-                finding("pins", Verdict::Pass, format!("the probe can outlive the agent; {there}{user}"))
+                unless_taken("pins", format!("the probe can outlive the agent; {there}"), *holder, port)
             }
             Some(Err((why, remedy))) => {
                 finding("pins", Verdict::Degraded, format!("kills while no agent runs are not seen: {why}"))
@@ -52,18 +70,38 @@ impl Lasting {
         }
     }
 
-    fn judge_state(&self) -> Finding {
+    fn judge_state(&self, port: &Port) -> Finding {
         match &self.state {
             None => finding("state", Verdict::Pass, "none is wanted: counts begin at 0 with each agent"),
-            Some(Ok(is_there)) => finding(
-                "state",
-                Verdict::Pass,
-                if *is_there { "can be saved; one is there" } else { "can be saved; none is there yet" },
-            ),
-            Some(Err((why, remedy))) => {
-                finding("state", Verdict::Degraded, format!("counts begin at 0 with each agent: {why}"))
-                    .or_else(remedy.unwrap_or("set OOM_WATCHER_STATE_DIR to a directory that the agent may write to"))
+            Some(Ok(is_there)) => {
+                let found = if *is_there { "can be saved; one is there" } else { "can be saved; none is there yet" };
+                unless_taken("state", found.to_owned(), self.state_holder, port)
             }
+            Some(Err((why, remedy))) => finding("state", Verdict::Degraded, format!("counts begin at 0: {why}"))
+                .or_else(remedy.unwrap_or("set OOM_WATCHER_STATE_DIR to a directory that the agent may write to")),
+        }
+    }
+
+    fn judge_spool(&self, port: &Port) -> Finding {
+        match &self.spool {
+            None => finding("spool", Verdict::Pass, "none is wanted: queued records are lost if the agent ends"),
+            Some(Ok(holder)) => unless_taken("spool", "can be written".to_owned(), *holder, port),
+            Some(Err((why, remedy))) => {
+                finding("spool", Verdict::Degraded, format!("queued records are lost if the agent ends: {why}"))
+                    .or_else(remedy.unwrap_or("set OOM_WATCHER_SPOOL_DIR to a directory that the agent may write to"))
+            }
+        }
+    }
+}
+
+/// Passes, unless another agent has it than the one that serves the port: an agent would not start then.
+fn unless_taken(name: &'static str, found: String, holder: Option<u32>, port: &Port) -> Finding {
+    match (holder, port) {
+        (None, _) => finding(name, Verdict::Pass, found),
+        (Some(pid), Port::Ours) => finding(name, Verdict::Pass, format!("{found}, in use by process {pid}")),
+        (Some(_), _) => {
+            let taken = AttachError::Taken(holder);
+            finding(name, Verdict::Fail, taken.problem()).or_else(taken.remedy())
         }
     }
 }

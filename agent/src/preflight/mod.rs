@@ -13,6 +13,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use futures_util::future::join_all;
+
 use crate::cgroups::hierarchy::{Hierarchy, Version};
 use crate::cgroups::node::{Node, Reason};
 use crate::config::{self, Warning};
@@ -25,9 +27,12 @@ use crate::privileges::denial::Standing;
 use crate::source::probe::{self, AttachError, Loaded, Probe};
 use crate::stats::Signal;
 pub use attach::Names;
-use finding::finding;
 pub use finding::{Finding, Report, Verdict};
+use finding::{SEE, finding};
 pub use lasting::Lasting;
+
+/// A signal, its endpoint, and whether that answers.
+type Asked = (Signal, String, Result<(), String>);
 
 /// What was seen on this node, unjudged.
 #[derive(Debug)]
@@ -53,7 +58,7 @@ pub struct Seen {
     /// Whether that can be had.
     pub port: Port,
     /// Each signal that is exported, and whether its endpoint answers.
-    pub endpoints: Vec<(Signal, String, Result<(), String>)>,
+    pub endpoints: Vec<Asked>,
     /// The attempt to attach: where names come from, or why it failed.
     pub attached: Result<Names, AttachError>,
     /// The programs that were loaded for it. Empty if it failed.
@@ -84,16 +89,18 @@ pub enum Port {
 pub async fn inspect(configured: config::Loaded) -> Seen {
     let config::Loaded { config, warnings, .. } = configured;
     privileges::raise();
-    let mut endpoints = Vec::new();
-    for (signal, endpoint) in [
+    let endpoints = [
         (Signal::Logs, &config.otlp.logs),
         (Signal::Traces, &config.otlp.traces),
         (Signal::Metrics, &config.otlp.metrics),
-    ] {
-        if let Some(endpoint) = endpoint {
-            endpoints.push((signal, endpoint.url.clone(), otlp::reach(signal, endpoint).await));
-        }
-    }
+    ];
+    let asked = endpoints.into_iter().filter_map(|(signal, endpoint)| Some((signal, endpoint.as_ref()?)));
+    let asked = asked.map(async |(signal, endpoint)| {
+        let answer = otlp::reach(signal, endpoint).await;
+        (signal, endpoint.url.clone(), answer)
+    });
+    // Together: one that does not answer takes its whole timeout.
+    let endpoints = join_all(asked).await;
     // Not pinned: it must not be in the way of an agent.
     let probe = Probe::attach(&probe::Config { pins: None, ..config.probe.clone() });
     Seen {
@@ -138,13 +145,13 @@ pub fn judge(seen: &Seen) -> Report {
         permissions::locked_memory(seen),
         port(seen),
     ]);
-    findings.extend(seen.endpoints.iter().map(|(signal, url, answer)| endpoint(*signal, url, answer)));
+    findings.extend(seen.endpoints.iter().map(|asked| endpoint(asked, &seen.endpoints)));
     let node = node(seen);
     findings.push(match &seen.attached {
         Ok(names) => names.judge(findings.iter().chain([&node])),
         Err(error) => attach::judge(error, &findings),
     });
-    findings.extend(seen.lasting.judge());
+    findings.extend(seen.lasting.judge(&seen.port));
     findings.extend([node, pods(seen)]);
     if !seen.programs.is_empty() {
         findings.push(finding(
@@ -228,21 +235,28 @@ fn port(seen: &Seen) -> Finding {
         Port::Ours => {
             finding("port", Verdict::Pass, format!("{} is served by an oom-watcher that runs already", seen.listen))
         }
-        Port::Taken(error) => finding("port", Verdict::Fail, format!("{}: {error}", seen.listen))
-            .or_else("stop what listens there, or set METRICS_PORT"),
+        Port::Taken(error) => {
+            finding("port", Verdict::Fail, format!("{}: {error}", seen.listen)).or_else(prometheus::remedy(error))
+        }
     }
 }
 
-fn endpoint(signal: Signal, url: &str, answer: &Result<(), String>) -> Finding {
-    let name = match signal {
+fn otlp_name(signal: Signal) -> &'static str {
+    match signal {
         Signal::Logs => "otlp logs",
         Signal::Traces => "otlp traces",
         Signal::Metrics => "otlp metrics",
-    };
-    match answer {
-        Ok(()) => finding(name, Verdict::Pass, format!("{url} answers")),
-        Err(why) => finding(name, Verdict::Degraded, format!("{url}: {why}"))
-            .or_else("start the collector or mend OTEL_EXPORTER_OTLP_*; until then records wait in the agent"),
+    }
+}
+
+/// `all`: what fails for the same reason refers to the first of them.
+fn endpoint((signal, url, answer): &Asked, all: &[Asked]) -> Finding {
+    let (name, found) = (otlp_name(*signal), |found| format!("{url}{found}"));
+    let Err(why) = answer else { return finding(name, Verdict::Pass, found(" answers".to_owned())) };
+    let finding = finding(name, Verdict::Degraded, found(format!(": {why}")));
+    match all.iter().find(|(_, _, answer)| answer.as_ref().is_err_and(|first| first == why)) {
+        Some((first, ..)) if first != signal => finding.or_else(format!("{SEE}{}", otlp_name(*first))),
+        _ => finding.or_else("start the collector or mend OTEL_EXPORTER_OTLP_*; log records and spans wait until then"),
     }
 }
 

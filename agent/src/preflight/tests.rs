@@ -30,7 +30,12 @@ fn good() -> Seen {
         endpoints: vec![(Signal::Logs, "http://localhost:4317".into(), Ok(()))],
         attached: Ok(Names::FromKernel),
         programs: vec![loaded(None)],
-        lasting: Lasting { pins: Some(Ok(Kept { sets: 0, holder: None })), state: Some(Ok(false)) },
+        lasting: Lasting {
+            pins: Some(Ok(Kept { sets: 0, holder: None })),
+            state: Some(Ok(false)),
+            state_holder: None,
+            spool: None,
+        },
         node: Ok(Node::All(Reason::Whole)),
         pod_logs: None,
         pods: Some(Ok(12)),
@@ -139,7 +144,24 @@ fn a_cause_has_its_remedy_once() {
         let remedy = |name: &str| report.findings.iter().find(|one| one.name == name).unwrap().remedy.clone().unwrap();
         assert!(!remedy(cause).starts_with("see "), "{cause}: {}", remedy(cause));
         assert_eq!(remedy("attach"), format!("see {cause}"));
+        assert!(report.summary.ends_with(&format!("see {cause}")), "{}", report.summary);
     }
+}
+
+#[test]
+fn endpoints_that_fail_alike_have_one_remedy() {
+    let failed = |why: &str| Err(why.to_owned());
+    let url = || "http://localhost:4317".to_owned();
+    let endpoints = vec![
+        (Signal::Logs, url(), failed("refused")),
+        (Signal::Traces, url(), failed("refused")),
+        (Signal::Metrics, url(), failed("forbidden")),
+    ];
+    let report = judge(&Seen { endpoints, ..good() });
+    let of = |name: &str| report.findings.iter().find(|one| one.name == name).unwrap().remedy.as_deref().unwrap();
+    assert_eq!(of("otlp traces"), "see otlp logs");
+    assert_eq!(of("otlp logs"), of("otlp metrics"));
+    assert!(report.summary.ends_with("see otlp logs, otlp metrics"), "{}", report.summary);
 }
 
 #[test]
@@ -188,7 +210,16 @@ fn each_fault_is_found_and_has_a_remedy() {
         check("attach", Verdict::Degraded, |seen| seen.attached = Ok(names));
     }
     check("attach", Verdict::Fail, |seen| seen.attached = Err(AttachError::Taken(Some(7))));
-    check("pins", Verdict::Pass, |seen| seen.lasting.pins = Some(Ok(Kept { sets: 2, holder: Some(7) })));
+    let taken = |seen: &mut Seen| seen.lasting.pins = Some(Ok(Kept { sets: 2, holder: Some(7) }));
+    check("pins", Verdict::Fail, taken);
+    check("pins", Verdict::Pass, |seen| {
+        taken(seen);
+        seen.port = Port::Ours;
+    });
+    check("state", Verdict::Fail, |seen| seen.lasting.state_holder = Some(7));
+    check("spool", Verdict::Pass, |seen| seen.lasting.spool = Some(Ok(None)));
+    check("spool", Verdict::Fail, |seen| seen.lasting.spool = Some(Ok(Some(7))));
+    check("spool", Verdict::Degraded, |seen| seen.lasting.spool = Some(Err(("no".into(), None))));
     check("pins", Verdict::Degraded, |seen| seen.lasting.pins = Some(Err(("no".into(), Some("mount one")))));
     check("pins", Verdict::Pass, |seen| seen.lasting.pins = None);
     check("pins", Verdict::Degraded, |seen| seen.lasting.pins = Some(Err(("no".into(), None))));

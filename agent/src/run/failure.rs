@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
+use crate::export::prometheus;
 use crate::source::probe::AttachError;
 
 /// Why the agent cannot do its job.
@@ -26,15 +27,8 @@ pub enum Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Listen(address, error) if error.kind() == io::ErrorKind::AddrInUse => {
-                write!(
-                    f,
-                    "serving /metrics on {address}: {error}: stop what listens there (another oom-watcher?), or set \
-                     METRICS_PORT or --listen"
-                )
-            }
             Self::Listen(address, error) => {
-                write!(f, "serving /metrics on {address}: {error}: set --listen to an address of this machine")
+                write!(f, "serving /metrics on {address}: {error}: {}", prometheus::remedy(error))
             }
             Self::Export(error) | Self::Node(error) => write!(f, "{error:#}"),
             Self::Attach(error) => write!(f, "attaching the probe: {error}"),

@@ -85,7 +85,7 @@ pub(super) fn read(path: &Path, id: Uuid, mut change: impl FnMut(Change)) -> Res
     };
     let Some(header) = next()? else { return Ok(()) };
     // Of a state that was replaced: an agent was killed before it began anew.
-    if !serde_json::from_slice::<Header>(&header).is_ok_and(|header| header.of == id) {
+    if serde_json::from_slice::<Header>(&header).map_err(|error| format!("line 1: {error}"))?.of != id {
         return Ok(());
     }
     let mut number = 1;

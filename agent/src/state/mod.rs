@@ -18,13 +18,13 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::host::lock;
-use crate::host::refusal::explained;
+use crate::host::refusal::{Refusal, explained};
 use crate::reconcile::{self, Account};
 use crate::record::series::{Rows, Snapshot};
 use crate::stats::Kept;
@@ -147,7 +147,7 @@ impl Store {
         };
         let kept = fs::rename(directory.join(NAME), directory.join(BAD)).is_ok().then_some(BAD);
         warn!(
-            reason = format!("{reason:#}"),
+            reason = Refusal::parted(&reason).0,
             directory = %directory.display(),
             kept,
             "the saved state cannot be used: counts begin at 0, and kills while no agent ran are known only if the \
@@ -165,8 +165,12 @@ impl Store {
     pub fn try_out(&self, node: &str) -> anyhow::Result<bool> {
         let Some(directory) = self.directory.as_deref() else { return Ok(false) };
         lock::try_out(directory)?;
-        let found = read(&directory.join(NAME), node).context(NAME)?;
-        Ok(found.is_some())
+        let Some(found) = read(&directory.join(NAME), node).context(NAME)? else { return Ok(false) };
+        if let Some(id) = found.id {
+            let changes = changes::read(&directory.join(CHANGES), id, |_| {});
+            changes.map_err(|why| Refusal::new(why, "counts since then are found by the kernel's")).context(CHANGES)?;
+        }
+        Ok(true)
     }
 
     /// Whether there is a directory for it.
@@ -259,26 +263,31 @@ fn with_changes(directory: &Path, found: Found, boot: Uuid) -> Loaded {
     Loaded { this_boot: boot_id == boot, state }
 }
 
+/// What is wrong with a file, and what happens to it.
+fn unusable(why: impl Into<String>) -> anyhow::Error {
+    Refusal::new(why, "the next agent sets it aside").into()
+}
+
 /// `None` if there is no file; what is wrong with it otherwise.
 fn read(path: &Path, node: &str) -> anyhow::Result<Option<Found>> {
     // A pipe would have to be waited for, and a link may lead anywhere.
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(explained(error, path)),
-        Ok(metadata) if !metadata.is_file() => bail!("not a regular file"),
-        Ok(metadata) if metadata.len() > MAX_BYTES => bail!("too large"),
+        Ok(metadata) if !metadata.is_file() => return Err(unusable("not a regular file")),
+        Ok(metadata) if metadata.len() > MAX_BYTES => return Err(unusable("too large")),
         Ok(_) => {}
     }
     let mut text = String::new();
     let whole = File::open(path).and_then(|file| file.take(MAX_BYTES).read_to_string(&mut text));
     whole.map_err(|error| explained(error, path))?;
-    let Version { version } = serde_json::from_str(&text)?;
+    let Version { version } = serde_json::from_str(&text).map_err(|error| unusable(error.to_string()))?;
     if !(OLDEST..=VERSION).contains(&version) {
-        bail!("of version {version}, this agent reads versions {OLDEST} to {VERSION}");
+        return Err(unusable(format!("of version {version}, this agent reads versions {OLDEST} to {VERSION}")));
     }
-    let found: Found = serde_json::from_str(&text)?;
+    let found: Found = serde_json::from_str(&text).map_err(|error| unusable(error.to_string()))?;
     if found.state.node != node {
-        bail!("of another node, {}", found.state.node);
+        return Err(unusable(format!("of another node, {}", found.state.node)));
     }
     Ok(Some(found))
 }

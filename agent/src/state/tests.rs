@@ -122,7 +122,14 @@ fn trying_it_out_leaves_nothing_and_tells_what_is_there() {
     assert!(!store.try_out("node-a").unwrap());
     assert_eq!(fs::read_dir(kept.path()).unwrap().count(), 0);
     assert!(store.save(BOOT, &state(1)) && store.try_out("node-a").unwrap());
-    assert_eq!(format!("{:#}", store.try_out("node-b").unwrap_err()), "state.json: of another node, node-a");
+    assert_eq!(
+        format!("{:#}", store.try_out("node-b").unwrap_err()),
+        "state.json: of another node, node-a: the next agent sets it aside"
+    );
+    // Its first line is no change.
+    fs::write(path(&store, CHANGES), "garbage\n").unwrap();
+    let damaged = format!("{:#}", store.try_out("node-a").unwrap_err());
+    assert!(damaged.starts_with("state.changes: line 1: "), "{damaged}");
     assert_eq!(fs::read_dir(path(&store, "")).unwrap().count(), 2, "the state and its changes");
     let nowhere = Store::new(Some(PathBuf::from("/proc/oom-watcher")));
     assert!(format!("{:#}", nowhere.try_out("node-a").unwrap_err()).starts_with("making a folder in /proc: "));

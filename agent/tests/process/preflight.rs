@@ -32,7 +32,7 @@ fn a_taken_port_is_told_before_anything_is_attached() {
     let ended = end_of(without_privilege(command(&[("NODE_NAME", "node-a")], &["--listen", &address]))).unwrap();
     let says = format!(
         "oom-watcher: serving /metrics on {address}: Address already in use (os error 98): \
-         stop what listens there (another oom-watcher?), or set METRICS_PORT or --listen\n"
+         stop what listens there (another oom-watcher?), or set another METRICS_PORT or --listen\n"
     );
     assert_eq!((ended.code, ended.err), (Some(1), says));
 
@@ -41,8 +41,8 @@ fn a_taken_port_is_told_before_anything_is_attached() {
     let check = run(&[("NODE_NAME", "node-a")], &["check", "--listen", &address]);
     stranger.join().unwrap();
     let says = format!(
-        "port          FAIL      {address}: Address already in use (os error 98)\n-> stop what listens there, or set \
-         METRICS_PORT"
+        "port          FAIL      {address}: Address already in use (os error 98)\n-> stop what listens there (another \
+         oom-watcher?), or set another METRICS_PORT or --listen"
     );
     assert_eq!((check.code, finding(&check, "port")), (Some(3), says));
 }
@@ -73,8 +73,9 @@ fn without_privilege_the_capabilities_are_named() {
     assert_eq!((check.code, finding(&check, "capabilities").as_str()), (Some(3), says));
     let attach = finding(&check, "attach");
     assert!(attach.starts_with("attach        FAIL ") && attach.ends_with("\n-> see capabilities"), "{attach}");
+    assert!(!attach.contains("CAP_BPF"), "{attach}");
     assert_eq!(check.out.matches("securityContext").count(), 1, "{}", check.out);
-    let verdict = "verdict       FAIL      the agent cannot run here: see capabilities, attach";
+    let verdict = "verdict       FAIL      the agent cannot run here: see capabilities";
     assert_eq!(check.out.lines().last(), Some(verdict));
 }
 
@@ -133,7 +134,7 @@ fn without_type_information_its_path_and_the_remedy_are_named() {
             (check.code, finding(&check, "types")),
             (Some(3), format!("types         FAIL      {problem}\n-> {remedy}"))
         );
-        assert_eq!(finding(&check, "attach"), format!("attach        FAIL      {problem}\n-> see types"));
+        assert_eq!(finding(&check, "attach"), "attach        FAIL      the probe cannot be attached\n-> see types");
     }
 }
 
@@ -173,6 +174,33 @@ fn check_passes_where_the_agent_works() {
         "{}",
         check.out
     );
+}
+
+#[test]
+fn check_says_that_another_agent_has_state_and_spool() {
+    needs!(may_attach());
+    let (state, spool) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (state, spool) = (state.path().to_str().unwrap(), spool.path().to_str().unwrap());
+    let environment = [("OOM_WATCHER_SPOOL_DIR", spool), ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")];
+    let (mut agent, address) = Agent::ready(&environment, &["--state-dir", state]);
+    let environment = [&[("NODE_NAME", "node-a")], &environment[..]].concat();
+    let check =
+        |listen: &str| run(&environment, &["check", "--state-dir", state, "--pin-dir", "none", "--listen", listen]);
+    // Of that agent itself, which serves this port.
+    let own = check(&address.to_string());
+    assert_eq!(own.code, Some(0), "{own:?}");
+    assert!(finding(&own, "state").ends_with(&format!(", in use by process {}", agent.pid())), "{own:?}");
+    // Before another one.
+    let other = check("127.0.0.1:0");
+    for name in ["state", "spool"] {
+        let says = format!(
+            "{name:<13} FAIL      another oom-watcher runs on this node, process {}\n\
+             -> stop it, or give one of them another --pin-dir and --state-dir",
+            agent.pid()
+        );
+        assert_eq!(finding(&other, name), says);
+    }
+    assert_eq!((other.code, agent.stop()), (Some(3), Some(0)));
 }
 
 #[test]
@@ -231,7 +259,8 @@ fn check_tells_what_outlives_the_agent_and_leaves_nothing() {
     let [pins, state] = check("none", &path("state"));
     assert!(pins.starts_with("pins          pass      none are wanted"), "{pins}");
     assert!(
-        state.starts_with("state         degraded  counts begin at 0 with each agent: state.json: missing field"),
+        state.starts_with("state         degraded  counts begin at 0: state.json: missing field")
+            && state.ends_with("\n-> the next agent sets it aside"),
         "{state}"
     );
     assert_eq!(fs::read_to_string(path("state/state.json")).unwrap(), "{}", "it is not set aside");

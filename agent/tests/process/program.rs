@@ -127,6 +127,11 @@ impl Agent {
         (agent, address)
     }
 
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.0.id()
+    }
+
     /// Waits for the line with that message.
     pub(crate) fn wait_for(&mut self, message: &str) -> Value {
         loop {

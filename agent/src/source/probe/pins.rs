@@ -10,7 +10,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use aya::maps::{MapData, MapInfo};
 use aya::programs::links::PinnedLink;
 
@@ -250,7 +250,7 @@ pub fn remove_all(path: &Path) -> Result<Vec<PathBuf>> {
         return Ok(Vec::new());
     }
     let folder = Folder::open(path).map_err(|denied| match denied {
-        Denied::Taken(holder) => super::AttachError::Taken(holder).into(),
+        Denied::Taken(holder) => anyhow::anyhow!("{}: stop it first", super::AttachError::Taken(holder).problem()),
         Denied::Unusable(error) => error,
     })?;
     let mut removed = Vec::new();
@@ -309,7 +309,8 @@ fn on_bpffs(path: &Path) -> Result<&Path> {
     }
     let new = path.strip_prefix(there).unwrap_or(path);
     if new.as_os_str().as_encoded_bytes().contains(&b'.') {
-        bail!("{}: a BPF file system allows no dot in a name: choose another folder", path.display());
+        let problem = format!("{}: a BPF file system allows no dot in a name", path.display());
+        return Err(Refusal::new(problem, "choose another folder").into());
     }
     Ok(there)
 }
