@@ -138,6 +138,18 @@ pub struct Kept {
     pub node_kills: u64,
     /// By [`Missed`], in its order: with an owner, without.
     pub missed: [(u64, u64); Missed::ALL.len()],
+    /// [`Stats::ring_full`], which the kills of the node include. Absent in the state of an agent that did not keep it.
+    #[serde(default)]
+    pub ring_full: Option<u64>,
+}
+
+/// How many kills the probes had no room for when another agent saved its counts, and since.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dropped {
+    /// The attached probe, until then: the kills of the node include these.
+    pub before: u64,
+    /// The probe that was detached for it, since then.
+    pub since: u64,
 }
 
 /// Everything that is counted. One per agent.
@@ -254,17 +266,25 @@ impl Stats {
     pub fn keep(&self, waiting: u64) -> Kept {
         let missed =
             Missed::ALL.map(|why| (self.missed(why).reconstructed.get(), self.missed(why).without_owner.get()));
-        Kept { node_kills: self.node_kills().saturating_sub(waiting), missed }
+        let ring_full = Some(self.ring_full.get());
+        Kept { node_kills: self.node_kills().saturating_sub(waiting), missed, ring_full }
     }
 
     /// Goes on with what another agent kept, before anything else is counted but [`ring_full`](Self::ring_full), which
-    /// has to have its first value: of a pinned probe it includes what the other agent counted.
-    pub fn restore(&self, kept: &Kept) {
+    /// has to have its first value: of a pinned probe it includes what the other agent counted, and what was dropped
+    /// since.
+    pub fn restore(&self, kept: &Kept, dropped: Dropped) {
         for (why, (reconstructed, without_owner)) in Missed::ALL.into_iter().zip(kept.missed) {
             self.missed(why).reconstructed.add(reconstructed);
             self.missed(why).without_owner.add(without_owner);
         }
-        self.earlier_kills.add(kept.node_kills.saturating_sub(self.node_kills()));
+        // On a shared kernel nobody knows whose they were: they are not among the node's.
+        let (counted, dropped) = match self.shares_kernel.load(Ordering::Relaxed) {
+            true => (0, Dropped::default()),
+            false => (self.ring_full.get(), dropped),
+        };
+        let included = self.node_kills().saturating_sub(counted).saturating_add(dropped.before);
+        self.earlier_kills.add(kept.node_kills.saturating_sub(included).saturating_add(dropped.since));
     }
 }
 
@@ -282,18 +302,19 @@ mod tests {
         before.missed(Missed::Dropped).reconstructed.add(2);
         assert_eq!(before.node_kills(), 11, "what was dropped counts once");
 
-        for ring_full in [0, 2] {
+        // Of the probe that is attached: counted before, and in all; of the one before it, since; by both, since.
+        for (counted, all, detached, since) in [(0, 0, 0, 0), (2, 2, 0, 0), (2, 5, 0, 3), (0, 0, 4, 4), (0, 1, 4, 5)] {
             let after = Stats::default();
-            after.ring_full.set(ring_full);
-            after.restore(&before.keep(0));
+            after.ring_full.set(all);
+            after.restore(&before.keep(0), Dropped { before: counted, since: detached });
             assert_eq!(
                 (after.node_kills(), after.missed(Missed::Away).reconstructed.get()),
-                (11, 3),
-                "{ring_full} counted by a pinned probe"
+                (11 + since, 3),
+                "{counted} of {all} counted by a pinned probe, {detached} by another"
             );
             after.kills.add(1);
             after.missed(Missed::Away).without_owner.add(1);
-            assert_eq!(after.node_kills(), 13);
+            assert_eq!(after.node_kills(), 13 + since);
             assert_eq!(after.keep(0).missed, [(3, 1), (2, 0), (0, 1)]);
         }
     }

@@ -253,6 +253,11 @@ impl Account {
         self.probe.dropped
     }
 
+    /// What the probe had counted, as far as the account goes.
+    pub fn probe(&self) -> ProbeCounts {
+        self.probe
+    }
+
     /// Goes on with an account of an earlier boot, whose state says that this node was watched before: everything since
     /// this boot was missed, until `probe`, newly attached. What happened between the last save and the end of that
     /// boot nobody knows.

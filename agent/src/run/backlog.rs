@@ -194,6 +194,11 @@ impl Backlog {
         self.events.front().map(|held| held.place)
     }
 
+    /// Whether the oldest was handled and is among the counts that are saved.
+    pub(super) fn is_oldest_saved(&self) -> bool {
+        self.events.front().is_some_and(|held| matches!(held.state, State::Handled { is_saved: true, .. }))
+    }
+
     /// Forgets the oldest, which makes room for new ones: its record is in the queue alone from now on.
     pub(super) fn forget_oldest(&mut self) {
         if self.events.pop_front().is_some() {

@@ -310,11 +310,18 @@ impl Books {
         self.save_at = Instant::now() + SAVE_INTERVAL.max(begin.elapsed() * 10);
     }
 
+    /// As [`save`](Self::save), while there may be events that were not read.
+    pub(super) fn save_handled(&mut self, backlog: &mut Backlog) {
+        self.save(self.account.probe(), backlog);
+    }
+
     fn keep(&mut self, begin: Instant, saved: SystemTime, backlog: &Backlog) {
         let mut handled = self.handled.clone();
         let mut waiting: BTreeMap<u32, u64> = BTreeMap::new();
         backlog.uncounted().for_each(|admitted| *waiting.entry(admitted.place.ring).or_default() += 1);
         let counted = self.stats.keep(waiting.values().sum());
+        // Also of those in which none waits any more: who goes on would take them for lost with their probe.
+        handled.values_mut().for_each(|handled| handled.set_waiting(0));
         for (ring, waiting) in waiting {
             handled.entry(ring).or_default().set_waiting(waiting);
         }

@@ -194,10 +194,16 @@ impl Pipeline {
     /// Gives back to the kernel what needs no more care, and what it needs the room of.
     fn release(&mut self, probe: &mut Probe) {
         self.backlog.safe(self.handler.otlp.acknowledged()).for_each(|place| probe.release(place));
-        while let Some(place) = self.backlog.oldest().filter(|place| probe.is_crowded(place.ring)) {
+        // The oldest of all, though it may be in another ring buffer than the one without room: that of a probe which
+        // was detached waits before it.
+        while let Some(place) = self.backlog.oldest().filter(|_| probe.is_crowded()) {
             if let Some(ready) = self.backlog.take_front() {
                 self.handle(&ready);
                 self.handle_ready(Instant::now());
+            }
+            if !self.backlog.is_oldest_saved() {
+                // Before it leaves the kernel's memory: the next agent cannot read it again.
+                self.books.save_handled(&mut self.backlog);
             }
             probe.release(place);
             self.backlog.forget_oldest();

@@ -8,8 +8,8 @@ use super::counts::{kernel_counts, probe_counts};
 use crate::cgroups::hierarchy::Hierarchy;
 use crate::reconcile::{Account, Observed, ProbeCounts};
 use crate::record::series::Table;
-use crate::state::{Handled, Loaded};
-use crate::stats::Stats;
+use crate::state::{Handled, Loaded, State};
+use crate::stats::{Dropped, Stats};
 
 /// What of the books comes from the agent before.
 pub(super) struct Resumed {
@@ -35,17 +35,19 @@ impl Resumed {
     /// The statistics and the table of series go on with what was saved, too.
     pub(super) fn after(loaded: Loaded, origin: &Origin, stats: &Stats, table: &mut Table) -> Self {
         let Loaded { mut state, this_boot } = loaded;
-        stats.restore(&state.counted);
+        stats.restore(&state.counted, dropped(&state, this_boot, origin));
         table.restore(std::mem::take(&mut state.series), SystemTime::now());
-        // A new probe may have seen kills since it was attached: they are as good as any later one.
-        let before = if origin.is_new { ProbeCounts::default() } else { probe_counts(&origin.counted, stats) };
+        let detached = |ring: u32| origin.detached.iter().find(|(detached, _)| *detached == ring);
+        // A new probe may have seen kills since it was attached: they are as good as any later one. So are those of one
+        // whose agent ended before it had saved anything, and left the state to the probe before it.
+        let is_in_no_state = origin.is_new || this_boot && detached(state.probe).is_some();
+        let before = if is_in_no_state { ProbeCounts::default() } else { probe_counts(&origin.counted, stats) };
         let begun = before.confirmed;
         let mut account = state.account;
         if !this_boot {
             account.after_boot(before);
             return Self { account, begun, handled: BTreeMap::new(), complete: None };
         }
-        let detached = |ring: u32| origin.detached.iter().find(|(detached, _)| *detached == ring);
         let is_readable = |ring: u32| ring == origin.ring || detached(ring).is_some();
         let mut handled = state.handled;
         let waiting = |handled: &BTreeMap<u32, Handled>| handled.values().map(Handled::waiting).sum::<u64>();
@@ -67,5 +69,18 @@ impl Resumed {
         }
         account.lost(waited.saturating_sub(waiting(&handled)));
         Self { account, begun, handled, complete: Some(state.saved) }
+    }
+}
+
+/// The kills without room in a ring buffer that the state has, and those since.
+fn dropped(state: &State, this_boot: bool, origin: &Origin) -> Dropped {
+    let saved = state.counted.ring_full.unwrap_or(state.account.dropped());
+    let detached = origin.detached.iter().find(|(ring, _)| *ring == state.probe);
+    match detached {
+        _ if !this_boot => Dropped::default(),
+        Some((_, counted)) => Dropped { before: 0, since: counted.ring_full.saturating_sub(saved) },
+        None if state.probe == origin.ring => Dropped { before: saved.min(origin.counted.ring_full), since: 0 },
+        // Another agent had the node last: what it has counted is in the kernel's counters.
+        None => Dropped { before: origin.counted.ring_full, since: 0 },
     }
 }

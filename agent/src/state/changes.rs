@@ -5,7 +5,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -55,6 +55,15 @@ impl Changes {
     /// Whether it is time to save the state whole.
     pub(super) fn are_many(&self) -> bool {
         self.bytes >= self.most
+    }
+
+    /// Whether the file with this path is the one that is added to. Somebody may have removed it.
+    pub(super) fn are_at(&self, path: &Path) -> bool {
+        let place = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+        match (self.file.metadata(), fs::symlink_metadata(path)) {
+            (Ok(own), Ok(found)) => place(own) == place(found),
+            _ => false,
+        }
     }
 
     fn write(&mut self, line: &impl Serialize) -> io::Result<()> {

@@ -178,9 +178,11 @@ impl Store {
         self.directory.is_some()
     }
 
-    /// Whether the state is to be saved whole: not yet done, or its changes have become many.
+    /// Whether the state is to be saved whole: not yet done, its changes have become many, or its files were removed.
     pub fn wants_whole(&self) -> bool {
-        self.changes.as_ref().is_none_or(Changes::are_many)
+        let Some(directory) = &self.directory else { return true };
+        let is_there = |changes: &Changes| changes.are_at(&directory.join(CHANGES)) && directory.join(NAME).exists();
+        self.changes.as_ref().is_none_or(|changes| changes.are_many() || !is_there(changes))
     }
 
     /// Saves the whole state atomically: a reader finds this state or the one before. Whether it could be saved is

@@ -29,7 +29,7 @@ fn state(owners: usize) -> State {
         account: Account::first(&Observed { node: Some(41), cgroups: Some(cgroups), ..Observed::default() }),
         probe: 5,
         handled: BTreeMap::from([(5, Handled::through(7))]),
-        counted: Kept { node_kills: 41, missed: [(1, 2), (3, 4), (5, 6)] },
+        counted: Kept { node_kills: 41, missed: [(1, 2), (3, 4), (5, 6)], ring_full: Some(7) },
         series: table.snapshot(),
     }
 }
@@ -133,6 +133,19 @@ fn trying_it_out_leaves_nothing_and_tells_what_is_there() {
     assert_eq!(fs::read_dir(path(&store, "")).unwrap().count(), 2, "the state and its changes");
     let nowhere = Store::new(Some(PathBuf::from("/proc/oom-watcher")));
     assert!(format!("{:#}", nowhere.try_out("node-a").unwrap_err()).starts_with("making a folder in /proc: "));
+}
+
+#[test]
+fn a_state_that_somebody_removed_is_saved_whole_again() {
+    let (_kept, mut store) = store();
+    for removed in [CHANGES, NAME] {
+        assert!(store.save(BOOT, &state(3)) && !store.wants_whole());
+        fs::remove_file(path(&store, removed)).unwrap();
+        assert!(store.wants_whole(), "{removed}");
+    }
+    assert!(store.save(BOOT, &state(3)));
+    fs::remove_dir_all(path(&store, "")).unwrap();
+    assert!(store.wants_whole() && store.save(BOOT, &state(3)) && !store.wants_whole());
 }
 
 /// A change of [`state`] with so many owners: another time, and what the next kills of the first ones made of it.

@@ -349,3 +349,53 @@ fn each_save_after_the_first_is_a_change_until_they_are_many() {
     assert_ne!(id(&node), first);
     assert_eq!(node.start_with(pinned(9, 100)).kills(), (100, nginx(100)));
 }
+
+#[test]
+fn a_kill_that_waited_once_is_not_lost_with_the_probe_later() {
+    let (mut node, _) = killed_while_one_waits();
+    let mut second = node.start_with(pinned(9, 2));
+    let read_again = second.sees(9, 1);
+    second.handles(&read_again);
+    second.save(confirmed(2));
+    drop(second);
+    // Its probe is gone: after a boot or `oom-watcher detach`.
+    node.kernel.probe = confirmed(0);
+    let mut third = node.start_with(new(10, 0));
+    assert_eq!((third.checks(&node).len(), third.kills()), (0, (2, nginx(2))));
+}
+
+#[test]
+fn kills_that_a_probe_had_no_room_for_while_no_agent_ran_count_for_the_node() {
+    for is_detached in [false, true] {
+        let mut node = Node::new();
+        node.killed(0, 0);
+        let mut first = node.start_with(new(8, 0));
+        first.stats.ring_full.set(2);
+        first.save(ProbeCounts { confirmed: 2, dropped: 2, ..ProbeCounts::default() });
+        assert_eq!(first.kills().0, 2);
+        let counted = Counters { kills: 5, ring_full: 5, ..Counters::default() };
+        let next = if is_detached {
+            node.start_with(Origin { detached: vec![(8, counted)], ..new(9, 0) })
+        } else {
+            node.start_with(Origin { counted, ..pinned(8, 5) })
+        };
+        assert_eq!(next.kills().0, 5, "{is_detached}");
+    }
+}
+
+#[test]
+fn kills_in_the_ring_of_an_agent_that_saved_nothing_count_once() {
+    let mut node = Node::new();
+    node.killed(0, 0);
+    node.start_with(new(8, 0)).save(confirmed(0));
+    // The agent of probe 9 ended before it had saved anything; 8 is still there.
+    node.killed(3, 3);
+    node.kernel.probe = confirmed(3);
+    let mut third = node.start_with(Origin { detached: vec![(8, counters(0))], ..pinned(9, 3) });
+    for sequence in 1..=3 {
+        assert!(!third.books.has_counted(9, sequence));
+        let kill = third.sees(9, sequence);
+        third.handles(&kill);
+    }
+    assert_eq!((third.checks(&node).len(), third.kills()), (0, (3, nginx(3))));
+}

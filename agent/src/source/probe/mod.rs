@@ -416,8 +416,8 @@ impl Probe {
     }
 
     /// Whether so much of a ring buffer is held that the kernel may soon have no room: more than half.
-    pub fn is_crowded(&self, ring: u32) -> bool {
-        self.sources.iter().any(|source| source.id == ring && source.ring.held() > source.ring.capacity() / 2)
+    pub fn is_crowded(&self) -> bool {
+        self.sources.iter().any(|source| source.ring.held() > source.ring.capacity() / 2)
     }
 
     /// Detaches the probe if it is not pinned, so that nothing new comes.
