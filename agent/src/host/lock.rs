@@ -40,9 +40,9 @@ impl Lock {
         for last in [false, true] {
             match folder.try_lock() {
                 Ok(()) => break,
-                // Somebody has it. The device is not asked: some file systems have one for their files and another for
-                // locks.
-                Err(TryLockError::WouldBlock) => match holder(path, |_, _| true) {
+                // Somebody has it. Some file systems have one device for their files and another for locks: if none is
+                // found on the file's own, the inode has to do.
+                Err(TryLockError::WouldBlock) => match holder_of(path).or_else(|| holder(path, |_, _| true)) {
                     // It may have ended between the two looks.
                     None if !last => {}
                     holder => return Err(Denied::Taken(holder)),
@@ -75,7 +75,12 @@ fn holder(path: &Path, is_same: impl Fn(&str, &str) -> bool) -> Option<u32> {
 pub fn try_out(path: &Path) -> anyhow::Result<()> {
     let there = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     let trial = there.join(format!("oom-watcher-check-{}", std::process::id()));
-    let made = DirBuilder::new().mode(0o700).create(&trial).and_then(|()| fs::remove_dir(&trial));
+    let made = match DirBuilder::new().mode(0o700).create(&trial) {
+        // Of one that was killed, with this process id.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        made => made,
+    };
+    let made = made.and_then(|()| fs::remove_dir(&trial));
     made.map_err(|error| explained(error, there).context(format!("making a folder in {}", there.display())))
 }
 
@@ -120,6 +125,10 @@ mod tests {
         drop(first);
         assert_eq!(holder_of(&path), None);
         Lock::take(&path).unwrap();
+        // Left by one that was killed.
+        fs::create_dir(path.join(format!("oom-watcher-check-{}", std::process::id()))).unwrap();
+        try_out(&path).unwrap();
+        assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
         assert!(matches!(Lock::take(Path::new("/proc/none")), Err(Denied::Unusable(_))));
     }
 }
