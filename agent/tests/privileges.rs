@@ -249,7 +249,7 @@ fn a_small_limit_of_locked_memory_is_a_matter_of_kernels_before_5_11() {
         check_refused(
             start,
             remedy,
-            "memlock FAIL 64 KiB may be locked, and this kernel charges 4096 KiB of maps to that\n-> raise the limit",
+            "memlock FAIL 64 KiB may be locked, and this kernel charges 4096 KiB of maps to that\n-> raise it (ulimit",
         );
     } else {
         assert_eq!(Agent::start_with(Some(small), &[], &[]).stop(), Some(0));
@@ -293,7 +293,9 @@ fn a_seccomp_filter_that_refuses_bpf_is_told_apart_from_missing_capabilities() {
     check_refused(
         start,
         remedy,
-        &format!("capabilities FAIL all are there, but a seccomp filter refuses bpf(2)\n-> {remedy}\n"),
+        &format!(
+            "capabilities FAIL a seccomp filter refuses bpf(2), as CRI-O's and Podman's own did for long\n-> {remedy}\n"
+        ),
     );
 }
 
@@ -318,6 +320,6 @@ fn a_user_namespace_of_its_own_is_told_apart_from_missing_capabilities() {
     check_refused(
         || (command(), None),
         "run it in the node's (in a pod hostUsers: true, which is the default)",
-        "capabilities FAIL they count in a user namespace of its own only\n-> run it in the node's user namespace",
+        "capabilities FAIL its capabilities count in its own user namespace only\n-> run it in the node's (in a pod",
     );
 }
