@@ -251,6 +251,7 @@ fn of_a_kill_alone(agent: &Agent, collector: &Collector, repeat: u32) -> Option<
         for number in 1..=ALONE {
             make("one --limit-kib 1024");
             collector.await_records(before + (run * ALONE + number) as usize, |_| true);
+            // What is measured is a kill that no other shares its save with.
             thread::sleep(SAVES);
         }
         (Usage::of(agent.pid()).cpu - begin.cpu).as_secs_f64() / f64::from(ALONE)
